@@ -1,0 +1,263 @@
+"""The whole of MUSIQ, for pictures of one fixed size, in this file: pyramid, trunk, transformer, head.
+
+After Ke et al., "MUSIQ: Multi-scale Image Quality Transformer" (ICCV 2021, arXiv 2108.05997). A fixed picture size makes
+constants of the resize matrices, the hashed positions and the scale embeddings, and leaves no padding tokens and no mask:
+the original pads the resized scales and then attends to nobody there. Only the batch is dynamic.
+
+Shapes: B batch, N tokens, D width of the model, H W picture, h w a scale of it, R C its grid of tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from einops import rearrange
+from torch import Tensor, nn
+
+from musiq.pyramid import scale_matrices
+from musiq.spec import PATCH, Spec
+
+
+class Pyramid(nn.Module):
+    """uint8 (B, H, W, 3) to the list of normalised float (B, 3, h, w) that `spec.scales` names."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.names = [scale.name for scale in spec.scales]
+        mean, std = torch.tensor(spec.mean, dtype=torch.float64), torch.tensor(spec.std, dtype=torch.float64)
+        self._constant("gain", 1 / (255 * std))
+        self._constant("shift", -mean / std)
+        for scale in spec.scales:
+            if scale.length is not None:
+                left, right = scale_matrices(spec, scale)
+                self._constant(f"{scale.name}_left", torch.from_numpy(left))  # (h, H)
+                self._constant(f"{scale.name}_right", torch.from_numpy(right))  # (W, w)
+
+    def _constant(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value.float(), persistent=False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        # Cast first, then transpose: TensorRT takes a uint8 input into a Cast only.
+        native = (image.to(self.gain.dtype) * self.gain + self.shift).permute(0, 3, 1, 2)  # (B, 3, H, W)
+        scales = []
+        for name in self.names:
+            if name == "native":
+                scales.append(native)
+            else:
+                left, right = self.get_buffer(f"{name}_left"), self.get_buffer(f"{name}_right")
+                scales.append(left @ native @ right)  # (h, H) @ (B, 3, H, W) @ (W, w)
+        return scales
+
+
+class ResNetTrunk(nn.Module):
+    """torchvision's ResNet-50 up to layer4, over each whole scale: one token per 32x32 pixels."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.net = torchvision.models.resnet50(weights=None)
+        del self.net.avgpool, self.net.fc
+        self.project = nn.Conv2d(2048, spec.dim, 1)
+
+    def forward(self, scales: list[Tensor]) -> Tensor:
+        net = self.net
+        tokens = []
+        for x in scales:  # (B, 3, h, w)
+            x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+            x = net.layer4(net.layer3(net.layer2(net.layer1(x))))  # (B, 2048, R, C)
+            tokens.append(self.project(x).flatten(2))  # (B, D, R*C)
+        return torch.cat(tokens, dim=2).transpose(1, 2)  # (B, N-1, D)
+
+
+class StandardisedConv(nn.Conv2d):
+    """Convolution with standardised weights (Qiao et al., arXiv 1903.10520): per output channel minus the mean over
+    inputs and taps, over the standard deviation + 1e-5."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, spec: Spec, stride: int = 1, padding: int = 0) -> None:
+        super().__init__(inputs, outputs, size, stride=stride, padding=padding, bias=False)
+        self.correction = 1 if spec.unbiased_std else 0
+
+    def standardised(self) -> Tensor:
+        w = self.weight
+        w = w - w.mean(dim=(1, 2, 3), keepdim=True)
+        return w / (w.std(dim=(1, 2, 3), keepdim=True, correction=self.correction) + 1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.standardised(), None, self.stride, self.padding)
+
+
+class PatchTrunk(nn.Module):
+    """The paper's trunk, over each 32x32 patch by itself: a 7x7 convolution, one bottleneck, one dense layer."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        root, wide, groups = spec.trunk_channels, 4 * spec.trunk_channels, spec.trunk_groups
+        # Group norms: eps 1e-6 at the root, 1e-4 in the block, as in the original code.
+        self.conv_root = StandardisedConv(3, root, 7, spec, stride=2)
+        self.norm_root = nn.GroupNorm(groups, root, eps=1e-6)
+        self.conv1 = StandardisedConv(root, root, 1, spec)
+        self.norm1 = nn.GroupNorm(groups, root, eps=1e-4)
+        self.conv2 = StandardisedConv(root, root, 3, spec, padding=1)
+        self.norm2 = nn.GroupNorm(groups, root, eps=1e-4)
+        self.conv3 = StandardisedConv(root, wide, 1, spec)
+        self.norm3 = nn.GroupNorm(groups, wide, eps=1e-4)
+        self.conv_shortcut = StandardisedConv(root, wide, 1, spec)
+        self.norm_shortcut = nn.GroupNorm(groups, wide, eps=1e-4)
+        # The dense layer reads (channel, row, column); importers reorder the foreign (row, column, channel).
+        self.dense = nn.Linear(wide * (PATCH // 4) ** 2, spec.dim)
+
+    def forward(self, scales: list[Tensor]) -> Tensor:
+        patches = torch.cat([to_patches(scale) for scale in scales], dim=1)  # (B, N-1, 3, 32, 32)
+        x = self.patch(patches.flatten(0, 1))  # (B*(N-1), D)
+        return x.unflatten(0, (-1, patches.shape[1]))  # (B, N-1, D)
+
+    def patch(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (2, 3, 2, 3))  # TensorFlow's SAME for a 7x7 kernel with stride 2
+        x = F.relu(self.norm_root(self.conv_root(x)))  # (P, 64, 16, 16)
+        # ceil_mode lets the last windows reach one pixel over the far edge: SAME with nothing before, one after.
+        x = F.max_pool2d(x, 3, stride=2, ceil_mode=True)  # (P, 64, 8, 8)
+        shortcut = self.norm_shortcut(self.conv_shortcut(x))
+        x = F.relu(self.norm1(self.conv1(x)))
+        x = F.relu(self.norm2(self.conv2(x)))
+        x = F.relu(self.norm3(self.conv3(x)) + shortcut)  # (P, 256, 8, 8)
+        return self.dense(x.flatten(1))
+
+
+def to_patches(x: Tensor) -> Tensor:
+    """(B, 3, h, w) to (B, R*C, 3, 32, 32), row by row, zero-padded as TensorFlow's SAME: the smaller half before."""
+    down, across = -x.shape[2] % PATCH, -x.shape[3] % PATCH
+    if down or across:
+        x = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
+    return rearrange(x, "b c (R p) (C q) -> b (R C) c p q", p=PATCH, q=PATCH)
+
+
+class Attention(nn.Module):
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        inner = spec.heads * spec.head_dim
+        self.heads = spec.heads
+        self.query = nn.Linear(spec.dim, inner)
+        self.key = nn.Linear(spec.dim, inner)
+        self.value = nn.Linear(spec.dim, inner)
+        self.out = nn.Linear(inner, spec.dim)
+
+    def forward(self, x: Tensor, asking: Tensor) -> Tensor:
+        """What the tokens `asking` (B, n, D) gather from all tokens `x` (B, N, D)."""
+        q = self._split(self.query(asking))  # (B, heads, n, head size)
+        k, v = self._split(self.key(x)), self._split(self.value(x))  # (B, heads, N, head size)
+        gathered = F.scaled_dot_product_attention(q, k, v)
+        return self.out(gathered.transpose(1, 2).flatten(2))  # (B, n, D)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """One transformer layer, its norms before (`pre`) or after (`post`) the residual sums."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.pre = spec.norm == "pre"
+        self.norm1 = nn.LayerNorm(spec.dim, eps=spec.norm_eps)
+        self.attention = Attention(spec)
+        self.norm2 = nn.LayerNorm(spec.dim, eps=spec.norm_eps)
+        self.mlp = nn.Sequential(
+            nn.Linear(spec.dim, spec.mlp_dim), nn.GELU(approximate=spec.gelu), nn.Linear(spec.mlp_dim, spec.dim)
+        )
+
+    def forward(self, x: Tensor, kept: int | None = None) -> Tensor:
+        """(B, N, D) to (B, N, D), or only to the first `kept` tokens of it."""
+        if self.pre:
+            y = self.norm1(x)
+            x = x[:, :kept] + self.attention(y, y[:, :kept])
+            return x + self.mlp(self.norm2(x))
+        x = self.norm1(x[:, :kept] + self.attention(x, x[:, :kept]))
+        return self.norm2(x + self.mlp(x))
+
+
+class Musiq(nn.Module):
+    """MUSIQ for pictures of `spec.height` x `spec.width`: uint8 RGB (B, H, W, 3) to (B, outputs).
+
+    The outputs are the head's own: a raw score, or logits over the ratings 1..K. `predict` turns them into scores in the
+    units of the training target.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.pyramid = Pyramid(spec)
+        self.trunk: nn.Module = ResNetTrunk(spec) if spec.trunk == "resnet50" else PatchTrunk(spec)
+        self.position_embedding = nn.Parameter(torch.empty(spec.position_grid**2, spec.dim))
+        self.scale_embedding = nn.Parameter(torch.empty(spec.scale_embeddings, spec.dim))
+        self.class_token = nn.Parameter(torch.empty(spec.dim))
+        self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.layers))
+        self.norm = nn.LayerNorm(spec.dim, eps=spec.norm_eps) if spec.norm == "pre" else nn.Identity()
+        if spec.head_hidden:
+            self.head: nn.Module = nn.Sequential(
+                nn.Linear(spec.dim, spec.head_hidden, bias=False),
+                nn.GELU(),
+                nn.Linear(spec.head_hidden, spec.outputs, bias=False),
+            )
+        else:
+            self.head = nn.Linear(spec.dim, spec.outputs)
+        self.register_buffer("positions", torch.tensor(position_indices(spec)), persistent=False)
+        self.register_buffer("scales", torch.tensor(scale_indices(spec)), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for parameter in (self.position_embedding, self.scale_embedding, self.class_token):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.rate(self.pyramid(image))
+
+    def rate(self, scales: list[Tensor]) -> Tensor:
+        """The head's outputs (B, outputs) for the normalised pictures of a pyramid, each float (B, 3, h, w)."""
+        x = self.trunk(scales) + self.embeddings()  # (B, N-1, D)
+        x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1)  # (B, N, D)
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        x = self.layers[-1](x, kept=1)  # the head reads the class token alone
+        outputs: Tensor = self.head(self.norm(x)[:, 0])
+        return outputs
+
+    def embeddings(self) -> Tensor:
+        """What tells a token where and in which scale it is: (N-1, D)."""
+        return self.position_embedding[self.positions] + self.scale_embedding[self.scales]
+
+    def predict(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Scores (B,), and for K > 1 outputs also the shares of the ratings 1..K (B, K)."""
+        return self.read(self(image))
+
+    def read(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """Turn the head's outputs (B, outputs) into scores (B,), and shares (B, K) where the head has K > 1."""
+        shift, scale = self.spec.score_shift, self.spec.score_scale
+        if self.spec.outputs == 1:
+            return (outputs[:, 0] * scale + shift,)
+        shares = outputs.softmax(dim=1)
+        ratings = torch.arange(1, self.spec.outputs + 1, dtype=shares.dtype, device=shares.device)
+        return (shares * ratings).sum(dim=1) * scale + shift, shares
+
+
+def position_indices(spec: Spec) -> list[int]:
+    """For each token but the class token, its row in the position embedding: its place in a coarse common grid."""
+    grid = spec.position_grid
+
+    def cell(place: int, places: int) -> int:
+        return int(place / places * grid) if spec.position_rule == "float64" else place * grid // places
+
+    return [
+        cell(row, rows) * grid + cell(column, columns)
+        for rows, columns in map(spec.grid, spec.scales)
+        for row in range(rows)
+        for column in range(columns)
+    ]
+
+
+def scale_indices(spec: Spec) -> list[int]:
+    """For each token but the class token, its row in the scale embedding."""
+    return [scale.embedding for scale in spec.scales for _ in range(spec.grid(scale)[0] * spec.grid(scale)[1])]

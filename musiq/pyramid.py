@@ -1,0 +1,56 @@
+"""A resize as two matrix products: the one definition of the multi-scale pyramid, for training and every artefact.
+
+Output pixel i of m samples the n input pixels at c = (i + 0.5) n / m; input pixel j sits at j + 0.5. There is no
+antialiasing. Each row of a matrix sums to 1, so that normalising pixel values before or after a resize is the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musiq.errors import MusiqError
+from musiq.spec import Scale, Spec
+
+CUBIC_A = -0.75  # the coefficient of cv2.INTER_CUBIC and of torch's bicubic
+GAUSSIAN_SIGMA, GAUSSIAN_RADIUS = 0.5, 1.5  # tf.image.ResizeMethod.GAUSSIAN
+
+
+def resize_matrix(inputs: int, outputs: int, kernel: str) -> NDArray[np.float64]:
+    """The matrix (outputs, inputs) that resizes a column of pixels.
+
+    Kernel "cubic": four taps with a = -0.75, edges replicated: cv2.INTER_CUBIC. Kernel "gaussian":
+    exp(-x^2 / (2 * 0.5^2)) for |x| < 1.5, pixels outside the picture left out: TensorFlow's GAUSSIAN.
+    """
+    centres = (np.arange(outputs) + 0.5) * inputs / outputs
+    if kernel == "gaussian":
+        distance = np.abs(np.arange(inputs) + 0.5 - centres[:, None])
+        weights = np.where(distance < GAUSSIAN_RADIUS, np.exp(-(distance**2) / (2 * GAUSSIAN_SIGMA**2)), 0.0)
+    elif kernel == "cubic":
+        weights = np.zeros((outputs, inputs))
+        first = np.floor(centres - 0.5).astype(np.int64) - 1
+        for tap in range(4):
+            index = first + tap
+            taps = _cubic(np.abs(index + 0.5 - centres))
+            np.add.at(weights, (np.arange(outputs), np.clip(index, 0, inputs - 1)), taps)
+    else:
+        raise MusiqError(f"There is no resize kernel {kernel!r}; the kernels are cubic, gaussian.")
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic convolution kernel at the distances x >= 0 (IEEE TASSP 29(6), 1981)."""
+    near = ((CUBIC_A + 2) * x - (CUBIC_A + 3)) * x * x + 1
+    far = ((CUBIC_A * x - 5 * CUBIC_A) * x + 8 * CUBIC_A) * x - 4 * CUBIC_A
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def scale_matrices(spec: Spec, scale: Scale) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The matrices (rows, spec.height) and (spec.width, columns) that make `scale` of a picture.
+
+    `left @ channel @ right` is the resized channel, already cut to `scale.rows`.
+    """
+    rows, columns = spec.size(scale)
+    kept, _ = spec.kept_size(scale)
+    left = resize_matrix(spec.height, rows, spec.kernel)[:kept]
+    return left, np.ascontiguousarray(resize_matrix(spec.width, columns, spec.kernel).T)
