@@ -1,0 +1,184 @@
+"""What a picture file claims to be, read from its first bytes: format, size, orientation.
+
+A few hundred bytes can claim 100000x100000 pixels and cost their reader 30 GB, so the size is known before any decoder
+runs. The decoders themselves are OpenCV's; only what it does not tell before decoding is read here.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+
+from musiq.errors import ImageError
+
+FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC"
+MAX_PARTS = 10_000
+"""Segments, chunks or tags looked at in one file; real ones hold dozens, hostile ones millions of empty ones."""
+
+MAX_SCANS = 200
+"""Scans in one JPEG; encoders write about ten, and each costs a pass over the whole picture however few its bytes."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """`width` x `height` pixels as stored, before `orientation` (EXIF 2.3's 1..8) turns them; `depth` bits a sample."""
+
+    format: str
+    width: int
+    height: int
+    orientation: int = 1
+    depth: int = 8  # read for AVIF and HEIC alone, whose decoder leaves 10 and 12 bits unscaled
+
+
+def read_header(data: bytes) -> Header:
+    """The header of a picture file. Raises ImageError for an unknown format and a header cut short or nonsensical."""
+    reader = next((reader for magic, reader in READERS if magic.match(data)), None)
+    if reader is None:
+        raise ImageError(
+            f"This is no picture of a known kind ({described(data)}); expected {FORMATS}. Convert it to one."
+        )
+    try:
+        header = reader(data)
+    except (struct.error, IndexError) as problem:
+        raise ImageError("The file ends inside its header: it is cut short. Copy or download it again.") from problem
+    if header.width <= 0 or header.height <= 0:
+        raise ImageError(f"The {header.format} header says {header.width}x{header.height} pixels: nothing to score.")
+    return header
+
+
+def described(data: bytes) -> str:
+    """A few words on what the bytes look like instead."""
+    start = data[:64].lstrip()
+    if re.match(rb"(?i)<(!doctype|html|\?xml|svg)", start):
+        return "HTML or XML, perhaps a download's error page"
+    if data[:4] == b"%PDF":
+        return "a PDF"
+    if start and all(byte >= 32 or byte in b"\t\r\n" for byte in data[:64]):
+        return "it looks like text"
+    return f"it starts with {data[:4].hex(' ')}"
+
+
+def _jpeg(data: bytes) -> Header:
+    width, height, orientation = 0, 0, 1
+    at = 2
+    for _ in range(MAX_PARTS):
+        at = data.index(b"\xff", at) if b"\xff" in data[at : at + 4096] else len(data)
+        while data[at] == 0xFF:  # any number of fill bytes may stand before a marker
+            at += 1
+        marker = data[at]
+        at += 1
+        if marker == 0xDA:
+            break
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            continue  # these have no length
+        (length,) = struct.unpack_from(">H", data, at)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 3)
+        elif marker == 0xE1 and data[at + 2 : at + 8] == b"Exif\0\0":
+            orientation = exif_orientation(data[at + 8 : at + length])
+        at += max(2, length)
+    if data.count(b"\xff\xda") > MAX_SCANS:
+        raise ImageError(f"The JPEG has more than {MAX_SCANS} scans, which only harmful files do. Save it anew.")
+    return Header("JPEG", width, height, orientation)
+
+
+def _png(data: bytes) -> Header:
+    width, height = struct.unpack_from(">II", data, 16)
+    orientation, at = 1, 8
+    for _ in range(MAX_PARTS):
+        if at + 8 > len(data):
+            break
+        (length,), kind = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
+        if kind == b"eXIf":
+            orientation = exif_orientation(data[at + 8 : at + 8 + length])
+            break
+        at += 12 + length
+    return Header("PNG", width, height, orientation)
+
+
+def _webp(data: bytes) -> Header:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+    elif kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+    orientation, at = 1, 12
+    for _ in range(MAX_PARTS):
+        if at + 8 > len(data):
+            break
+        kind, (length,) = data[at : at + 4], struct.unpack_from("<I", data, at + 4)
+        if kind == b"EXIF":
+            block = data[at + 8 : at + 8 + length]
+            orientation = exif_orientation(block.removeprefix(b"Exif\0\0"))
+            break
+        at += 8 + length + length % 2
+    return Header("WebP", width, height, orientation)
+
+
+def _bmp(data: bytes) -> Header:
+    (size,) = struct.unpack_from("<I", data, 14)
+    width, height = struct.unpack_from("<HH" if size == 12 else "<ii", data, 18)
+    return Header("BMP", width, abs(height))  # a negative height means rows from the top
+
+
+def _gif(data: bytes) -> Header:
+    return Header("GIF", *struct.unpack_from("<HH", data, 6))
+
+
+def _tiff(data: bytes) -> Header:
+    tags = _tiff_tags(data)
+    return Header("TIFF", tags.get(256, 0), tags.get(257, 0))  # its decoder turns it itself
+
+
+def _tiff_tags(data: bytes) -> dict[int, int]:
+    """The whole-number tags of the first directory, classic or BigTIFF."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
+    first, step = (start + 8, 20) if big else (start + 2, 12)
+    tags = {}
+    for at in range(first, first + step * min(count, MAX_PARTS), step):
+        tag, kind = struct.unpack_from(order + "HH", data, at)
+        letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
+        if letter:
+            (tags[tag],) = struct.unpack_from(order + letter, data, at + (12 if big else 8))
+    return tags
+
+
+def exif_orientation(block: bytes) -> int:
+    """EXIF tag 274 of a TIFF block, 1 (upright) where it is missing, nonsensical or damaged."""
+    try:
+        orientation = _tiff_tags(block).get(274, 1) if TIFF.match(block) else 1
+    except struct.error:
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+def _heif(data: bytes) -> Header:
+    """AVIF and HEIC: the largest of the sizes that the metadata names, as a grid of tiles has several."""
+    (length,) = struct.unpack_from(">I", data)
+    brands = data[8:length]
+    name = "AVIF" if b"avif" in brands or b"avis" in brands else "HEIC"
+    sizes = [struct.unpack(">II", found[1]) for found in re.finditer(rb"ispe.{4}(.{8})", data, re.DOTALL)]
+    width, height = max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
+    depth = 8
+    if codec := re.search(rb"av1C\x81.(.)", data, re.DOTALL):  # AV1-ISOBMFF 2.3.3: high_bitdepth, twelve_bit
+        depth = (8, 8, 10, 12)[codec[1][0] >> 5 & 3]
+    return Header(name, width, height, depth=depth)
+
+
+TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
+READERS = (
+    (re.compile(rb"\xff\xd8\xff"), _jpeg),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), _png),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),
+    (re.compile(rb"BM"), _bmp),
+    (re.compile(rb"GIF8[79]a"), _gif),
+    (TIFF, _tiff),
+    (re.compile(rb"....ftyp(avi[fs]|hei[cx]|hev[cx]|mif1|msf1)", re.DOTALL), _heif),
+)

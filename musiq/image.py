@@ -1,0 +1,250 @@
+"""From a file, bytes or an array to what a model takes: uint8 RGB of its height and width.
+
+Training and scoring go through the same two functions, `decode` and `fit`, so that they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from musiq.errors import ImageError, MusiqError
+from musiq.header import Header, read_header
+
+Image = NDArray[np.uint8]
+Source = str | Path | bytes | NDArray[Any] | BinaryIO
+Background = Literal["white", "black"]
+
+MAX_PIXELS = 178_000_000
+"""Pixels of the largest picture decoded by default: what Pillow's guard against decompression bombs allows at most."""
+
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
+)
+
+AGAIN = "Copy or download it again."
+
+# OpenCV reports on stderr what `decode` raises with more context; the user's own setting of its variable stands.
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(0)
+
+
+def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Background = "white") -> Image:
+    """Read one picture as uint8 (H, W, 3) RGB in [0, 255], upright.
+
+    `source` is a path, a URL (needs fsspec), the bytes of a file, a file object open for reading bytes, or an array:
+    uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA. EXIF orientation is applied, 16 bits are scaled to 8,
+    grey is repeated, CMYK is converted, alpha is laid over `background`; of an animation the first frame counts. Colour
+    profiles are ignored. Raises ImageError, one line, for whatever cannot be read, is cut short or has more than
+    `max_pixels` pixels, which the header tells before anything is decoded.
+    """
+    if isinstance(source, np.ndarray):
+        picture, orientation = _checked_array(source, max_pixels), 1
+    else:
+        data = _read(source, max_bytes=8 * max_pixels + 2**20)  # 16-bit RGBA without compression, and metadata
+        header = read_header(data)
+        _check_pixels(header.width, header.height, max_pixels)
+        picture, orientation = _decoded(data, header), header.orientation
+    return _turned(_flattened(_eight_bit(picture), background), orientation)
+
+
+def fit(image: Image, height: int, width: int) -> tuple[Image, str]:
+    """Make a picture (h, w, 3) exactly (height, width, 3), and say how in a few words ("" if it already was).
+
+    It is resized to cover height x width, aspect kept, and the middle is cropped: how the authors of KonIQ-10k made
+    their 1024x768 pictures (arXiv 1910.06180, section 3). Shrinking averages areas (cv2.INTER_AREA), which does not
+    alias; enlarging is cubic (cv2.INTER_CUBIC). A portrait picture is not rotated: it loses top and bottom.
+    """
+    rows, columns = image.shape[:2]
+    if (rows, columns) == (height, width):
+        return image, ""
+    ratio = max(height / rows, width / columns)
+    size = max(width, round(columns * ratio)), max(height, round(rows * ratio))  # never a pixel short of covering
+    said = []
+    if size != (columns, rows):
+        image = _resized(image, size, ratio)
+        said.append(f"resized {ratio:.3g}x")
+    if size != (width, height):
+        top, left = (size[1] - height) // 2, (size[0] - width) // 2
+        image = np.ascontiguousarray(image[top : top + height, left : left + width])
+        said.append(f"cropped {size[0]}x{size[1]} to {width}x{height}")
+    return image, ", ".join(said)
+
+
+def _resized(image: Image, size: tuple[int, int], ratio: float) -> Image:
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC)
+    return np.asarray(resized, np.uint8)
+
+
+def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
+    """Each file as given, each folder's pictures (by suffix, recursive, sorted, hidden ones left out).
+
+    A path that does not exist is yielded as well: whoever reads it reports it. Folders reached twice through symbolic
+    links are read once. Raises MusiqError for a folder without any picture.
+    """
+    for path in map(Path, paths):
+        if not path.is_dir():
+            yield path
+            continue
+        found = False
+        for image in _walk(path, set()):
+            found = True
+            yield image
+        if not found:
+            raise MusiqError(f"There is no picture in {path}: expected files named {' '.join(sorted(SUFFIXES))}.")
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    try:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as problem:
+        raise MusiqError(f"Cannot read the folder {folder}: {problem.strerror}. Check its permissions.") from problem
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, seen)
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            yield folder / entry.name
+
+
+def _read(source: str | Path | bytes | BinaryIO, max_bytes: int) -> bytes:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+    elif isinstance(source, (str, Path)):
+        data = _read_url(source, max_bytes) if "://" in str(source) else _read_file(Path(source), max_bytes)
+    elif hasattr(source, "read"):
+        data = source.read(max_bytes + 1)
+    else:
+        raise ImageError(f"Cannot read a picture from {type(source).__name__}; give a path, bytes, an array or a file.")
+    if len(data) > max_bytes:
+        raise ImageError(_too_long(len(data), max_bytes))
+    if not data:
+        raise ImageError(f"The file is empty. {AGAIN}")
+    return data
+
+
+def _read_file(path: Path, max_bytes: int) -> bytes:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("This is a folder; expected a picture. Give the files in it.")
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+            raise ImageError("This is no regular file; expected a picture. Copy it to a file first.")
+        if status.st_size > max_bytes:
+            raise ImageError(_too_long(status.st_size, max_bytes))
+        return path.read_bytes()
+    except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
+        reason = "there is no such file" if isinstance(problem, FileNotFoundError) else str(problem)
+        raise ImageError(f"Cannot read the file: {reason}. Check the path and its permissions.") from problem
+
+
+def _read_url(url: str | Path, max_bytes: int) -> bytes:
+    try:
+        import fsspec  # type: ignore[import-untyped,unused-ignore]
+    except ImportError as problem:
+        raise ImageError("Reading from a URL needs fsspec: pip install fsspec.") from problem
+    try:
+        with fsspec.open(str(url), "rb") as file:
+            return bytes(file.read(max_bytes + 1))
+    except Exception as problem:  # each protocol has errors of its own
+        line = " ".join(str(problem).split())
+        raise ImageError(
+            f"Cannot read the URL: {type(problem).__name__} {line}. Check it and the network."
+        ) from problem
+
+
+def _too_long(size: int, max_bytes: int) -> str:
+    return (
+        f"The file has {size:,} bytes or more; at most {max_bytes:,} are read, which follows from the pixel limit. "
+        "Raise the limit (max_pixels), or save the picture smaller."
+    )
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(
+            f"The picture has {width}x{height} pixels; at most {max_pixels:,} are decoded. "
+            "Raise the limit (max_pixels), or make it smaller."
+        )
+
+
+def _decoded(data: bytes, header: Header) -> NDArray[Any]:
+    """The samples as the file stores them, in OpenCV's order: grey, BGR or BGRA; uint8 or uint16."""
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (cv2.error, MemoryError) as problem:
+        raise ImageError(_undecodable(header)) from problem
+    if picture is None:
+        raise ImageError(_undecodable(header))
+    if header.depth > 8 and picture.dtype == np.uint16:
+        picture = cv2.convertScaleAbs(picture, alpha=255 / (2**header.depth - 1))
+    if picture.ndim == 2 or picture.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB))
+    code = cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    return np.asarray(cv2.cvtColor(picture, code))
+
+
+def _undecodable(header: Header) -> str:
+    what = f"{header.format} {header.width}x{header.height}"
+    if header.format == "HEIC" or not cv2.haveImageWriter(f"picture.{header.format.lower()}"):
+        return f"This OpenCV ({cv2.__version__}) has no {header.format} decoder. Convert the picture to JPEG or PNG."
+    return f"The picture ({what}) is cut short or corrupt: its pixels cannot be decoded. {AGAIN}"
+
+
+def _checked_array(array: NDArray[Any], max_pixels: int) -> NDArray[Any]:
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
+    if not fits or array.dtype not in (np.uint8, np.uint16) or array.size == 0:
+        raise ImageError(
+            f"Cannot score an array {array.dtype} {array.shape}; expected uint8 or uint16, (H, W) grey, (H, W, 3) RGB "
+            "or (H, W, 4) RGBA. Convert it first."
+        )
+    _check_pixels(array.shape[1], array.shape[0], max_pixels)
+    array = np.ascontiguousarray(array)
+    if array.ndim == 2 or array.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(array, cv2.COLOR_GRAY2RGB))
+    return array
+
+
+def _eight_bit(picture: NDArray[Any]) -> Image:
+    if picture.dtype == np.uint8:
+        return picture
+    if picture.dtype != np.uint16:
+        raise ImageError(
+            f"The picture has {picture.dtype} samples; expected 8 or 16 bits. Save it as an ordinary picture."
+        )
+    return np.asarray(cv2.convertScaleAbs(picture, alpha=255 / 65535), np.uint8)
+
+
+def _flattened(picture: Image, background: Background) -> Image:
+    """Alpha laid over the background: colour * a + background * (1 - a), rounded once."""
+    if picture.shape[2] == 3:
+        return picture
+    colour, alpha = picture[:, :, :3], np.ascontiguousarray(picture[:, :, 3])
+    if alpha.min() == 255:
+        return np.ascontiguousarray(colour)
+    alpha = np.asarray(cv2.merge([alpha, alpha, alpha]), np.uint8)
+    shaded = np.asarray(cv2.multiply(np.ascontiguousarray(colour), alpha, scale=1 / 255), np.uint8)
+    return shaded + (255 - alpha) if background == "white" else shaded
+
+
+def _turned(picture: Image, orientation: int) -> Image:
+    """Undo EXIF orientations 2..8: 5..8 are stored transposed, the rest of each is flips."""
+    if orientation in (5, 6, 7, 8):
+        picture = picture.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        picture = picture[::-1]
+    if orientation in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(picture)
