@@ -1,4 +1,4 @@
-"""MUSIQ, the multi-scale image quality transformer, for production: importing this needs numpy, OpenCV and click alone."""
+"""MUSIQ, the multi-scale image quality transformer, for production. Importing this needs numpy, OpenCV and click alone."""
 
 from musiq.errors import ImageError, MusiqError
 

@@ -22,6 +22,9 @@ from musiq.spec import PATCH, Spec
 class Pyramid(nn.Module):
     """uint8 (B, H, W, 3) to the list of normalised float (B, 3, h, w) that `spec.scales` names."""
 
+    gain: Tensor
+    shift: Tensor
+
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.names = [scale.name for scale in spec.scales]
@@ -131,6 +134,28 @@ def to_patches(x: Tensor) -> Tensor:
     return rearrange(x, "b c (R p) (C q) -> b (R C) c p q", p=PATCH, q=PATCH)
 
 
+class Embeddings(nn.Module):
+    """Adds to each token where it is and in which scale, and puts the class token in front: (B, N-1, D) to (B, N, D)."""
+
+    positions: Tensor
+    scales: Tensor
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.empty(spec.position_grid**2, spec.dim))
+        self.scale = nn.Parameter(torch.empty(spec.scale_embeddings, spec.dim))
+        self.class_token = nn.Parameter(torch.empty(spec.dim))
+        self.register_buffer("positions", torch.tensor(position_indices(spec)), persistent=False)
+        self.register_buffer("scales", torch.tensor(scale_indices(spec)), persistent=False)
+
+    def table(self) -> Tensor:
+        """What is added to the tokens, (N-1, D)."""
+        return self.position[self.positions] + self.scale[self.scales]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.class_token.expand(x.shape[0], 1, -1), x + self.table()], dim=1)
+
+
 class Attention(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -187,9 +212,7 @@ class Musiq(nn.Module):
         self.spec = spec
         self.pyramid = Pyramid(spec)
         self.trunk: nn.Module = ResNetTrunk(spec) if spec.trunk == "resnet50" else PatchTrunk(spec)
-        self.position_embedding = nn.Parameter(torch.empty(spec.position_grid**2, spec.dim))
-        self.scale_embedding = nn.Parameter(torch.empty(spec.scale_embeddings, spec.dim))
-        self.class_token = nn.Parameter(torch.empty(spec.dim))
+        self.embed = Embeddings(spec)
         self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.layers))
         self.norm = nn.LayerNorm(spec.dim, eps=spec.norm_eps) if spec.norm == "pre" else nn.Identity()
         if spec.head_hidden:
@@ -200,12 +223,10 @@ class Musiq(nn.Module):
             )
         else:
             self.head = nn.Linear(spec.dim, spec.outputs)
-        self.register_buffer("positions", torch.tensor(position_indices(spec)), persistent=False)
-        self.register_buffer("scales", torch.tensor(scale_indices(spec)), persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
-        for parameter in (self.position_embedding, self.scale_embedding, self.class_token):
+        for parameter in self.embed.parameters():
             nn.init.trunc_normal_(parameter, std=0.02)
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
@@ -217,17 +238,12 @@ class Musiq(nn.Module):
 
     def rate(self, scales: list[Tensor]) -> Tensor:
         """The head's outputs (B, outputs) for the normalised pictures of a pyramid, each float (B, 3, h, w)."""
-        x = self.trunk(scales) + self.embeddings()  # (B, N-1, D)
-        x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1)  # (B, N, D)
+        x = self.embed(self.trunk(scales))  # (B, N, D)
         for layer in self.layers[:-1]:
             x = layer(x)
         x = self.layers[-1](x, kept=1)  # the head reads the class token alone
         outputs: Tensor = self.head(self.norm(x)[:, 0])
         return outputs
-
-    def embeddings(self) -> Tensor:
-        """What tells a token where and in which scale it is: (N-1, D)."""
-        return self.position_embedding[self.positions] + self.scale_embedding[self.scales]
 
     def predict(self, image: Tensor) -> tuple[Tensor, ...]:
         """Scores (B,), and for K > 1 outputs also the shares of the ratings 1..K (B, K)."""

@@ -24,7 +24,7 @@ def resize_matrix(inputs: int, outputs: int, kernel: str) -> NDArray[np.float64]
     """
     centres = (np.arange(outputs) + 0.5) * inputs / outputs
     if kernel == "gaussian":
-        distance = np.abs(np.arange(inputs) + 0.5 - centres[:, None])
+        distance = _tensorflow_distances(inputs, outputs)
         weights = np.where(distance < GAUSSIAN_RADIUS, np.exp(-(distance**2) / (2 * GAUSSIAN_SIGMA**2)), 0.0)
     elif kernel == "cubic":
         weights = np.zeros((outputs, inputs))
@@ -36,6 +36,14 @@ def resize_matrix(inputs: int, outputs: int, kernel: str) -> NDArray[np.float64]
     else:
         raise MusiqError(f"There is no resize kernel {kernel!r}; the kernels are cubic, gaussian.")
     return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _tensorflow_distances(inputs: int, outputs: int) -> NDArray[np.float64]:
+    """Distances (outputs, inputs) with TensorFlow's float32 rounding: the kernel jumps from 0.011 to 0 at its radius,
+    and at ratios such as 4/3 many pixels lie on it, so that the rounding decides what counts."""
+    inverse = np.float32(1) / (np.float32(outputs) / np.float32(inputs))
+    centres = (np.arange(outputs, dtype=np.float32) + np.float32(0.5)) * inverse
+    return np.abs(np.arange(inputs, dtype=np.float32) + np.float32(0.5) - centres[:, None]).astype(np.float64)
 
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Runtimes: each opens one kind of file and is one callable, uint8 pictures in, float32 scores out, returned means finished."""
+"""Runtimes: each opens one kind of file and is one callable: uint8 pictures in, float32 scores out, returned is finished."""
 
 from __future__ import annotations
 
