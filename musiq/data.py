@@ -1,0 +1,315 @@
+"""Labelled pictures: read any manifest, KonIQ-10k as its authors publish it, and the splits drawn from a seed.
+
+Nothing here opens a picture or needs torch, so the benchmark reads its labels here too.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from musiq.artifact import whole
+from musiq.errors import MusiqError
+
+SPLITS = ("train", "val", "test")
+
+KONIQ_MOS = "KonIQ-10k MOS (0-100)"
+KONIQ_RATING = "KonIQ-10k mean rating (1-5)"
+KONIQ_HOME = "http://database.mmsp-kn.de/koniq-10k-database.html"
+KONIQ_TABLE, KONIQ_LIST, KONIQ_PICTURES = "koniq10k_distributions_sets.csv", "koniq-10k.txt", "1024x768"
+
+# What the columns are called elsewhere, lower case, first found first taken. MOS_zscore is the 0-100 target in KonIQ's
+# own koniq10k_scores_and_distributions.csv, whose plain MOS is the mean rating.
+NAMES = {
+    "image": ("image", "image_name", "filename"),
+    "mos": ("mos_zscore", "mos"),
+    "split": ("split", "set"),
+    "std": ("std", "sd"),
+}
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One picture and what people said of it; higher `mos` is better.
+
+    `image` is the name as the label file has it, `path` where the picture lies. `split` is "" where none is given. `std`
+    is that of the ratings; `shares` those of the ratings 1..K, summing to 1. `extra` has every further column.
+    """
+
+    image: str
+    path: Path
+    mos: float
+    split: str = ""
+    std: float | None = None
+    shares: tuple[float, ...] | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled pictures under `root`; `target` names what the labels are, as every figure does, and `score_range` is
+    its (worst, best) where known. `portions` of train, val and test apply where the label file has no split."""
+
+    items: tuple[Labelled, ...]
+    root: Path
+    target: str
+    score_range: tuple[float, float] | None = None
+    portions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+
+    def split(self, name: str) -> list[Labelled]:
+        return [item for item in self.items if item.split == name]
+
+    def counts(self) -> str:
+        return ", ".join(f"{len(self.split(name))} {name}" for name in SPLITS)
+
+    def match(self, pictures: Iterable[Path]) -> list[Labelled | None]:
+        """The label of each picture: of the same file, else the only one with the same file name, else None."""
+        by_path = {item.path.resolve(): item for item in self.items}
+        by_name: dict[str, list[Labelled]] = {}
+        for item in self.items:
+            by_name.setdefault(item.path.name, []).append(item)
+
+        def find(picture: Path) -> Labelled | None:
+            namesakes = by_name.get(picture.name, [])
+            return by_path.get(picture.resolve()) or (namesakes[0] if len(namesakes) == 1 else None)
+
+        return [find(picture) for picture in pictures]
+
+
+def read_labels(path: Path, root: Path | None = None) -> Dataset:
+    """Labels of any layout known here: a manifest, either KonIQ-10k table, or the list koniq-10k.txt.
+
+    Pictures lie relative to `root`, by default the label file's folder (or 1024x768/ in it, for KonIQ-10k). Raises
+    MusiqError, naming the row, for a file that is none of these.
+    """
+    text = _read_text(path)
+    first = text.split("\n", 1)[0].split("\t")
+    return _read_list(path, root) if len(first) == 3 and _number(first[2]) is not None else read_manifest(path, root)
+
+
+def read_manifest(path: Path, root: Path | None = None) -> Dataset:
+    """A CSV with the columns image,mos[,split][,std][,c1..cK] and any more.
+
+    c1..cK are the shares (or counts) of the ratings 1..K. Raises MusiqError naming the row for a value that is none, a
+    picture named twice, and missing columns.
+    """
+    text = _read_text(path)
+    header = text.split("\n", 1)[0]
+    reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
+    columns = _columns(path, list(reader.fieldnames or []))
+    koniq = "c_total" in columns.others
+    folder = _koniq_pictures(root or path.parent) if koniq else root or path.parent
+    items: dict[str, Labelled] = {}
+    for values in reader:
+        item = _row(f"{path}, row {reader.line_num}", values, columns, folder)
+        if item.image in items:
+            raise MusiqError(f"{path}, row {reader.line_num}: {item.image} is there twice; keep one row for a picture.")
+        items[item.image] = item
+    if not items:
+        raise MusiqError(f"{path} has no row below its header; expected one for each picture.")
+    if koniq:
+        # The 0-100 labels are rescaled for each rater; plain means of the ratings 1-5 go by the same name elsewhere.
+        rating = max(item.mos for item in items.values()) <= 5
+        target, limits = (KONIQ_RATING, (1.0, 5.0)) if rating else (KONIQ_MOS, (0.0, 100.0))
+        return Dataset(tuple(items.values()), folder, target, limits)
+    return Dataset(tuple(items.values()), folder, f"mos of {path.resolve().parent.name}/{path.name}")
+
+
+def read_koniq(root: Path) -> Dataset:
+    """KonIQ-10k in a folder as its authors publish it: 1024x768/ and koniq10k_distributions_sets.csv, whose MOS (0-100)
+    and official split are taken; or, where that table is not there, the list koniq-10k.txt of mean ratings (1-5)."""
+    tables = [root / name for name in (KONIQ_TABLE, KONIQ_LIST) if (root / name).is_file()]
+    if not tables:
+        raise MusiqError(
+            f"{root} has neither {KONIQ_TABLE} (the official split and MOS) nor {KONIQ_LIST}. Its authors publish it at "
+            f"{KONIQ_HOME}; put it there, beside {KONIQ_PICTURES}/."
+        )
+    if not (root / KONIQ_PICTURES).is_dir():
+        raise MusiqError(
+            f"{root} has no folder {KONIQ_PICTURES}/ with the pictures. Its authors publish them at {KONIQ_HOME} as "
+            "koniq10k_1024x768.zip; unpack it there."
+        )
+    return read_labels(tables[0], root)
+
+
+def _read_list(path: Path, root: Path | None) -> Dataset:
+    """koniq-10k.txt: scene, picture, mean rating 1-5, tab separated. Has no split: 80/20, validation out of the 80."""
+    folder = _koniq_pictures(root or path.parent)
+    items = []
+    for number, line in enumerate(_read_text(path).splitlines(), 1):
+        parts = line.strip().split("\t")
+        mos = _number(parts[-1])
+        if len(parts) != 3 or mos is None:
+            raise MusiqError(f"{path}, row {number}: {line!r} is not scene, picture and score with tabs between.")
+        items.append(Labelled(parts[1], folder / parts[1], mos, extra={"scene": parts[0]}))
+    return Dataset(tuple(items), folder, KONIQ_RATING, (1.0, 5.0), portions=(0.72, 0.08, 0.2))
+
+
+def _koniq_pictures(root: Path) -> Path:
+    return root / KONIQ_PICTURES if (root / KONIQ_PICTURES).is_dir() else root
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").lstrip("\n")
+    except OSError as problem:
+        raise MusiqError(
+            f"Cannot read the labels {path}: {problem.strerror}. Give the path of a label file."
+        ) from problem
+    except UnicodeDecodeError as problem:
+        raise MusiqError(f"{path} is no UTF-8 text; labels are a CSV with the columns image,mos and more.") from problem
+
+
+@dataclass(frozen=True)
+class _Columns:
+    image: str
+    mos: str
+    split: str | None
+    std: str | None
+    shares: list[str]
+    others: list[str]
+
+
+def _columns(path: Path, names: list[str]) -> _Columns:
+    lower = {name.strip().lower(): name for name in reversed(names)}
+    known = {key: next((lower[name] for name in there if name in lower), None) for key, there in NAMES.items()}
+    if known["image"] is None or known["mos"] is None:
+        raise MusiqError(
+            f"{path} has the columns {', '.join(names) or '(none)'}; needed are image,mos[,split][,c1..cK]."
+        )
+    rated = sorted((name for name in lower if re.fullmatch(r"c\d+", name)), key=lambda name: int(name[1:]))
+    if rated != [f"c{i + 1}" for i in range(len(rated))]:
+        raise MusiqError(f"{path} has the share columns {', '.join(rated)}; expected c1, c2 and so on without a gap.")
+    shares = [lower[name] for name in rated]
+    taken = {*known.values(), *shares}
+    others = [name for name in names if name not in taken]
+    return _Columns(known["image"], known["mos"], known["split"], known["std"], shares, others)
+
+
+def _row(where: str, values: dict[str, str | None], columns: _Columns, folder: Path) -> Labelled:
+    def number(column: str) -> float:
+        found = _number(values.get(column))
+        if found is None:
+            raise MusiqError(f"{where}: {column} is {values.get(column)!r}; expected a number.")
+        return found
+
+    image = (values.get(columns.image) or "").strip()
+    if not image:
+        raise MusiqError(f"{where}: no picture is named in the column {columns.image}.")
+    split = ((values.get(columns.split) if columns.split else "") or "").strip().lower()
+    if split and split not in SPLIT_NAMES:
+        raise MusiqError(f"{where}: the split is {split!r}; expected train, val or test.")
+    shares = [number(column) for column in columns.shares]
+    if shares and (min(shares) < 0 or sum(shares) <= 0):
+        raise MusiqError(f"{where}: the shares {shares} are none; expected numbers from 0 on, not all 0.")
+    return Labelled(
+        image,
+        folder / image,
+        number(columns.mos),
+        SPLIT_NAMES.get(split, ""),
+        number(columns.std) if columns.std and values.get(columns.std) else None,
+        tuple(share / sum(shares) for share in shares) or None,
+        {name: values.get(name) or "" for name in columns.others},
+    )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def write_manifest(dataset: Dataset, path: Path) -> None:
+    """Write what `read_manifest(path, dataset.root)` reads back equal, splits included."""
+    ratings = len(dataset.items[0].shares or ())
+    extra = list(dataset.items[0].extra)
+    with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "mos", "split", "std", *(f"c{k + 1}" for k in range(ratings)), *extra])
+        for item in dataset.items:
+            std = "" if item.std is None else item.std
+            writer.writerow([item.image, item.mos, item.split, std, *(item.shares or ()), *item.extra.values()])
+
+
+def settle_split(dataset: Dataset, seed: int) -> tuple[Dataset, str]:
+    """Every picture in train, val or test, and a line that says what was drawn, "" where the label file said it all.
+
+    Without any split the dataset's `portions` are drawn; with one that lacks val, a tenth of train. Pictures with the same
+    value in a column `scene` or `source` stay together, so that no scene is on both sides.
+    """
+    unsplit = [item.image for item in dataset.items if not item.split]
+    if len(unsplit) == len(dataset.items):
+        settled = _draw(dataset, "", dict(zip(SPLITS, dataset.portions, strict=True)), seed)
+        return settled, f"The labels have no split: drew {settled.counts()} with seed {seed}."
+    if unsplit:
+        raise MusiqError(f"{len(unsplit)} pictures have no split, {unsplit[0]} first; fill the column or leave it out.")
+    if not dataset.split("val"):
+        settled = _draw(dataset, "train", {"train": 0.9, "val": 0.1, "test": 0}, seed)
+        return (
+            settled,
+            f"The labels have no validation split: drew a tenth of train with seed {seed}: {settled.counts()}.",
+        )
+    return dataset, ""
+
+
+def _draw(dataset: Dataset, split: str, portions: dict[str, float], seed: int) -> Dataset:
+    """Deal the pictures now in `split` out by `portions`, scene by scene."""
+    scenes: dict[str, list[str]] = {}
+    for item in dataset.split(split):
+        scenes.setdefault(item.extra.get("scene") or item.extra.get("source") or item.image, []).append(item.image)
+    order = np.random.default_rng(seed).permutation(len(scenes))
+    names = list(scenes)
+    # At least one scene each for what is scored, however few there are.
+    ends = {name: max(1, round(portions[name] * len(names))) if portions[name] else 0 for name in ("val", "test")}
+    drawn = {}
+    for place, scene in enumerate(order):
+        into = "val" if place < ends["val"] else "test" if place < ends["val"] + ends["test"] else "train"
+        drawn.update(dict.fromkeys(scenes[names[scene]], into))
+    moved = (dataclasses.replace(item, split=drawn.get(item.image, item.split)) for item in dataset.items)
+    return dataclasses.replace(dataset, items=tuple(moved))
+
+
+def sample(dataset: Dataset, most: int, seed: int) -> Dataset:
+    """At most `most` pictures, drawn from the seed, each split in its proportion."""
+    if most >= len(dataset.items):
+        return dataset
+    kept: set[str] = set()
+    for name in SPLITS:
+        names = [item.image for item in dataset.split(name)]
+        count = min(len(names), max(1, round(most * len(names) / len(dataset.items))))
+        kept.update(names[i] for i in np.random.default_rng(seed).permutation(len(names))[:count])
+    return dataclasses.replace(dataset, items=tuple(item for item in dataset.items if item.image in kept))
+
+
+def missing(items: Sequence[Labelled]) -> list[Labelled]:
+    """Those whose picture is not there."""
+    return [item for item in items if not item.path.is_file()]
+
+
+def as_shares(dataset: Dataset, ratings: int) -> Dataset:
+    """The same pictures with the mean of their shares, 1..ratings, for a label. Raises MusiqError without such shares."""
+    found = {len(item.shares or ()) for item in dataset.items}
+    if found != {ratings}:
+        has = f"c1..c{max(found)}" if max(found) else "none"
+        raise MusiqError(
+            f"--outputs {ratings} learns the shares of {ratings} ratings: the labels need the columns c1..c{ratings}, and "
+            f"have {has}. Add them, or use --outputs {max(found) or 1}."
+        )
+    items = tuple(
+        dataclasses.replace(item, mos=sum((k + 1) * share for k, share in enumerate(item.shares or ())))
+        for item in dataset.items
+    )
+    koniq = dataset.target in (KONIQ_MOS, KONIQ_RATING)
+    target = KONIQ_RATING if koniq else f"mean rating (1-{ratings}) of {dataset.target.removeprefix('mos of ')}"
+    return dataclasses.replace(dataset, items=items, target=target, score_range=(1.0, float(ratings)))
