@@ -29,6 +29,7 @@ class Header:
     height: int
     orientation: int = 1
     depth: int = 8  # read for AVIF and HEIC alone, whose decoder leaves 10 and 12 bits unscaled
+    alpha: int = 2  # read for TIFF alone (tag ExtraSamples): 1 colours already multiplied by alpha, else not
 
 
 def read_header(data: bytes) -> Header:
@@ -131,7 +132,12 @@ def _gif(data: bytes) -> Header:
 
 def _tiff(data: bytes) -> Header:
     tags = _tiff_tags(data)
-    return Header("TIFF", tags.get(256, 0), tags.get(257, 0))  # its decoder turns it itself
+    if tags.get(277) == 2:
+        raise ImageError(
+            "A grey TIFF with alpha, whose alpha OpenCV would leave out. Save it as PNG, or without alpha."
+        )
+    # No orientation: OpenCV's TIFF decoder is the one that turns the picture itself, whatever its flags.
+    return Header("TIFF", tags.get(256, 0), tags.get(257, 0), alpha=tags.get(338, 0))
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:
@@ -162,16 +168,38 @@ def exif_orientation(block: bytes) -> int:
 def _heif(data: bytes) -> Header:
     """AVIF and HEIC: the largest of the sizes that the metadata names, as a grid of tiles has several."""
     (length,) = struct.unpack_from(">I", data)
-    brands = data[8:length]
+    brands, meta = data[8:length], _box(data, b"meta")
     name = "AVIF" if b"avif" in brands or b"avis" in brands else "HEIC"
-    sizes = [struct.unpack(">II", found[1]) for found in re.finditer(rb"ispe.{4}(.{8})", data, re.DOTALL)]
+    sizes = [struct.unpack(">II", found[1]) for found in re.finditer(rb"ispe.{4}(.{8})", meta, re.DOTALL)]
     width, height = max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
-    depth = 8
-    if codec := re.search(rb"av1C\x81.(.)", data, re.DOTALL):  # AV1-ISOBMFF 2.3.3: high_bitdepth, twelve_bit
-        depth = (8, 8, 10, 12)[codec[1][0] >> 5 & 3]
-    return Header(name, width, height, depth=depth)
+    codec = re.search(rb"av1C\x81.(.)", meta, re.DOTALL)  # AV1-ISOBMFF 2.3.3: high_bitdepth, twelve_bit
+    depth = (8, 8, 10, 12)[codec[1][0] >> 5 & 3] if codec else 8
+    turn, mirror = (re.search(rb"\0\0\0\x09" + kind + rb"(.)", meta, re.DOTALL) for kind in (b"irot", b"imir"))
+    turned = turn[1][0] & 3 if turn else 0, mirror[1][0] & 1 if mirror else None
+    return Header(name, width, height, ORIENTATIONS[turned], depth)
 
 
+def _box(data: bytes, wanted: bytes) -> bytes:
+    """The first top-level box of that kind in an ISO base media file (ISO/IEC 14496-12), all of the file without one."""
+    at = 0
+    for _ in range(MAX_PARTS):
+        if at + 8 > len(data):
+            break
+        (length,) = struct.unpack_from(">I", data, at)
+        if data[at + 4 : at + 8] == wanted:
+            return data[at : at + length]
+        if length < 8:  # 0: to the end of the file, 1: a 64-bit length follows
+            break
+        at += length
+    return data
+
+
+# (quarter turns anticlockwise, then mirrored top to bottom 0 or left to right 1) of ISO/IEC 23008-12 as EXIF orientation.
+ORIENTATIONS: dict[tuple[int, int | None], int] = {
+    **{(0, None): 1, (1, None): 8, (2, None): 3, (3, None): 6},
+    **{(0, 0): 4, (1, 0): 5, (2, 0): 2, (3, 0): 7},
+    **{(0, 1): 2, (1, 1): 7, (2, 1): 4, (3, 1): 5},
+}
 TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
 READERS = (
     (re.compile(rb"\xff\xd8\xff"), _jpeg),

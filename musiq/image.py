@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -29,6 +31,11 @@ SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
 )
 
+LARGE = 32_000_000
+"""Pixels from which pictures are decoded one at a time; ordinary cameras stay below."""
+
+_LARGE_IN_TURN = threading.Lock()
+
 AGAIN = "Copy or download it again."
 
 # OpenCV reports on stderr what `decode` raises with more context; the user's own setting of its variable stands.
@@ -46,13 +53,23 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Backgrou
     `max_pixels` pixels, which the header tells before anything is decoded.
     """
     if isinstance(source, np.ndarray):
-        picture, orientation = _checked_array(source, max_pixels), 1
-    else:
-        data = _read(source, max_bytes=8 * max_pixels + 2**20)  # 16-bit RGBA without compression, and metadata
-        header = read_header(data)
-        _check_pixels(header.width, header.height, max_pixels)
-        picture, orientation = _decoded(data, header), header.orientation
-    return _turned(_flattened(_eight_bit(picture), background), orientation)
+        return _flattened(_eight_bit(_checked_array(source, max_pixels)), background, multiplied=False)
+    data, header = _opened(source, max_pixels)
+    return _upright(data, header, background)
+
+
+def prepare(
+    source: Source, height: int, width: int, *, max_pixels: int = MAX_PIXELS, background: Background = "white"
+) -> tuple[Image, str]:
+    """`decode`, then `fit`, for many threads at once: they decode pictures of more than LARGE pixels in turn.
+
+    So the memory of N threads is bounded by N pictures of LARGE pixels and one of `max_pixels`, at about 6 bytes a pixel.
+    """
+    if isinstance(source, np.ndarray):
+        return fit(decode(source, max_pixels=max_pixels, background=background), height, width)
+    data, header = _opened(source, max_pixels)
+    with _LARGE_IN_TURN if header.width * header.height > LARGE else nullcontext():
+        return fit(_upright(data, header, background), height, width)
 
 
 def fit(image: Image, height: int, width: int) -> tuple[Image, str]:
@@ -83,40 +100,60 @@ def _resized(image: Image, size: tuple[int, int], ratio: float) -> Image:
     return np.asarray(resized, np.uint8)
 
 
-def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """Each file as given, each folder's pictures (by suffix, recursive, sorted, hidden ones left out).
 
-    A path that does not exist is yielded as well: whoever reads it reports it. Folders reached twice through symbolic
-    links are read once. Raises MusiqError for a folder without any picture.
+    A path that does not exist, and a folder inside that cannot be listed, stay in the list: whoever reads them reports
+    them. Folders reached twice through symbolic links are read once. Raises MusiqError for a folder without any picture.
     """
+    images: list[Path] = []
     for path in map(Path, paths):
-        if not path.is_dir():
-            yield path
+        if not os.path.isdir(path):  # unlike Path.is_dir, never raises
+            images.append(path)
             continue
-        found = False
-        for image in _walk(path, set()):
-            found = True
-            yield image
+        found = list(_walk(path))
         if not found:
             raise MusiqError(f"There is no picture in {path}: expected files named {' '.join(sorted(SUFFIXES))}.")
+        images += found
+    return images
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    try:
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as problem:
-        raise MusiqError(f"Cannot read the folder {folder}: {problem.strerror}. Check its permissions.") from problem
-    for entry in entries:
-        if entry.name.startswith("."):
+def _walk(top: Path) -> Iterator[Path]:
+    stack, seen = [top], set()
+    while stack:
+        path = stack.pop()
+        if not os.path.isdir(path):
+            yield path
             continue
-        if entry.is_dir():
-            yield from _walk(folder / entry.name, seen)
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            yield folder / entry.name
+        try:
+            status = path.stat()
+            names = sorted(os.listdir(path), reverse=True)
+        except OSError:
+            yield path
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        stack += [path / name for name in names if not name.startswith(".") and _wanted(path, name)]
+
+
+def _wanted(folder: Path, name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES or os.path.isdir(folder / name)
+
+
+def _opened(source: str | Path | bytes | BinaryIO, max_pixels: int) -> tuple[bytes, Header]:
+    """A file's bytes and header, refused where it claims too many pixels."""
+    data = _read(source, max_bytes=8 * max_pixels + 2**20)  # 16-bit RGBA without compression, and metadata
+    header = read_header(data)
+    _check_pixels(header.width, header.height, max_pixels)
+    return data, header
+
+
+def _upright(data: bytes, header: Header, background: Background) -> Image:
+    picture = _decoded(data, header)
+    # For 8 bits a sample OpenCV has libtiff multiply the colours by alpha; for 16 bits it reads them as they are.
+    multiplied = header.format == "TIFF" and (header.alpha == 1 or (header.alpha == 2 and picture.dtype == np.uint8))
+    return _turned(_flattened(_eight_bit(picture), background, multiplied), header.orientation)
 
 
 def _read(source: str | Path | bytes | BinaryIO, max_bytes: int) -> bytes:
@@ -139,7 +176,7 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError("This is a folder; expected a picture. Give the files in it.")
+            raise ImageError("This is a folder that cannot be listed; expected a picture. Check its permissions.")
         if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
             raise ImageError("This is no regular file; expected a picture. Copy it to a file first.")
         if status.st_size > max_bytes:
@@ -227,16 +264,17 @@ def _eight_bit(picture: NDArray[Any]) -> Image:
     return np.asarray(cv2.convertScaleAbs(picture, alpha=255 / 65535), np.uint8)
 
 
-def _flattened(picture: Image, background: Background) -> Image:
+def _flattened(picture: Image, background: Background, multiplied: bool) -> Image:
     """Alpha laid over the background: colour * a + background * (1 - a), rounded once."""
     if picture.shape[2] == 3:
         return picture
-    colour, alpha = picture[:, :, :3], np.ascontiguousarray(picture[:, :, 3])
+    colour, alpha = np.ascontiguousarray(picture[:, :, :3]), np.ascontiguousarray(picture[:, :, 3])
     if alpha.min() == 255:
-        return np.ascontiguousarray(colour)
+        return colour
     alpha = np.asarray(cv2.merge([alpha, alpha, alpha]), np.uint8)
-    shaded = np.asarray(cv2.multiply(np.ascontiguousarray(colour), alpha, scale=1 / 255), np.uint8)
-    return shaded + (255 - alpha) if background == "white" else shaded
+    if not multiplied:
+        colour = np.asarray(cv2.multiply(colour, alpha, scale=1 / 255), np.uint8)
+    return np.asarray(cv2.add(colour, 255 - alpha), np.uint8) if background == "white" else colour
 
 
 def _turned(picture: Image, orientation: int) -> Image:
