@@ -1,7 +1,25 @@
 """MUSIQ, the multi-scale image quality transformer, for production. Importing this needs numpy, OpenCV and click alone."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from musiq.errors import ImageError, MusiqError
+
+if TYPE_CHECKING:
+    from musiq.score import Scorer
 
 __version__ = "0.1.0"
 
-__all__ = ["ImageError", "MusiqError", "__version__"]
+__all__ = ["ImageError", "MusiqError", "__version__", "load"]
+
+
+def load(path: Path | str, device: str = "auto", **options: Any) -> Scorer:
+    """Open a checkpoint or an artefact for scoring: `musiq.load("model.onnx").score("photo.jpg")`.
+
+    `device` is "auto", "cpu" or "cuda:0"; `options` are those of `musiq.score.Scorer`.
+    """
+    from musiq.score import Scorer
+
+    return Scorer(path, device=device, **options)

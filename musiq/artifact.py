@@ -1,23 +1,33 @@
-"""Files that exist are whole: write to a temporary name, then rename; and the SHA-256 by which a file is known."""
+"""Artefacts and their records: written whole or not at all, known by their SHA-256, refused when they changed.
+
+An artefact `model.onnx` has beside it a record `model.onnx.json`: what it is (Spec, format, precision, inputs, batch),
+where it comes from (checkpoint and versions), what is inside (layer types) and how it compared with the original.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from musiq.errors import MusiqError
+from musiq.spec import Spec
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path`, on any error it is removed.
 
-    Raises MusiqError where the folder cannot be written or the disk is full.
+    The temporary name ends like `path`, for writers that look at the ending. Raises MusiqError where the folder cannot be
+    written or the disk is full.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -35,3 +45,80 @@ def whole(path: Path) -> Iterator[Path]:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def suffix(path: Path, known: tuple[str, ...] | list[str]) -> str | None:
+    """The longest of the `known` endings that the file's name has: "x.rtx.engine" ends in .rtx.engine, not .engine."""
+    return max((end for end in known if path.name.endswith(end)), key=len, default=None)
+
+
+@dataclass(frozen=True)
+class Check:
+    """How an artefact's scores compared with PyTorch fp32 on the same pictures; differences in score units."""
+
+    images: int
+    max_difference: float
+    mean_difference: float
+    srcc: float | None
+    passed: bool
+    provider: str
+    pictures: str = ""  # which pictures: a folder's name, or the generated ones
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of an artefact; `unverified` says why it could not be checked, and is empty when it was."""
+
+    spec: Spec
+    format: str
+    precision: str
+    sha256: str
+    checkpoint: dict[str, str] = field(default_factory=dict)  # name, sha256
+    inputs: str = "image"  # "image": uint8 NHWC; "pyramid": the normalised float scales
+    batch: tuple[int, int] = (1, 0)  # smallest and largest; 0: no limit
+    versions: dict[str, str] = field(default_factory=dict)
+    layers: dict[str, int] = field(default_factory=dict)  # layer types in the finished artefact, with counts
+    check: Check | None = None
+    unverified: str = ""
+    details: dict[str, Any] = field(default_factory=dict)  # what one format alone knows: opset, GPU targets, ...
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        try:
+            values: dict[str, Any] = json.loads(text)
+            values["spec"] = Spec.from_json(json.dumps(values["spec"]))
+            values["batch"] = tuple(values["batch"])
+            values["check"] = Check(**values["check"]) if values.get("check") else None
+            return cls(**values)
+        except (TypeError, KeyError, ValueError) as problem:
+            raise MusiqError(f"The artefact's record cannot be read ({problem}). Export the model again.") from problem
+
+
+def record_path(artifact: Path) -> Path:
+    return artifact.with_name(artifact.name + ".json")
+
+
+def write_record(artifact: Path, record: Record) -> None:
+    with whole(record_path(artifact)) as part:
+        part.write_text(record.to_json())
+
+
+def read_record(artifact: Path) -> Record | None:
+    """The record beside an artefact, None where there is none. Raises MusiqError if the artefact is not the recorded one."""
+    path = record_path(artifact)
+    if not path.exists():
+        return None
+    try:
+        record = Record.from_json(path.read_text())
+    except MusiqError as problem:
+        raise MusiqError(f"{path}: {problem}") from problem
+    found = sha256(artifact)
+    if found != record.sha256:
+        raise MusiqError(
+            f"{artifact} is not the file that was checked: its SHA-256 is {found[:12]}..., its record says "
+            f"{record.sha256[:12]}... Copy it again, or export it again."
+        )
+    return record

@@ -194,10 +194,15 @@ class Layer(nn.Module):
         """(B, N, D) to (B, N, D), or only to the first `kept` tokens of it."""
         if self.pre:
             y = self.norm1(x)
-            x = x[:, :kept] + self.attention(y, y[:, :kept])
+            x = first(x, kept) + self.attention(y, first(y, kept))
             return x + self.mlp(self.norm2(x))
-        x = self.norm1(x[:, :kept] + self.attention(x, x[:, :kept]))
+        asking = first(x, kept)
+        x = self.norm1(asking + self.attention(x, asking))
         return self.norm2(x + self.mlp(x))
+
+
+def first(x: Tensor, kept: int | None) -> Tensor:
+    return x if kept is None else x[:, :kept]
 
 
 class Musiq(nn.Module):
@@ -238,6 +243,8 @@ class Musiq(nn.Module):
 
     def rate(self, scales: list[Tensor]) -> Tensor:
         """The head's outputs (B, outputs) for the normalised pictures of a pyramid, each float (B, 3, h, w)."""
+        # The pyramid stays in fp32 when the rest is put into half precision.
+        scales = [scale.to(self.embed.class_token.dtype) for scale in scales]
         x = self.embed(self.trunk(scales))  # (B, N, D)
         for layer in self.layers[:-1]:
             x = layer(x)
@@ -251,6 +258,7 @@ class Musiq(nn.Module):
 
     def read(self, outputs: Tensor) -> tuple[Tensor, ...]:
         """Turn the head's outputs (B, outputs) into scores (B,), and shares (B, K) where the head has K > 1."""
+        outputs = outputs.to(self.pyramid.gain.dtype)
         shift, scale = self.spec.score_shift, self.spec.score_scale
         if self.spec.outputs == 1:
             return (outputs[:, 0] * scale + shift,)

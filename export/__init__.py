@@ -1,0 +1,1 @@
+"""From a checkpoint to files that production runs, each compared with the original before it gets its name."""

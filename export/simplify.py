@@ -1,0 +1,124 @@
+"""Exact simplifications of a trained model: the same scores from less work, proven against the original in float64.
+
+1. BatchNorm goes into the convolution before it; standardised convolution weights become constants.
+2. Position and scale embeddings become one constant table.
+3. Where it saves work, attention is folded: the key projection into the query's, the output projection into the value's.
+   For one head, with tokens x as columns and the softmax over the keys j:
+     (Wq x_i + bq) . (Wk x_j + bk) = (Wk' Wq x_i + Wk' bq) . x_j + a term without j, which a softmax cannot see,
+     Wo (sum_j p_j (Wv x_j + bv)) = Wo Wv (sum_j p_j x_j) + Wo bv, because the p_j sum to 1.
+   So keys and values are the tokens themselves, and two projections of every token are left. That pays where the head size
+   is the model's width (`resnet50-classic`), and in every model's last layer, where one token asks.
+
+The last layer's other rows (only the class token is read) are left out already in `musiq.model`.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from musiq.model import Attention, Embeddings, Musiq, ResNetTrunk, StandardisedConv
+
+
+class ConstantEmbeddings(nn.Module):
+    """`Embeddings` for one fixed picture size: one table (N-1, D) and the class token."""
+
+    table: Tensor
+    class_token: Tensor
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        super().__init__()
+        self.register_buffer("table", embeddings.table().detach())
+        self.register_buffer("class_token", embeddings.class_token.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.class_token.expand(x.shape[0], 1, -1), x + self.table], dim=1)
+
+
+class FoldedAttention(nn.Module):
+    """`Attention` whose keys and values are the tokens themselves; the heads are rows of one query matrix."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        heads = attention.heads
+        inner, dim = attention.query.weight.shape
+        size = inner // heads
+        wq, wk, wv = (
+            getattr(attention, name).weight.detach().view(heads, size, dim) for name in ("query", "key", "value")
+        )
+        bq, bv = (getattr(attention, name).bias.detach().view(heads, size) for name in ("query", "value"))
+        wo = attention.out.weight.detach().view(dim, heads, size)
+        self.heads = heads
+        self.query = nn.Linear(dim, heads * dim)
+        self.out = nn.Linear(heads * dim, dim)
+        scale = size**-0.5
+        self.query.weight.data = torch.einsum("hsk,hsq->hkq", wk, wq).reshape(heads * dim, dim) * scale
+        self.query.bias.data = torch.einsum("hsk,hs->hk", wk, bq).flatten() * scale
+        self.out.weight.data = torch.einsum("ohs,hsi->ohi", wo, wv).reshape(dim, heads * dim)
+        self.out.bias.data = attention.out.bias.detach() + torch.einsum("ohs,hs->o", wo, bv)
+
+    def forward(self, x: Tensor, asking: Tensor) -> Tensor:
+        q = self.query(asking).unflatten(2, (self.heads, -1)).flatten(1, 2).unsqueeze(1)  # (B, 1, n*heads, D)
+        tokens = x.unsqueeze(1)  # (B, 1, N, D)
+        gathered = F.scaled_dot_product_attention(q, tokens, tokens, scale=1.0).squeeze(1)  # (B, n*heads, D)
+        return self.out(gathered.unflatten(1, (-1, self.heads)).flatten(2))  # (B, n, D)
+
+
+@torch.no_grad()
+def simplify(model: Musiq) -> Musiq:
+    """A simplified copy of `model`, which keeps its precision; the arithmetic of folding is done in float64."""
+    dtype = next(model.parameters()).dtype
+    model = copy.deepcopy(model).double().eval()
+    if isinstance(model.trunk, ResNetTrunk):
+        _fold_batch_norms(model.trunk.net)
+    _fix_standardised(model.trunk)
+    model.embed = ConstantEmbeddings(model.embed)  # type: ignore[assignment]  # same call
+    for layer in model.layers:
+        if layer is model.layers[-1] or model.spec.head_dim == model.spec.dim:
+            layer.attention = FoldedAttention(layer.attention)  # type: ignore[arg-type, assignment]  # same call
+    return model.to(dtype)
+
+
+def _fold_batch_norms(module: nn.Module) -> None:
+    """Every (convN, bnN) of torchvision's ResNet, and the (0, 1) of its shortcuts, as one convolution."""
+    children = dict(module.named_children())
+    for name, child in children.items():
+        partner = name.replace("conv", "bn") if name.startswith("conv") else "1" if name == "0" else ""
+        if isinstance(child, nn.Conv2d) and isinstance(children.get(partner), nn.BatchNorm2d):
+            setattr(module, name, fuse_conv_bn_eval(child, children[partner]))
+            setattr(module, partner, nn.Identity())
+        else:
+            _fold_batch_norms(child)
+
+
+def _fix_standardised(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, StandardisedConv):
+            plain = nn.Conv2d(
+                child.in_channels,
+                child.out_channels,
+                child.kernel_size,
+                child.stride,
+                child.padding,
+                bias=False,  # type: ignore[arg-type]
+            )
+            plain.weight.data = child.standardised()
+            setattr(module, name, plain)
+        else:
+            _fix_standardised(child)
+
+
+def gflop(model: Musiq) -> float:
+    """Billions of floating-point operations for one picture: products and sums counted apart, products of matrices,
+    convolutions and attention only, by torch's own counter."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    spec = model.spec
+    image = torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
+    return counter.get_total_flops() / 1e9
