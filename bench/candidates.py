@@ -1,0 +1,96 @@
+"""What is to be measured: files found, their records read, and each artefact's PyTorch reference settled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from musiq import artifact
+from musiq.artifact import Record, sha256
+from musiq.errors import MusiqError
+from musiq.runtimes import RUNTIMES
+
+CHECKPOINTS = (".safetensors", ".pth", ".pt", ".npz")
+"""Endings of what PyTorch runs; every other ending that a runtime opens is an artefact's."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One file to measure: a checkpoint, run by PyTorch, or an artefact, run by its own runtime.
+
+    `record` is what its exporter wrote beside it. `height` and `width` are set for a checkpoint that stands in as the
+    reference of artefacts, whose picture size may be another than its own.
+    """
+
+    path: Path
+    format: str
+    sha256: str
+    record: Record | None = field(default=None, compare=False)
+    height: int | None = None
+    width: int | None = None
+
+    @property
+    def precision(self) -> str:
+        return "fp32" if self.format == "pytorch" else self.record.precision if self.record else "unknown"
+
+
+def find_models(paths: Sequence[Path]) -> list[Candidate]:
+    """Each file as given, and of each folder every file that a runtime opens. Raises MusiqError where there is none."""
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(path.rglob("*")) if path.is_dir() else []
+        files += [file for file in inside if artifact.suffix(file, list(RUNTIMES)) and not file.name.startswith(".")]
+        if not path.is_dir():
+            files.append(path)
+    if not files:
+        raise MusiqError(
+            f"There is no model in {', '.join(map(str, paths))}: expected files named *{', *'.join(RUNTIMES)}. "
+            "Make one with musiq-export, or give one with --models."
+        )
+    return [describe(file) for file in dict.fromkeys(files)]
+
+
+def describe(path: Path) -> Candidate:
+    """The Candidate of a file. Raises MusiqError for one that is missing or of no known kind."""
+    ending = artifact.suffix(path, list(RUNTIMES))
+    if ending is None:
+        raise MusiqError(f"{path} is of no known kind; expected a file named *{', *'.join(RUNTIMES)}.")
+    try:
+        digest = sha256(path)
+    except OSError as problem:
+        raise MusiqError(f"Cannot read {path}: {problem.strerror}. Check --models and --checkpoint.") from problem
+    try:
+        record = artifact.read_record(path)
+    except MusiqError:  # its runtime refuses it for the same reason, and that becomes its row
+        record = None
+    return Candidate(path, "pytorch" if ending in CHECKPOINTS else ending.lstrip("."), digest, record)
+
+
+def reference_of(artefact: Candidate, checkpoint: Candidate | None) -> tuple[Candidate | None, str]:
+    """The checkpoint to compare `artefact` with, and a remark: why there is none, or what is doubtful about it.
+
+    `checkpoint`, the one asked for, if the artefact was exported from it or does not say; else the one that its record
+    names, where a file of that name and SHA-256 lies beside the artefact, in the working folder or under runs/.
+    """
+    recorded = artefact.record.checkpoint if artefact.record else {}
+    name, digest = recorded.get("name", ""), recorded.get("sha256")
+    found = checkpoint if checkpoint and digest in (None, checkpoint.sha256) else None
+    if found is None and name and digest:
+        found = _search(artefact.path, Path(name), digest)
+    if found is None:
+        other = f"it was not exported from {checkpoint.path.name}; " if checkpoint else ""
+        lost = f"its checkpoint {name} was not found as it was" if name else "no record names its checkpoint"
+        return None, f"{other}{lost}; give it with --checkpoint"
+    doubt = "" if digest else f"no record says that it was exported from {found.path.name}"
+    if artefact.record is None:
+        return found, doubt
+    return replace(found, height=artefact.record.spec.height, width=artefact.record.spec.width), doubt
+
+
+def _search(artefact: Path, name: Path, digest: str) -> Candidate | None:
+    runs = sorted(Path("runs").rglob(name.name)) if Path("runs").is_dir() else []
+    for path in (name, artefact.parent / name.name, *runs):
+        if path.is_file() and artifact.suffix(path, list(CHECKPOINTS)) and sha256(path) == digest:
+            return describe(path)
+    return None

@@ -1,0 +1,55 @@
+"""From single latencies to the few figures that they support."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+SUPPORT = {50: 5, 90: 100, 95: 200, 99: 1000}
+"""Calls from which a percentile is given: ten or more of them lie beyond it (five in all suffice for the median)."""
+
+NOISY = 0.025
+"""Coefficient of variation above which a row says so."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one call, over `n` calls; a percentile is None where `n` does not support it (see SUPPORT).
+
+    `cv` is the standard deviation over the mean, `rounds_p50` the median of each round: drift shows there.
+    """
+
+    n: int
+    mean: float
+    min: float
+    max: float
+    cv: float | None
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    rounds_p50: list[float]
+
+
+def summarise(rounds: Sequence[Sequence[float]]) -> Latency | None:
+    """The figures of latencies in milliseconds, one sequence a round; None where there is not one latency."""
+    taken = [np.asarray(latencies, np.float64) for latencies in rounds if len(latencies)]
+    if not taken:
+        return None
+    pooled = np.concatenate(taken)
+    n = len(pooled)
+    percentiles = {q: float(np.percentile(pooled, q)) if n >= least else None for q, least in SUPPORT.items()}
+    return Latency(
+        n=n,
+        mean=float(pooled.mean()),
+        min=float(pooled.min()),
+        max=float(pooled.max()),
+        cv=float(pooled.std(ddof=1) / pooled.mean()) if n > 1 else None,
+        p50=percentiles[50],
+        p90=percentiles[90],
+        p95=percentiles[95],
+        p99=percentiles[99],
+        rounds_p50=[float(np.median(latencies)) for latencies in taken],
+    )

@@ -1,0 +1,93 @@
+"""What a run has measured, and the schema of `report.json`, which is kept stable.
+
+report.json is one object, schema "musiq-bench/1":
+
+- `schema`, `created` (ISO 8601, UTC), `command`, `interrupted`, `caption`
+- `environment`: platform, python, cpu, cores, memory_gib, gpus, versions, variables, load_average
+- `settings`: what the run was asked for; `pictures`: folders, found, used, fitted (resized or cropped), broken
+  [{path, reason}]; `labels`: null or source, target, split, n
+- `rows`: one for each model and batch, with the fields of `Row` in its order. A figure that does not exist is null, and
+  `words` has the reason under the figure's name. Fields may be added in this version, not changed or removed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .figures import Latency
+
+SCHEMA = "musiq-bench/1"
+
+Interval = list[float]  # [low, high], 95%
+
+
+@dataclass
+class Row:
+    """One model at one batch size. `status` is "ok", "failed", "missing package", "out of memory", "crashed",
+    "timed out", "fallback" or "interrupted", and `reason` says more.
+
+    Times are milliseconds of one call with `batch` pictures, unless the name has another unit. `model` clock
+    (`latency_ms`): uint8 pictures in host memory to scores there. `end_to_end_ms`: files on disk to scores, one after
+    another. Differences are absolute, in score units.
+    """
+
+    model: str
+    path: str
+    sha256: str
+    format: str
+    role: str  # "reference": PyTorch fp32, which others are compared with; "candidate"
+    precision: str
+    device: str  # asked for
+    batch: int
+    provider: str | None = None  # what really ran
+    status: str = "ok"
+    reason: str = ""
+    height: int | None = None
+    width: int | None = None
+    target: str | None = None
+    threads: int | None = None  # asked for; None leaves it to the runtime
+    tf32: str | None = None
+    file_mb: float | None = None
+    load_s: float | None = None  # median over rounds, imports included
+    cold_start_ms: float | None = None  # the first call, median over rounds
+    latency_ms: Latency | None = None
+    images_per_s: float | None = None  # of the model clock: pictures over the sum of latencies
+    end_to_end_ms: Latency | None = None
+    end_to_end_images_per_s: float | None = None
+    peak_memory_mib: float | None = None  # of the whole process, Python and packages included
+    device_memory_mib: float | None = None  # what all GPUs hold more after the run than before
+    reference: str | None = None
+    pictures: int | None = None  # scored, for the figures below
+    srcc_reference: float | None = None
+    max_difference: float | None = None
+    mean_difference: float | None = None
+    difference_at: str | None = None  # the picture with the largest
+    srcc: float | None = None
+    srcc_interval: Interval | None = None
+    plcc: float | None = None
+    plcc_interval: Interval | None = None
+    plcc_fitted: float | None = None
+    plcc_fitted_interval: Interval | None = None
+    krcc: float | None = None
+    krcc_interval: Interval | None = None
+    rmse: float | None = None
+    rmse_interval: Interval | None = None
+    srcc_delta: float | None = None  # SRCC minus the reference's, paired over pictures
+    srcc_delta_interval: Interval | None = None
+    words: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    created: str
+    command: str
+    environment: dict[str, Any]
+    settings: dict[str, Any]
+    pictures: dict[str, Any]
+    labels: dict[str, Any] | None
+    caption: str
+    rows: list[Row]
+    interrupted: bool = False
+    schema: str = SCHEMA

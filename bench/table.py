@@ -1,0 +1,154 @@
+"""The table: what fits into 100 columns, more where the terminal is wider, and what could not be put into a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .figures import NOISY, Latency
+from .report import Report, Row
+
+WIDTH = 100  # columns, where nothing says how wide the output is
+WIDE = 150  # columns from which the rest of the figures is shown too
+
+RUNTIMES = {"pytorch": "PyTorch", "onnx": "ORT"}
+
+SHORT = {
+    "fewer than 3 pictures": "too few",
+    "a score or label is not a number": "NaN",
+    "constant labels": "constant",
+    "constant scores": "constant",
+    "reference": "is it",
+}
+"""Words of a figure that does not exist, short enough for a cell; the report has them in full."""
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    text: Callable[[Row], str]
+    right: bool = True
+    wide: bool = False  # only where there is room
+    labelled: bool = False  # only where there are labels
+
+
+def _figure(name: str, form: str) -> Callable[[Row], str]:
+    """A cell of one figure, or the word for why there is none."""
+
+    def text(row: Row) -> str:
+        value = getattr(row, name)
+        if value is not None:
+            return format(value, form)
+        return SHORT.get(row.words[name], "none") if name in row.words else ""
+
+    return text
+
+
+def _time(clock: str, name: str) -> Callable[[Row], str]:
+    """A cell of one latency in milliseconds; a percentile that so few calls do not support is a dash."""
+
+    def text(row: Row) -> str:
+        latency: Latency | None = getattr(row, clock)
+        if latency is None:
+            return ""
+        value: float | None = getattr(latency, name)
+        return "-" if value is None else milliseconds(value)
+
+    return text
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+def _runs_on(row: Row) -> str:
+    runtime = RUNTIMES.get(row.format, row.format)
+    if row.provider is None:
+        return runtime
+    provider = row.provider.removesuffix("ExecutionProvider")
+    return provider if provider.lower().startswith(runtime.lower()) else f"{runtime} {provider}"
+
+
+def _per_s(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+COLUMNS = (
+    Column("model", lambda row: row.model, right=False),
+    Column("runs on", _runs_on, right=False),
+    Column("type", lambda row: row.precision, right=False),
+    Column("batch", lambda row: str(row.batch)),
+    Column("p50 ms", lambda row: _time("latency_ms", "p50")(row) if row.latency_ms else row.status),
+    Column("p90 ms", _time("latency_ms", "p90")),
+    Column("n", lambda row: str(row.latency_ms.n) if row.latency_ms else ""),
+    Column("img/s", lambda row: _per_s(row.images_per_s)),
+    Column("max diff", _figure("max_difference", ".1e")),
+    Column("SRCC ref", _figure("srcc_reference", ".5f")),
+    Column("SRCC", _figure("srcc", ".4f"), labelled=True),
+    Column("PLCC", _figure("plcc", ".4f"), labelled=True),
+    Column("files ms", _time("end_to_end_ms", "p50"), wide=True),
+    Column("load s", _figure("load_s", ".2f"), wide=True),
+    Column("first ms", _figure("cold_start_ms", ".0f"), wide=True),
+    Column("peak MiB", _figure("peak_memory_mib", ".0f"), wide=True),
+    Column("GPU MiB", _figure("device_memory_mib", ".0f"), wide=True),
+    Column("file MB", _figure("file_mb", ".1f"), wide=True),
+)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the table, its caption, and a line for each row that failed or needs a word."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left")
+    for column in (shown := _shown(report, console.width)):
+        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis")
+    for row in report.rows:
+        table.add_row(*(Text(column.text(row), style="" if row.status == "ok" else "red") for column in shown))
+    console.print(table)
+    for line in (report.caption, *remarks(report)):
+        console.print(line, highlight=False, markup=False)
+
+
+def _shown(report: Report, width: int) -> list[Column]:
+    return [
+        column
+        for column in COLUMNS
+        if (report.labels or not column.labelled)
+        and (width >= WIDE or not column.wide)
+        and (column.title != "GPU MiB" or report.environment["gpus"])
+    ]
+
+
+def caption(report: Report) -> str:
+    """What the figures are of: pictures, sizes, target, split, n, and both comparisons."""
+    pictures, labels = report.pictures, report.labels
+    sizes = sorted({f"{row.width}x{row.height}" for row in report.rows if row.width})
+    said = [f"{pictures['used']} pictures at {', '.join(sizes) or 'no size'}"]
+    if pictures["broken"]:
+        said.append(f" ({len(pictures['broken'])} that cannot be read left out)")
+    said.append(". Latency: uint8 pictures in memory to scores, n calls of one batch.")
+    said.append(" max diff, SRCC ref: to the scores of PyTorch fp32.")
+    if labels:
+        said.append(f" SRCC, PLCC: to {labels['target']}, split {labels['split']}, n = {labels['n']}.")
+    return "".join(said)
+
+
+def remarks(report: Report) -> list[str]:
+    """One line for each thing that the table's figures do not say by themselves."""
+    said = []
+    for row in report.rows:
+        name = f"{row.model} (batch {row.batch})"
+        if row.status != "ok":
+            said.append(f"{name}: {row.status}: {row.reason}")
+        elif "srcc_reference" in row.words and row.role != "reference":
+            said.append(f"{name}: not compared with PyTorch: {row.words['srcc_reference']}")
+        if row.latency_ms is not None and (row.latency_ms.cv or 0) > NOISY:
+            said.append(f"{name}: latencies vary by {row.latency_ms.cv:.1%} (standard deviation over mean)")
+        if row.srcc_delta is not None and row.srcc_delta_interval is not None and row.role != "reference":
+            low, high = row.srcc_delta_interval
+            said.append(f"{name}: SRCC {row.srcc_delta:+.5f} from PyTorch, 95% interval {low:+.5f} to {high:+.5f}")
+        said += [f"{name}: {note}" for note in row.notes]
+    return said
