@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
+from musiq import artifact
 from musiq.errors import MusiqError
+from musiq.image import MAX_PIXELS, find_images
+from musiq.noise import without_decoder_noise
+from musiq.rows import FORMATS, RowFile, Table
+from musiq.score import BATCH, MAX_WORKERS, Row, Scorer
+
+SOME_FAILED = 3
 
 
 class Command(click.Command):
@@ -24,3 +38,171 @@ class Command(click.Command):
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(130)
+
+
+@click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.argument("paths", nargs=-1, required=True)
+@click.option(
+    "--model", type=click.Path(path_type=Path), show_default="newest in exports/", help="Artefact to score with."
+)
+@click.option("--out", type=click.Path(path_type=Path), show_default="stdout", help="File for the rows.")
+@click.option(
+    "--format", "kind", type=click.Choice(FORMATS), show_default="--out's ending, else csv", help="Of the rows."
+)
+@click.option("--device", default="auto", help="auto, cpu or cuda:0.")
+@click.option("--batch-size", type=click.IntRange(1), default=BATCH, help="Pictures given to the model at once.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    show_default=f"the CPUs allowed, {MAX_WORKERS} at most",
+    help="Decoding threads.",
+)
+@click.option("--threads", type=click.IntRange(1), show_default="the CPUs allowed", help="The model's own, on a CPU.")
+@click.option("--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Larger pictures are not decoded.")
+@click.option("--background", type=click.Choice(["white", "black"]), default="white", help="Behind transparent pixels.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted --out: skip the pictures that it has rows for.")
+@click.option("--fail-on-error", is_flag=True, help="Stop at the first picture that cannot be scored, and exit with 1.")
+def main(
+    paths: tuple[str, ...],
+    model: Path | None,
+    out: Path | None,
+    kind: str | None,
+    resume: bool,
+    fail_on_error: bool,
+    **options: Any,
+) -> None:
+    """Score pictures: files, folders (recursive), URLs, or - for a list of them on stdin, one a line.
+
+    One row a picture, in order: path, score, fitted (how the picture was made to fit the model's size), error (why there
+    is no score), model. With --out, rows gather in OUT.part, which becomes OUT once all are there.
+
+    Exit code: 0 all scored, 3 some have errors, 1 could not run.
+    """
+    if resume and out is None:
+        raise MusiqError("--resume continues a file: name it with --out.")
+    kind = kind or kind_of(out)
+    model = model or newest_model(Path("exports"))
+    sources = expand(paths)
+    with Scorer(model, **options) as scorer, without_decoder_noise(), ExitStack() as stack:
+        table = Table(kind, f"{model.stem}@{artifact.sha256(model)[:12]}", scorer.spec.outputs)
+        if out is None:
+            errors = score_all(scorer, sources, to_stdout(table), fail_on_error, quiet=sys.stdout.isatty())
+        else:
+            file = stack.enter_context(RowFile(out, table, resume))
+            with resumable(file):
+                errors = score_all(scorer, without(sources, file.done), file.write, fail_on_error)
+                file.finish()
+    sys.exit(SOME_FAILED if errors else 0)
+
+
+def kind_of(out: Path | None) -> str:
+    """The format that the name of the output asks for."""
+    ending = "csv" if out is None else out.suffix.lower().removeprefix(".")
+    if ending not in FORMATS:
+        raise MusiqError(f"The name {out} does not tell its format; end it in .csv, .tsv or .jsonl, or give --format.")
+    return ending
+
+
+def newest_model(folder: Path) -> Path:
+    models = sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime)
+    if not models:
+        raise MusiqError(f"There is no model in {folder}/. Make one with musiq-export, or name one with --model.")
+    return models[-1]
+
+
+def expand(names: Iterable[str]) -> list[str]:
+    """The pictures that the arguments mean: names as given, folders' pictures, and for - those that stdin lists."""
+    sources: list[str] = []
+    for name in names:
+        if name == "-":
+            lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
+            sources += expand(line for line in lines if line not in ("", "-"))
+        elif os.path.isdir(name):
+            sources += map(str, find_images([name]))
+        else:
+            sources.append(name)
+    if not sources:
+        raise MusiqError("There is nothing to score: the list on stdin is empty. Give one path a line.")
+    return sources
+
+
+def without(sources: Iterable[str], done: Counter[str]) -> list[str]:
+    """The sources that have no row yet; one given twice has two."""
+    left = done.copy()
+    todo = []
+    for source in sources:
+        if left[source] > 0:
+            left[source] -= 1
+        else:
+            todo.append(source)
+    return todo
+
+
+def to_stdout(table: Table) -> Callable[[Row], None]:
+    stream = sys.stdout.buffer
+    stream.write(table.head())
+
+    def write(row: Row) -> None:
+        stream.write(table.line(row))
+        stream.flush()
+
+    return write
+
+
+@contextmanager
+def resumable(file: RowFile) -> Iterator[None]:
+    """Tell how to go on, should the run be interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"The rows so far are in {file.part}: the same command with --resume goes on from there.", err=True)
+        raise
+
+
+def score_all(
+    scorer: Scorer, sources: list[str], write: Callable[[Row], None], fail_on_error: bool, quiet: bool = False
+) -> int:
+    """Score and write each, with progress on stderr, and say at the end how it went; the count of errors."""
+    start, scored, errors = time.perf_counter(), 0, 0
+    with progress(len(sources), quiet) as advance:
+        for row in scorer.score_many(sources):
+            write(row)
+            scored, errors = scored + (not row.error), errors + bool(row.error)
+            if row.error and fail_on_error:
+                raise MusiqError(f"{row.path}: {row.error}")
+            advance(errors)
+    click.echo(summary(scorer, scored, errors, time.perf_counter() - start), err=True)
+    return errors
+
+
+def summary(scorer: Scorer, scored: int, errors: int, seconds: float) -> str:
+    """One line: counts, speed, and which side held the other up."""
+    seconds = max(seconds, 1e-9)
+    decode, model = scorer.busy.decode_s / seconds / scorer.workers, scorer.busy.model_s / seconds
+    return (
+        f"{scored:,} scored, {errors:,} error{'' if errors == 1 else 's'}, {(scored + errors) / seconds:.3g} images/s "
+        f"(decode {min(decode, 1):.0%}, model {min(model, 1):.0%} busy)"
+    )
+
+
+@contextmanager
+def progress(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr with count, rate, time left and errors, where stderr is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    rate, wrong = TextColumn("{task.fields[rate]:.3g} images/s"), TextColumn("{task.fields[errors]} errors")
+    columns = BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), wrong
+    disable = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=disable) as bar:
+        task = bar.add_task("", total=total, rate=0.0, errors=0)
+
+        def advance(errors: int) -> None:
+            bar.update(task, advance=1, rate=bar.tasks[0].speed or 0.0, errors=errors)
+
+        yield advance
+
+
+if __name__ == "__main__":
+    main()

@@ -92,7 +92,7 @@ def fit(image: Image, height: int, width: int) -> tuple[Image, str]:
         top, left = (size[1] - height) // 2, (size[0] - width) // 2
         image = np.ascontiguousarray(image[top : top + height, left : left + width])
         said.append(f"cropped {size[0]}x{size[1]} to {width}x{height}")
-    return image, ", ".join(said)
+    return image, "; ".join(said)
 
 
 def _resized(image: Image, size: tuple[int, int], ratio: float) -> Image:
@@ -183,7 +183,7 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
             raise ImageError(_too_long(status.st_size, max_bytes))
         return path.read_bytes()
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
-        reason = "there is no such file" if isinstance(problem, FileNotFoundError) else str(problem)
+        reason = "there is no such file or folder" if isinstance(problem, FileNotFoundError) else str(problem)
         raise ImageError(f"Cannot read the file: {reason}. Check the path and its permissions.") from problem
 
 

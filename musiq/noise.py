@@ -1,0 +1,60 @@
+"""Image decoders written in C print to stderr what `musiq.image` already raises with more context: this drops it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PREFIXES = (
+    b"libpng ",
+    b"Corrupt JPEG data",
+    b"Premature end of JPEG",
+    b"Invalid SOS parameters",
+    b"Warning: unknown JFIF",
+)
+"""How the lines of libpng and libjpeg begin; whatever else the process prints passes."""
+
+
+@contextmanager
+def without_decoder_noise() -> Iterator[None]:
+    """Let stderr through, without those lines, until the end of the block.
+
+    Python's own stderr goes straight to where it went before, so that it stays a terminal if it was one. Nothing happens
+    where Python's stderr is not the process's (under a test runner, without a console).
+    """
+    if not _stderr_is_the_process_s():
+        yield
+        return
+    real = os.dup(2)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    relay = threading.Thread(target=_relay, args=(reading, real), daemon=True)
+    relay.start()
+    before = sys.stderr
+    try:
+        with open(real, "w", buffering=1, errors="backslashreplace", closefd=False) as sys.stderr:
+            yield
+    finally:
+        sys.stderr = before
+        os.dup2(real, 2)  # closes the pipe's last writing end, which ends the relay
+        relay.join(timeout=1)
+        os.close(real)
+
+
+def _stderr_is_the_process_s() -> bool:
+    stream = sys.stderr
+    try:
+        return stream is not None and stream is sys.__stderr__ and stream.fileno() == 2
+    except (OSError, ValueError):
+        return False
+
+
+def _relay(reading: int, real: int) -> None:
+    with open(reading, "rb") as lines:
+        for line in lines:
+            if not line.startswith(PREFIXES):
+                os.write(real, line)
