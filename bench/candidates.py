@@ -51,6 +51,16 @@ def find_models(paths: Sequence[Path]) -> list[Candidate]:
     return [describe(file) for file in dict.fromkeys(files)]
 
 
+def short_names(candidates: Sequence[Candidate]) -> dict[Candidate, str]:
+    """What to call each in a table: the file's name without its ending, the folder before it where that is not enough."""
+    files = {candidate: candidate.path.absolute() for candidate in candidates}
+    names = {}
+    for candidate, file in files.items():
+        alike = [o for o in files.values() if o != file and (o.stem, o.suffix) == (file.stem, file.suffix)]
+        names[candidate] = f"{file.parent.name}/{file.stem}" if alike else file.stem
+    return names
+
+
 def describe(path: Path) -> Candidate:
     """The Candidate of a file. Raises MusiqError for one that is missing or of no known kind."""
     ending = artifact.suffix(path, list(RUNTIMES))

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,13 +57,20 @@ def measure(job: Job, say: Say) -> None:
         say("failed", status="fallback", reason=f"asked for {job.device}, but {provider} is what runs")
         return
     spec = runtime.spec
-    facts = {"height": spec.height, "width": spec.width, "target": spec.target, "score_range": spec.score_range}
+    facts = {"height": spec.height, "width": spec.width, "target": spec.target}
     say("opened", provider=provider, load_s=load_s, **facts)
     pictures = Pictures(**json.loads(sys.stdin.readline()), height=spec.height, width=spec.width)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     figures = _figures(job, runtime, pictures, say)
     memory_after = device_memory_mib()
     taken = None if memory_before is None or memory_after is None else max(0.0, memory_after - memory_before)
     say("finished", **figures, peak_memory_mib=peak_memory_mib(), device_memory_mib=taken, tf32=tf32())
+
+
+def _die_with_parent() -> None:
+    """Nobody waits for the figures any more once the other end of standard input is closed."""
+    sys.stdin.read()
+    os._exit(1)
 
 
 def open_model(job: Job) -> tuple[Runtime, float]:

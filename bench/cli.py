@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from musiq.cli import Command
 from musiq.errors import MusiqError
 
-from .candidates import Candidate, describe, find_models, reference_of
+from .candidates import Candidate, describe, find_models, reference_of, short_names
 from .environment import describe as describe_environment
 from .gates import offending
 from .measure import Cell, Settings, rows, run_rounds
@@ -105,9 +105,10 @@ def plan(models: Sequence[Candidate], checkpoint: Path | None, settings: Setting
     alone = [model for model in [*([chosen] if chosen else []), *models] if model.format == "pytorch"]
     known = {reference.sha256 for reference in references}
     references += [model for model in dict.fromkeys(alone) if model.sha256 not in known]
-    cells = [Cell(model, batch, "reference", model) for model in references for batch in settings.batches]
-    for artefact, (reference, doubt) in settled.items():
-        cells += [Cell(artefact, batch, "candidate", reference, doubt) for batch in settings.batches]
+    names = short_names([*references, *artefacts])
+    cells = [Cell(names[it], it, batch, "reference", it) for it in references for batch in settings.batches]
+    for it, (reference, doubt) in settled.items():
+        cells += [Cell(names[it], it, batch, "candidate", reference, doubt) for batch in settings.batches]
     return cells
 
 

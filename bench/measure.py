@@ -37,6 +37,7 @@ class Settings:
 class Cell:
     """One model at one batch size, and what its rounds have given so far."""
 
+    name: str
     candidate: Candidate
     batch: int
     role: str
@@ -126,7 +127,7 @@ def _row(
 ) -> Row:
     candidate = cell.candidate
     row = Row(
-        model=candidate.path.stem,
+        model=cell.name,
         path=str(candidate.path),
         sha256=candidate.sha256,
         format=candidate.format,

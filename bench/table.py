@@ -23,7 +23,7 @@ SHORT = {
     "a score or label is not a number": "NaN",
     "constant labels": "constant",
     "constant scores": "constant",
-    "reference": "is it",
+    "reference": "ref",
 }
 """Words of a figure that does not exist, short enough for a cell; the report has them in full."""
 
@@ -104,7 +104,9 @@ def show(report: Report, console: Console) -> None:
     """Print the table, its caption, and a line for each row that failed or needs a word."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left")
     for column in (shown := _shown(report, console.width)):
-        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis")
+        # Where there is little room the name alone is folded, so that every figure stays whole.
+        folds = column.title == "model"
+        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=not folds, overflow="fold")
     for row in report.rows:
         table.add_row(*(Text(column.text(row), style="" if row.status == "ok" else "red") for column in shown))
     console.print(table)
@@ -138,17 +140,28 @@ def caption(report: Report) -> str:
 
 def remarks(report: Report) -> list[str]:
     """One line for each thing that the table's figures do not say by themselves."""
-    said = []
-    for row in report.rows:
-        name = f"{row.model} (batch {row.batch})"
-        if row.status != "ok":
-            said.append(f"{name}: {row.status}: {row.reason}")
-        elif "srcc_reference" in row.words and row.role != "reference":
-            said.append(f"{name}: not compared with PyTorch: {row.words['srcc_reference']}")
-        if row.latency_ms is not None and (row.latency_ms.cv or 0) > NOISY:
-            said.append(f"{name}: latencies vary by {row.latency_ms.cv:.1%} (standard deviation over mean)")
-        if row.srcc_delta is not None and row.srcc_delta_interval is not None and row.role != "reference":
-            low, high = row.srcc_delta_interval
-            said.append(f"{name}: SRCC {row.srcc_delta:+.5f} from PyTorch, 95% interval {low:+.5f} to {high:+.5f}")
-        said += [f"{name}: {note}" for note in row.notes]
+    said = [f"{_name(row)}: {remark}" for row in report.rows for remark in _remarks(row)]
+    wanted = report.labels["target"] if report.labels else None
+    for target in dict.fromkeys(row.target for row in report.rows if wanted and row.target not in (None, wanted)):
+        said.append(f"Scores predict {target}, labels are {wanted}: ranks can be compared, RMSE cannot.")
+    unsteady = [(row, row.latency_ms.cv) for row in report.rows if row.latency_ms and row.latency_ms.cv]
+    noisy = [f"{_name(row)} {cv:.0%}" for row, cv in unsteady if cv > NOISY]
+    if noisy:
+        said.append(f"Latencies vary by more than {NOISY:.1%} (standard deviation over mean): {', '.join(noisy)}.")
     return said
+
+
+def _name(row: Row) -> str:
+    return f"{row.model} on {_runs_on(row)}, batch {row.batch}"
+
+
+def _remarks(row: Row) -> list[str]:
+    said = []
+    if row.status != "ok":
+        said.append(f"{row.status}: {row.reason}")
+    elif row.role != "reference" and row.words.get("srcc_reference") and row.max_difference is None:
+        said.append(f"not compared with PyTorch: {row.words['srcc_reference']}")
+    if row.srcc_delta and row.srcc_delta_interval is not None:
+        low, high = row.srcc_delta_interval
+        said.append(f"SRCC {row.srcc_delta:+.5f} from PyTorch's, 95% interval {low:+.5f} to {high:+.5f}")
+    return said + row.notes
