@@ -1,0 +1,143 @@
+"""The folder of one training run: its settings, its state, and how it is opened again.
+
+run.json          settings and what the labels are; everything needed to go on
+split.csv         the labels with the split, a manifest itself
+state.pt          model, optimiser and position, read by training alone
+best.safetensors  the checkpoint of the best validation SRCC, last.safetensors that of the last epoch
+metrics.json, predictions.csv   the test split's figures and scores, written once at the end
+tensorboard/      the curves
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from musiq.artifact import whole
+from musiq.data import Dataset, read_manifest, write_manifest
+from musiq.errors import MusiqError
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides the weights of a run, besides the pictures."""
+
+    preset: str
+    start: str | None
+    height: int
+    width: int
+    outputs: int
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    warmup: float
+    clip: float
+    loss: str
+    margin: float
+    flip: bool
+    seed: int
+    trunk_weights: str
+    batch_norm: str
+    mixed_precision: str
+
+
+@dataclass
+class State:
+    """Where a run stands: `step` batches of `epoch` are done. `best` is (validation SRCC, epoch)."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    best_srcc: float = float("nan")
+    best_epoch: int = -1
+    seconds: float = 0.0
+
+
+def new_folder(preset: str) -> Path:
+    return RUNS / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def newest() -> Path:
+    """The run folder touched last. Raises MusiqError where there is none."""
+    found = sorted(RUNS.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise MusiqError(f"There is no run in {RUNS.resolve()} to resume; give its folder with --out.")
+    return found[-1].parent
+
+
+def exists(folder: Path | None) -> bool:
+    return folder is not None and (folder / "run.json").exists()
+
+
+def check_new(folder: Path) -> None:
+    if exists(folder):
+        raise MusiqError(f"{folder} holds a run already: go on with --resume --out {folder}, or give another --out.")
+
+
+def write_run(folder: Path, settings: Settings, dataset: Dataset) -> None:
+    """run.json last: a folder with it is complete."""
+    write_manifest(dataset, folder / "split.csv")
+    labels = {"root": str(dataset.root.resolve()), "target": dataset.target, "score_range": dataset.score_range}
+    write_json(folder / "run.json", {"settings": dataclasses.asdict(settings), "labels": labels})
+
+
+def read_run(folder: Path) -> tuple[Settings, Dataset]:
+    """Settings and labelled pictures of a run. Raises MusiqError where the folder holds none."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        settings, labels = Settings(**record["settings"]), record["labels"]
+    except OSError as problem:
+        raise MusiqError(f"{folder} holds no run to resume ({problem.strerror}: run.json).") from problem
+    except (ValueError, TypeError, KeyError) as problem:
+        raise MusiqError(f"{folder / 'run.json'} cannot be read ({problem}); start a new run.") from problem
+    dataset = read_manifest(folder / "split.csv", Path(labels["root"]))
+    limits = tuple(labels["score_range"]) if labels["score_range"] else None
+    return settings, dataclasses.replace(dataset, target=labels["target"], score_range=limits)
+
+
+def check_same(settings: Settings, asked: dict[str, Any], given: Collection[str]) -> None:
+    """Raises MusiqError where an option given on the command line is not what the run to resume was started with."""
+    for name, value in dataclasses.asdict(settings).items():
+        if name in given and asked[name] != value:
+            option = "--" + name.replace("_", "-")
+            raise MusiqError(
+                f"This run was started with {option} {value}, and {option} {asked[name]} would make it another one: leave "
+                "the option out to resume, or start a new run with another --out."
+            )
+
+
+def write_json(path: Path, value: object) -> None:
+    with whole(path) as part:
+        part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def save_state(folder: Path, state: State, parts: dict[str, Any]) -> None:
+    """`parts` are state dicts: of model, optimiser and gradient scaler."""
+    import torch
+
+    with whole(folder / "state.pt") as part:
+        torch.save({"state": dataclasses.asdict(state), **parts}, part)
+
+
+def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
+    """The saved position and state dicts; the beginning and {} where a run was stopped before the first was saved."""
+    import torch
+
+    path = folder / "state.pt"
+    if not path.exists():
+        return State(), {}
+    try:
+        parts: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return State(**parts.pop("state")), parts
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as problem:
+        raise MusiqError(f"{path} is broken; start a new run, or put a copy of the file back.") from problem
