@@ -7,6 +7,7 @@ never an exception or a warning, and `undefined(predicted, labels)` says why in 
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,6 +68,7 @@ def plcc_fitted(predicted: ArrayLike, labels: ArrayLike) -> float:
     scores, wanted = _pair(predicted, labels)
     if undefined(scores, wanted) or len(scores) < 5:
         return math.nan
+    scores = scores / np.abs(scores).max()
     fitted = _fit_logistic((scores - scores.mean()) / scores.std(), wanted)
     return math.nan if fitted is None else plcc(fitted, wanted)
 
@@ -76,7 +78,8 @@ def rmse(predicted: ArrayLike, labels: ArrayLike) -> float:
     scores, wanted = _pair(predicted, labels)
     if not len(scores) or not (np.isfinite(scores).all() and np.isfinite(wanted).all()):
         return math.nan
-    return float(np.sqrt(np.mean((scores - wanted) ** 2)))
+    with np.errstate(over="ignore"):
+        return float(np.sqrt(np.mean((scores - wanted) ** 2)))
 
 
 METRICS = {"srcc": srcc, "plcc": plcc, "plcc_fitted": plcc_fitted, "krcc": krcc, "rmse": rmse}
@@ -104,22 +107,24 @@ def _pair(predicted: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
 
 def _pearson(x: Floats, y: Floats) -> float:
     x, y = x - x.mean(), y - y.mean()
+    # To [-1, 1], so that no square leaves double precision.
+    x, y = x / (np.abs(x).max() or 1), y / (np.abs(y).max() or 1)
     product = float(np.linalg.norm(x) * np.linalg.norm(y))
-    # Numbers that differ only beyond double precision leave a norm of zero.
     return float(np.clip(x @ y / product, -1, 1)) if product > 0 else math.nan
 
 
 def _fit_logistic(x: Floats, y: Floats) -> Floats | None:
     """The logistic's values at x (standardised, so that its start suits any units); None where there is no fit."""
     try:
-        from scipy.optimize import curve_fit
+        from scipy.optimize import OptimizeWarning, curve_fit
     except ImportError:
         return None
     # The start slopes the way the scores do: |b4| alone cannot turn a falling curve into a rising one.
     rising = _pearson(x, y) >= 0
     start = [y.max(), y.min(), 0.0, 0.5] if rising else [y.min(), y.max(), 0.0, 0.5]
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", OptimizeWarning)  # a curve that meets its points exactly has no covariance
             found, _ = curve_fit(_logistic, x, y, p0=start, maxfev=20000, ftol=1e-10, xtol=1e-10)
     except (RuntimeError, ValueError):  # no convergence
         return None

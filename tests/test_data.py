@@ -1,0 +1,210 @@
+"""Label files of every layout, and the splits drawn where they have none."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from musiq.data import (
+    KONIQ_HOME,
+    KONIQ_MOS,
+    KONIQ_RATING,
+    as_shares,
+    missing,
+    read_koniq,
+    read_labels,
+    read_manifest,
+    sample,
+    settle_split,
+    write_manifest,
+)
+from musiq.errors import MusiqError
+
+# Three rows in the words of KonIQ-10k's own files, of pictures that do not exist.
+SETS = """image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set
+1.jpg,0.0,0.0,0.25,0.7,0.05,105,77.38,0.5277,training
+2.jpg,0.0,0.5,0.5,0.0,0.0,96,38.73,0.5800,validation
+3.jpg,0.1,0.2,0.3,0.3,0.1,100,55.10,1.1,test
+"""
+SCORES = """"image_name","c1","c2","c3","c4","c5","c_total","MOS","SD","MOS_zscore"
+"1.jpg",0,0,25,73,7,105,3.83,0.53,77.38
+"2.jpg",0,50,46,0,0,96,2.48,0.58,38.73
+"""
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_labels(text: str) -> Path:
+        path = tmp_path / "labels.csv"
+        path.write_text(text)
+        return path
+
+    return write_labels
+
+
+def test_a_manifest_gives_paths_beside_it_and_keeps_further_columns(write: Write) -> None:
+    path = write("image,mos,split,std,device\na/1.png,3.5,train,0.4,phone\n2.png,1,test,,\n")
+    first, second = read_manifest(path).items
+    assert first.path == path.parent / "a/1.png"
+    assert (first.mos, first.split, first.std, first.extra) == (3.5, "train", 0.4, {"device": "phone"})
+    assert (second.split, second.std, second.shares) == ("test", None, None)
+
+
+@pytest.mark.parametrize("text", ["image;mos\n1.png;2\n", "\ufeffimage\tMOS\r\n1.png\t2\r\n", "filename,mos\n1.png, 2 \n"])
+def test_other_separators_byte_order_marks_and_line_ends_are_read(write: Write, text: str) -> None:
+    (item,) = read_labels(write(text)).items
+    assert (item.image, item.mos) == ("1.png", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("image,mos\n1.png,2\n2.png,good\n", "row 3: mos is 'good'; expected a number"),
+        ("image,mos\n1.png,nan\n", "row 2: mos is 'nan'"),
+        ("image,mos\n1.png\n", "row 2: mos is None"),
+        ("image,mos\n,3\n", "row 2: no picture is named"),
+        ("image,mos\n1.png,3\n1.png,4\n", "row 3: 1.png is there twice"),
+        ("image,mos,split\n1.png,3,dev\n", "row 2: the split is 'dev'; expected train, val or test"),
+        ("image,mos,c1,c2\n1.png,3,0,0\n", "row 2: the shares [0.0, 0.0] are none"),
+        ("image,mos,c1,c3\n1.png,3,1,0\n", "share columns c1, c3; expected c1, c2"),
+        ("picture,score\n1.png,3\n", "has the columns picture, score; needed are image,mos"),
+        ("image,mos\n", "no row below its header"),
+        ("", "(none)"),
+    ],
+)
+def test_a_bad_label_file_is_refused_with_its_row(write: Write, text: str, says: str) -> None:
+    with pytest.raises(MusiqError) as caught:
+        read_labels(write(text))
+    assert says in str(caught.value)
+
+
+def test_a_label_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MusiqError, match="Cannot read the labels"):
+        read_labels(tmp_path / "none.csv")
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0\x00")
+    with pytest.raises(MusiqError, match="no UTF-8 text"):
+        read_labels(tmp_path / "photo.jpg")
+
+
+def test_koniq_is_read_with_its_official_split_its_shares_and_its_target(tmp_path: Path) -> None:
+    (tmp_path / "1024x768").mkdir()
+    (tmp_path / "koniq10k_distributions_sets.csv").write_text(SETS)
+    (tmp_path / "koniq-10k.txt").write_text("0\t1.jpg\t3.8\n")  # the table with the official split goes first
+    dataset = read_koniq(tmp_path)
+    assert [item.split for item in dataset.items] == ["train", "val", "test"]
+    assert (dataset.target, dataset.score_range) == (KONIQ_MOS, (0, 100))
+    assert dataset.items[0].mos == 77.38
+    assert dataset.items[0].shares == pytest.approx((0, 0, 0.25, 0.7, 0.05))
+    assert dataset.items[0].path == tmp_path / "1024x768/1.jpg"
+
+
+def test_koniqs_other_table_counts_ratings_and_has_the_0_to_100_score_under_another_name(write: Write) -> None:
+    dataset = read_labels(write(SCORES))
+    assert (dataset.target, dataset.items[0].mos) == (KONIQ_MOS, 77.38)
+    assert sum(dataset.items[0].shares or ()) == pytest.approx(1)
+    assert (dataset.items[0].shares or ())[3] == pytest.approx(73 / 105)
+
+
+def test_the_list_of_mean_ratings_is_another_target_and_splits_80_20_by_scene(tmp_path: Path) -> None:
+    path = tmp_path / "koniq-10k.txt"
+    path.write_text("".join(f"{i // 2}\t{i}.jpg\t{1 + i / 100}\n" for i in range(200)))
+    dataset, said = settle_split(read_labels(path), seed=3)
+    assert (dataset.target, dataset.score_range) == (KONIQ_RATING, (1, 5))
+    assert [len(dataset.split(name)) for name in ("train", "val", "test")] == [144, 16, 40]
+    assert "seed 3" in said
+    scenes = [{item.extra["scene"] for item in dataset.split(name)} for name in ("train", "val", "test")]
+    assert not scenes[0] & scenes[1]
+    assert not scenes[0] & scenes[2]
+    assert not scenes[1] & scenes[2]
+
+
+def test_a_bad_row_of_the_list_is_named(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("0\t1.jpg\t3.8\n1\t2.jpg\n")
+    with pytest.raises(MusiqError, match="row 2"):
+        read_labels(tmp_path / "list.txt")
+
+
+def test_what_is_missing_of_koniq_is_named_with_where_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(MusiqError, match="koniq10k_distributions_sets.csv") as caught:
+        read_koniq(tmp_path)
+    assert KONIQ_HOME in str(caught.value)
+    (tmp_path / "koniq-10k.txt").write_text("0\t1.jpg\t3.8\n")
+    with pytest.raises(MusiqError, match="no folder 1024x768/") as caught:
+        read_koniq(tmp_path)
+    assert KONIQ_HOME in str(caught.value)
+
+
+def test_pictures_that_are_not_there_are_found_out(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "2.png").write_bytes(b"x")
+    assert [item.image for item in missing(read_labels(write("image,mos\n1.png,1\n2.png,2\n")).items)] == ["1.png"]
+
+
+def test_a_drawn_split_depends_on_the_seed_alone(write: Write) -> None:
+    dataset = read_labels(write("image,mos\n" + "".join(f"{i}.png,{i}\n" for i in range(50))))
+    first, again, other = (settle_split(dataset, seed)[0] for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert [len(first.split(name)) for name in ("train", "val", "test")] == [40, 5, 5]
+
+
+def test_validation_is_drawn_from_train_where_only_it_is_missing(write: Write) -> None:
+    rows = "".join(f"{i}.png,{i},{'test' if i < 10 else 'train'}\n" for i in range(50))
+    dataset, said = settle_split(read_labels(write("image,mos,split\n" + rows)), seed=0)
+    assert {item.image for item in dataset.split("test")} == {f"{i}.png" for i in range(10)}
+    assert (len(dataset.split("train")), len(dataset.split("val"))) == (36, 4)
+    assert "no validation split" in said
+
+
+def test_a_half_filled_split_column_is_refused(write: Write) -> None:
+    dataset = read_labels(write("image,mos,split\n1.png,1,train\n2.png,2,\n"))
+    with pytest.raises(MusiqError, match="1 pictures have no split, 2.png first"):
+        settle_split(dataset, seed=0)
+
+
+def test_a_written_manifest_reads_back_equal_to_the_last_bit(write: Write, tmp_path: Path) -> None:
+    dataset = read_labels(write("image,mos,split,std,c1,c2,by\n1.png,0.1,train,0.3,1,2,me\n2.png,7,test,,3,4,\n"))
+    write_manifest(dataset, tmp_path / "deep/split.csv")
+    again = read_manifest(tmp_path / "deep/split.csv", dataset.root)
+    for found, item in zip(again.items, dataset.items, strict=True):
+        assert found.shares == pytest.approx(item.shares)
+        assert dataclasses.replace(found, shares=None) == dataclasses.replace(item, shares=None)
+
+
+def test_shares_make_the_mean_rating_the_label(write: Write) -> None:
+    dataset = as_shares(read_labels(write(SETS)), 5)
+    assert (dataset.target, dataset.score_range) == (KONIQ_RATING, (1, 5))
+    assert dataset.items[0].mos == pytest.approx(0.25 * 3 + 0.7 * 4 + 0.05 * 5)
+
+
+@pytest.mark.parametrize(("text", "says"), [("image,mos\n1.png,2\n", "have none"), (SETS, "have c1..c5")])
+def test_shares_that_are_not_there_are_asked_for(write: Write, text: str, says: str) -> None:
+    with pytest.raises(MusiqError, match=r"columns c1\.\.c10") as caught:
+        as_shares(read_labels(write(text)), 10)
+    assert says in str(caught.value)
+
+
+def test_a_sample_keeps_the_proportions_of_the_splits(write: Write) -> None:
+    rows = "".join(f"{i}.png,{i},{'train' if i < 60 else 'val' if i < 80 else 'test'}\n" for i in range(100))
+    dataset = read_labels(write("image,mos,split\n" + rows))
+    small = sample(dataset, 10, seed=0)
+    assert small.counts() == "6 train, 2 val, 2 test"
+    assert sample(dataset, 10, seed=0) == small
+    assert sample(dataset, 1000, seed=0) == dataset
+
+
+def test_pictures_are_matched_to_labels_by_path_and_else_by_a_name_that_is_unique(write: Write, tmp_path: Path) -> None:
+    dataset = read_labels(write("image,mos\na/1.png,1\nb/1.png,2\nb/2.png,3\n"))
+    asked = [tmp_path / "x/../b/1.png", Path("elsewhere/2.png"), Path("elsewhere/1.png"), Path("3.png")]
+    assert [item and item.mos for item in dataset.match(asked)] == [2, 3, None, None]
+
+
+def test_reading_labels_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import musiq.data, musiq.metrics, musiq.losses, musiq.demo"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,101 @@
+"""Agreement figures against scipy's, and what happens where there are none."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from musiq.metrics import METRICS, agreement, krcc, plcc, plcc_fitted, ranks, rmse, srcc, undefined
+
+
+def scores_and_labels(seed: int, ties: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    rng = np.random.default_rng(seed)
+    labels = rng.uniform(0, 100, 200)
+    scores = labels / 20 + rng.normal(0, 1, 200)
+    return (np.round(scores), np.round(labels, -1)) if ties else (scores, labels)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_correlations_are_those_of_scipy(seed: int, ties: bool) -> None:
+    scores, labels = scores_and_labels(seed, ties)
+    assert srcc(scores, labels) == pytest.approx(stats.spearmanr(scores, labels).statistic, abs=1e-12)
+    assert krcc(scores, labels) == pytest.approx(stats.kendalltau(scores, labels).statistic, abs=1e-12)
+    assert plcc(scores, labels) == pytest.approx(stats.pearsonr(scores, labels).statistic, abs=1e-12)
+
+
+def test_ranks_of_ties_are_averaged_as_scipy_does() -> None:
+    values = [3, 1, 3, 2, 2, 2, 9]
+    assert ranks(values).tolist() == stats.rankdata(values).tolist()
+
+
+def test_rmse_is_in_the_units_of_the_labels() -> None:
+    assert rmse([1, 2, 3], [1, 4, 7]) == pytest.approx(math.sqrt((0 + 4 + 16) / 3))
+
+
+def test_the_logistic_fit_recovers_a_logistic_relation_exactly() -> None:
+    scores = np.linspace(-3, 5, 60)
+    labels = (90 - 10) / (1 + np.exp(-(scores - 1.2) / 0.4)) + 10
+    assert plcc(scores, labels) < 0.95
+    assert plcc_fitted(scores, labels) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1, 1e-4, -1, 1e5])
+def test_the_logistic_fit_depends_on_no_units_and_no_direction(scale: float) -> None:
+    scores, labels = scores_and_labels(3, ties=False)
+    fitted = plcc_fitted(scores, labels)
+    assert fitted >= plcc(scores, labels) - 1e-3
+    assert plcc_fitted(scores * scale + 7, labels) == pytest.approx(fitted, abs=1e-4)
+
+
+def test_a_model_that_ranks_backwards_has_a_negative_srcc() -> None:
+    assert srcc([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "reason"),
+    [
+        ([], [], "fewer than 3 pictures"),
+        ([1], [2], "fewer than 3 pictures"),
+        ([1, 2], [2, 1], "fewer than 3 pictures"),
+        ([1, 2, 3], [4, 4, 4], "constant labels"),
+        ([5, 5, 5], [1, 2, 3], "constant scores"),
+        ([1, math.nan, 3], [1, 2, 3], "a score or label is not a number"),
+        ([1, math.inf, 3], [1, 2, 3], "a score or label is not a number"),
+    ],
+)
+def test_what_is_undefined_is_nan_with_a_reason_and_no_warning(
+    scores: list[float], labels: list[float], reason: str
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert undefined(scores, labels) == reason
+        assert all(math.isnan(METRICS[name](scores, labels)) for name in ("srcc", "plcc", "plcc_fitted", "krcc"))
+        agreement(scores, labels)
+
+
+def test_huge_scores_end_in_no_exception_and_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(agreement([1e300, 2e300, 3e300, 4e300, 5e300], [1, 2, 3, 4, 5])) == set(METRICS)
+
+
+def test_without_scipy_all_but_the_fit_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, labels = scores_and_labels(0, ties=True)
+    expected = agreement(scores, labels)
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    found = agreement(scores, labels)
+    assert math.isnan(found.pop("plcc_fitted"))
+    expected.pop("plcc_fitted")
+    assert found == expected
+
+
+def test_scores_without_their_labels_are_a_defect_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="3 scores and 2 labels"):
+        srcc([1, 2, 3], [1, 2])
