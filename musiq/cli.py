@@ -194,8 +194,10 @@ def progress(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
     console = Console(stderr=True)
     rate, wrong = TextColumn("{task.fields[rate]:.3g} images/s"), TextColumn("{task.fields[errors]} errors")
     columns = BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), wrong
-    disable = quiet or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=disable) as bar:
+    if quiet or not console.is_terminal:
+        yield lambda errors: None
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=total, rate=0.0, errors=0)
 
         def advance(errors: int) -> None:

@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from musiq.errors import ImageError
 
 FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC"
+AGAIN = "Copy or download it again."
 MAX_PARTS = 10_000
 """Segments, chunks or tags looked at in one file; real ones hold dozens, hostile ones millions of empty ones."""
+
+MAX_CHUNKS = 1_000_000
+"""Chunks in one PNG, some of whose writers cut the samples into pieces of 8 KiB."""
 
 MAX_SCANS = 200
 """Scans in one JPEG; encoders write about ten, and each costs a pass over the whole picture however few its bytes."""
@@ -42,7 +46,7 @@ def read_header(data: bytes) -> Header:
     try:
         header = reader(data)
     except (struct.error, IndexError) as problem:
-        raise ImageError("The file ends inside its header: it is cut short. Copy or download it again.") from problem
+        raise ImageError(f"The file ends inside its header: it is cut short. {AGAIN}") from problem
     if header.width <= 0 or header.height <= 0:
         raise ImageError(f"The {header.format} header says {header.width}x{header.height} pixels: nothing to score.")
     return header
@@ -87,15 +91,19 @@ def _jpeg(data: bytes) -> Header:
 def _png(data: bytes) -> Header:
     width, height = struct.unpack_from(">II", data, 16)
     orientation, at = 1, 8
-    for _ in range(MAX_PARTS):
-        if at + 8 > len(data):
+    for _ in range(MAX_CHUNKS):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        # OpenCV makes room for what a chunk claims, up to 4 GB, before it looks whether the file has it.
+        if at + 12 + length > len(data):
             break
-        (length,), kind = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
+        if kind == b"IEND":
+            return Header("PNG", width, height, orientation)
         if kind == b"eXIf":
             orientation = exif_orientation(data[at + 8 : at + 8 + length])
-            break
         at += 12 + length
-    return Header("PNG", width, height, orientation)
+    raise ImageError(
+        f"The picture (PNG {width}x{height}) is cut short or corrupt: a chunk goes beyond its end. {AGAIN}"
+    )
 
 
 def _webp(data: bytes) -> Header:
@@ -171,7 +179,9 @@ def _heif(data: bytes) -> Header:
     brands, meta = data[8:length], _box(data, b"meta")
     name = "AVIF" if b"avif" in brands or b"avis" in brands else "HEIC"
     sizes = [struct.unpack(">II", found[1]) for found in re.finditer(rb"ispe.{4}(.{8})", meta, re.DOTALL)]
-    width, height = max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
+    if not sizes:
+        raise ImageError(f"The {name} header names no size: it is cut short or corrupt. {AGAIN}")
+    width, height = max(sizes, key=lambda size: size[0] * size[1])
     codec = re.search(rb"av1C\x81.(.)", meta, re.DOTALL)  # AV1-ISOBMFF 2.3.3: high_bitdepth, twelve_bit
     depth = (8, 8, 10, 12)[codec[1][0] >> 5 & 3] if codec else 8
     turn, mirror = (re.search(rb"\0\0\0\x09" + kind + rb"(.)", meta, re.DOTALL) for kind in (b"irot", b"imir"))

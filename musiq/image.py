@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musiq.errors import ImageError, MusiqError
-from musiq.header import Header, read_header
+from musiq.header import AGAIN, Header, read_header
 
 Image = NDArray[np.uint8]
 Source = str | Path | bytes | NDArray[Any] | BinaryIO
@@ -35,8 +35,6 @@ LARGE = 32_000_000
 """Pixels from which pictures are decoded one at a time; ordinary cameras stay below."""
 
 _LARGE_IN_TURN = threading.Lock()
-
-AGAIN = "Copy or download it again."
 
 # OpenCV reports on stderr what `decode` raises with more context; the user's own setting of its variable stands.
 if "OPENCV_LOG_LEVEL" not in os.environ:

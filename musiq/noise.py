@@ -48,7 +48,7 @@ def without_decoder_noise() -> Iterator[None]:
 def _stderr_is_the_process_s() -> bool:
     stream = sys.stderr
     try:
-        return stream is not None and stream is sys.__stderr__ and stream.fileno() == 2
+        return stream is not None and stream.fileno() == 2 and stream is sys.__stderr__
     except (OSError, ValueError):
         return False
 

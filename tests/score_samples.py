@@ -1,0 +1,67 @@
+"""What the scoring tests share: a real ONNX file whose score anyone can work out, and pictures in every format."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from PIL import Image
+
+from musiq.runtimes.ort import SPEC_KEY
+from musiq.spec import Spec, preset
+
+HEIGHT, WIDTH = 64, 96
+
+
+def mean_spec(outputs: int = 1) -> Spec:
+    return dataclasses.replace(preset("tiny", HEIGHT, WIDTH), outputs=outputs)
+
+
+def save_mean_model(path: Path, outputs: int = 1) -> Path:
+    """An ONNX file whose score is the mean of all samples; with `outputs` > 1, its shares are all 1 / outputs."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["samples"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["samples", "axes"], ["score"], keepdims=0),
+    ]
+    results = [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"])]
+    constants = [helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3])]
+    if outputs > 1:
+        constants.append(helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0]))
+        constants.append(helper.make_tensor("share", TensorProto.FLOAT, [outputs], [1 / outputs] * outputs))
+        constants.append(helper.make_tensor("last", TensorProto.INT64, [1], [1]))
+        nodes.append(helper.make_node("Mul", ["score", "zero"], ["zeros"]))
+        nodes.append(helper.make_node("Unsqueeze", ["zeros", "last"], ["column"]))
+        nodes.append(helper.make_node("Add", ["column", "share"], ["shares"]))
+        results.append(helper.make_tensor_value_info("shares", TensorProto.FLOAT, ["N", outputs]))
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", HEIGHT, WIDTH, 3])
+    graph = helper.make_graph(nodes, "mean", [image], results, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, {SPEC_KEY: mean_spec(outputs).to_json()})
+    onnx.save(model, path)
+    return path
+
+
+def scene(seed: int = 0, height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
+    """A smooth picture in many colours, uint8 (height, width, 3)."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def saved(picture: Image.Image | NDArray[np.uint8], kind: str, **options: object) -> bytes:
+    """A file as Pillow writes it: another library than the one under test."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    image.save(buffer, kind, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def exif(orientation: int) -> bytes:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags.tobytes()

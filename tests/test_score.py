@@ -1,0 +1,212 @@
+"""`Scorer`: the model's numbers, in order, whatever happens to single pictures; with a real ONNX file and with a fake."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from score_samples import HEIGHT, WIDTH, mean_spec, save_mean_model, saved, scene
+
+import musiq
+from musiq.errors import ImageError, MusiqError
+from musiq.image import fit
+from musiq.runtimes import Images, Scores
+from musiq.score import Row, Scorer
+from musiq.threads import available_cpus, cgroup_cpus
+
+
+class Mean:
+    """A Runtime whose score is the mean of all samples, and which fails on pictures that are all 13."""
+
+    def __init__(self, pause_s: float = 0.0) -> None:
+        self.spec, self.provider, self.pause_s = mean_spec(), "fake", pause_s
+        self.batches: list[int] = []
+        self.closed = False
+
+    def __call__(self, images: Images) -> Scores:
+        return self.run(images)["score"]
+
+    def run(self, images: Images) -> dict[str, Scores]:
+        self.batches.append(len(images))
+        time.sleep(self.pause_s)
+        if (images == 13).all(axis=(1, 2, 3)).any():
+            raise RuntimeError("out of memory,\nthirteen")
+        return {"score": images.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def pictures(count: int) -> list[NDArray[np.uint8]]:
+    return [np.full((HEIGHT, WIDTH, 3), value, np.uint8) for value in range(100, 100 + count)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_mean_model(tmp_path_factory.mktemp("model") / "mean.onnx")
+
+
+def test_a_score_is_the_models_for_the_fitted_picture(model: Path, tmp_path: Path) -> None:
+    photo = scene(1, 150, 333)
+    path = tmp_path / "photo.png"
+    path.write_bytes(saved(photo, "png"))
+    want = fit(photo, HEIGHT, WIDTH)[0].mean()
+    with musiq.load(model, device="cpu") as scorer:
+        assert (scorer.spec.height, scorer.spec.width) == (HEIGHT, WIDTH)
+        for source in (path, str(path), path.read_bytes(), photo):
+            assert scorer.score(source) == pytest.approx(want, abs=1e-4)
+
+
+def test_rows_come_in_order_whatever_the_batch_and_the_workers() -> None:
+    for batch, workers in itertools.product((1, 3, 8, 100), (1, 4)):
+        rows = list(Scorer(Mean(), batch_size=batch, workers=workers).score_many(pictures(20)))
+        assert [row.score for row in rows] == list(range(100, 120))
+        assert [row.path for row in rows] == [f"#{index}" for index in range(20)]
+
+
+def test_the_model_gets_full_batches_and_one_partial() -> None:
+    runtime = Mean()
+    list(Scorer(runtime, batch_size=8).score_many(pictures(20)))
+    assert runtime.batches == [8, 8, 4]
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert list(Scorer(Mean()).score_many([])) == []
+
+
+def test_a_broken_picture_is_a_row_and_costs_no_other(tmp_path: Path) -> None:
+    good = pictures(4)
+    sources = [good[0], tmp_path / "missing.jpg", good[1], b"not a picture", good[2], np.zeros(3, np.uint8), good[3]]
+    rows = list(Scorer(Mean(), batch_size=2).score_many(sources))
+    assert [row.score for row in rows] == [100, None, 101, None, 102, None, 103]
+    assert rows[1] == Row(str(tmp_path / "missing.jpg"), None, error=rows[1].error)
+    for row, words in zip(rows[1::2], ("no such file", "looks like text", "expected uint8"), strict=True):
+        assert words in row.error
+
+
+def test_a_picture_that_the_model_fails_on_costs_no_other_of_its_batch() -> None:
+    sources = pictures(16)
+    sources[5] = np.full_like(sources[5], 13)
+    rows = list(Scorer(Mean(), batch_size=8).score_many(sources))
+    assert [row.score for row in rows if not row.error] == [value for value in range(100, 116) if value != 105]
+    assert rows[5].error == "The model failed on this picture: RuntimeError: out of memory, thirteen"
+
+
+def test_a_model_that_gives_no_number_is_an_error(model: Path) -> None:
+    runtime = Mean()
+    runtime.run = lambda images: {"score": np.full(len(images), np.nan, np.float32)}  # type: ignore[method-assign]
+    (row,) = Scorer(runtime).score_many(pictures(1))
+    assert row.score is None
+    assert "gave nan" in row.error
+    with pytest.raises(ImageError, match="gave nan"):
+        Scorer(runtime).score(pictures(1)[0])
+
+
+def test_score_raises_for_a_bad_picture(model: Path) -> None:
+    with Scorer(model, device="cpu") as scorer, pytest.raises(ImageError, match="The file is empty"):
+        scorer.score(b"")
+
+
+def test_rows_say_how_a_picture_was_fitted(model: Path) -> None:
+    with Scorer(model, device="cpu") as scorer:
+        rows = list(scorer.score_many([scene(1), scene(1, HEIGHT * 2, WIDTH * 2), scene(1, HEIGHT, WIDTH + 4)]))
+    assert [row.fitted for row in rows] == ["", "resized 0.5x", "cropped 100x64 to 96x64"]
+
+
+def test_shares_of_a_distribution_are_in_the_row(tmp_path: Path) -> None:
+    with Scorer(save_mean_model(tmp_path / "five.onnx", outputs=5), device="cpu") as scorer:
+        (row,) = scorer.score_many([scene(1)])
+    assert row.shares == pytest.approx((0.2,) * 5)
+
+
+def test_an_endless_source_is_read_only_as_far_as_needed() -> None:
+    taken = 0
+
+    def endless() -> Iterator[NDArray[np.uint8]]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield pictures(1)[0]
+
+    before = threading.active_count()
+    rows = Scorer(Mean(), batch_size=4, workers=2).score_many(endless())
+    assert len(list(itertools.islice(rows, 10))) == 10
+    rows.close()  # type: ignore[attr-defined]
+    assert taken <= 10 + 3 * 4 + 2 + 4
+    assert threading.active_count() == before
+
+
+def test_decoding_goes_on_while_the_model_runs() -> None:
+    runtime = Mean(pause_s=0.05)
+
+    def slow() -> Iterator[NDArray[np.uint8]]:
+        for picture in pictures(40):
+            time.sleep(0.01)
+            yield picture
+
+    start = time.perf_counter()
+    rows = list(Scorer(runtime, batch_size=4, workers=2).score_many(slow()))
+    assert len(rows) == 40
+    assert time.perf_counter() - start < 0.8  # one after the other: 40 * 0.01 + 10 * 0.05 = 0.9
+
+
+def test_many_threads_may_share_one_scorer(model: Path) -> None:
+    with Scorer(model, device="cpu", threads=1) as scorer, ThreadPoolExecutor(8) as pool:
+        single = list(pool.map(scorer.score, pictures(64)))
+        many = list(pool.map(lambda _: [row.score for row in scorer.score_many(pictures(16))], range(8)))
+    assert single == list(range(100, 164))
+    assert many == [list(range(100, 116))] * 8
+
+
+def test_leaving_the_scorer_closes_the_runtime() -> None:
+    runtime = Mean()
+    with Scorer(runtime):
+        assert not runtime.closed
+    assert runtime.closed
+
+
+def test_senseless_sizes_are_refused() -> None:
+    with pytest.raises(MusiqError, match="batch_size is 0"):
+        Scorer(Mean(), batch_size=0)
+    with pytest.raises(MusiqError, match="workers 0"):
+        Scorer(Mean(), workers=0)
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MusiqError, match=r"missing\.onnx"):
+        Scorer(tmp_path / "missing.onnx")
+
+
+def test_the_cpus_are_those_that_the_process_is_allowed(tmp_path: Path) -> None:
+    assert available_cpus() >= 1
+    membership = tmp_path / "cgroup"
+    membership.write_text("0::/outer/inner\n")
+    inner = tmp_path / "root" / "outer" / "inner"
+    inner.mkdir(parents=True)
+    root = tmp_path / "root"
+    assert cgroup_cpus(root, membership) is None
+    (inner / "cpu.max").write_text("max 100000\n")
+    assert cgroup_cpus(root, membership) is None
+    (inner.parent / "cpu.max").write_text("150000 100000\n")
+    assert cgroup_cpus(root, membership) == 1.5
+    (inner / "cpu.max").write_text("50000 100000\n")
+    assert cgroup_cpus(root, membership) == 0.5
+
+
+def test_the_older_cgroup_quota_counts_too(tmp_path: Path) -> None:
+    membership = tmp_path / "cgroup"
+    membership.write_text("5:cpuacct,cpu:/job\n3:memory:/job\n")
+    folder = tmp_path / "root" / "cpu" / "job"
+    folder.mkdir(parents=True)
+    (folder / "cpu.cfs_quota_us").write_text("300000\n")
+    (folder / "cpu.cfs_period_us").write_text("100000\n")
+    assert cgroup_cpus(tmp_path / "root", membership) == 3
+    (folder / "cpu.cfs_quota_us").write_text("-1\n")
+    assert cgroup_cpus(tmp_path / "root", membership) is None
