@@ -48,7 +48,8 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Backgrou
     uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA. EXIF orientation is applied, 16 bits are scaled to 8,
     grey is repeated, CMYK is converted, alpha is laid over `background`; of an animation the first frame counts. Colour
     profiles are ignored. Raises ImageError, one line, for whatever cannot be read, is cut short or has more than
-    `max_pixels` pixels, which the header tells before anything is decoded.
+    `max_pixels` pixels, which the header tells before anything is decoded. Damage that a decoder can get over, such as
+    wrong bits inside a complete JPEG, goes unnoticed.
     """
     if isinstance(source, np.ndarray):
         return _flattened(_eight_bit(_checked_array(source, max_pixels)), background, multiplied=False)

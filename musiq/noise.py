@@ -56,5 +56,6 @@ def _stderr_is_the_process_s() -> bool:
 def _relay(reading: int, real: int) -> None:
     with open(reading, "rb") as lines:
         for line in lines:
-            if not line.startswith(PREFIXES):
+            # libpng ends its lines by a write of their own, which other threads' lines come between: blank ones are its.
+            if line.strip() and not line.startswith(PREFIXES):
                 os.write(real, line)
