@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -227,19 +226,20 @@ def main(context: click.Context, /, **options: Any) -> None:
         return
     given = {name for name in options if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
     run = open_run(options, given)
-    from musiq.training import StopAskedError, ask_stop, open_log, show_progress, test
+    from musiq.training import StopAskedError, open_log, show_progress, stop_on_signals, test
 
-    if run.accelerator.num_processes == 1:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, ask_stop)
+    if run.state.epoch >= run.settings.epochs and runs.scored(run.folder):
+        click.echo(f"The run in {run.folder} is finished; its figures are in metrics.json, its model in best.safetensors.")
+        return
     run.log = open_log(run)
     try:
-        with show_progress(run.accelerator.is_main_process) as run.progress:
+        with stop_on_signals(run), show_progress(run.accelerator.is_main_process) as run.progress:
             train(run)
             test(run)
     except StopAskedError as stop:
         click.echo(f"{stop} Go on with: python train.py --resume --out {run.folder}", err=True)
         context.exit(130)
+    click.echo(f"The best checkpoint is {run.folder / 'best.safetensors'}")
 
 
 def open_run(options: dict[str, Any], given: set[str]) -> Run:

@@ -7,7 +7,7 @@ on them shows that the whole path works, and says nothing about how people see. 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -103,21 +103,23 @@ def label(level: int) -> float:
     return round(BEST - (BEST - WORST) * level / LEVELS, 3)
 
 
-def make(out: Path, crops: int = 3, seed: int = 0) -> int:
+def make(out: Path, versions: int = 3, seed: int = 0) -> int:
     """Write pictures and labels.csv under `out`; return how many pictures.
 
-    From each photograph `crops` crops of the tiny preset's size, each as it is and at every level of every distortion.
-    The same seed gives the same pictures. Raises MusiqError where scikit-image or scikit-learn is not installed.
+    From each photograph `versions` pictures as they are, and as many at every level of every distortion. Each is a crop
+    of its own, of the tiny preset's size, so that what is to be learned is the distortion and not the place. The same
+    seed gives the same pictures. Raises MusiqError where scikit-image or scikit-learn is not installed.
     """
     photographs = {name: photograph(name) for name in PHOTOGRAPHS}
     rows = []
     for number, (name, image) in enumerate(photographs.items()):
         rng = np.random.default_rng([seed, number])
         stem, split = Path(name).stem, PHOTOGRAPHS[name][1]
-        for crop, picture in enumerate(_crops(image, crops, rng)):
-            for distortion, level, distorted in _versions(picture, rng):
-                file = f"{split}/{stem}_{crop}_{distortion}{level}.png"
-                _write(out / file, distorted)
+        for version in range(versions):
+            for distortion, level in [("pristine", 0), *((name, k + 1) for name in DISTORTIONS for k in range(LEVELS))]:
+                picture = _crop(image, rng)
+                file = f"{split}/{stem}_{version}_{distortion}{level}.png"
+                _write(out / file, DISTORTIONS[distortion](picture, level, rng) if level else picture)
                 rows.append([file, label(level), split, stem, distortion, level])
     with whole(out / "labels.csv") as part, part.open("w", newline="") as csv_file:
         csv.writer(csv_file).writerows([["image", "mos", "split", "source", "distortion", "level"], *rows])
@@ -139,18 +141,10 @@ def photograph(name: str) -> Image:
     return decode(path)
 
 
-def _crops(image: Image, count: int, rng: np.random.Generator) -> Iterator[Image]:
-    for _ in range(count):
-        top = int(rng.integers(image.shape[0] - HEIGHT + 1))
-        left = int(rng.integers(image.shape[1] - WIDTH + 1))
-        yield np.ascontiguousarray(image[top : top + HEIGHT, left : left + WIDTH])
-
-
-def _versions(picture: Image, rng: np.random.Generator) -> Iterator[tuple[str, int, Image]]:
-    yield "pristine", 0, picture
-    for name, distort in DISTORTIONS.items():
-        for level in range(1, LEVELS + 1):
-            yield name, level, distort(picture, level, rng)
+def _crop(image: Image, rng: np.random.Generator) -> Image:
+    top = int(rng.integers(image.shape[0] - HEIGHT + 1))
+    left = int(rng.integers(image.shape[1] - WIDTH + 1))
+    return np.ascontiguousarray(image[top : top + HEIGHT, left : left + WIDTH])
 
 
 def _clipped(values: np.ndarray) -> Image:
@@ -167,11 +161,13 @@ def _write(path: Path, image: Image) -> None:
 
 @click.command(cls=Command)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("demo/data"), show_default=True)
-@click.option("--crops", type=click.IntRange(1), default=3, show_default=True, help="Crops from each photograph.")
+@click.option(
+    "--versions", type=click.IntRange(1), default=3, show_default=True, help="Crops of each photograph a level."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the crops and the noise.")
-def main(out: Path, crops: int, seed: int) -> None:
+def main(out: Path, versions: int, seed: int) -> None:
     """Make a labelled set of synthetically distorted real photographs, to try training, export and scoring on."""
-    count = make(out, crops, seed)
+    count = make(out, versions, seed)
     tests = [Path(name).stem for name, (_, split) in PHOTOGRAPHS.items() if split == "test"]
     click.echo(
         f"Wrote {count} pictures ({WIDTH}x{HEIGHT}) and {out / 'labels.csv'}, from {len(PHOTOGRAPHS)} photographs."

@@ -79,6 +79,11 @@ def exists(folder: Path | None) -> bool:
     return folder is not None and (folder / "run.json").exists()
 
 
+def scored(folder: Path) -> bool:
+    """Whether the test split was: it is scored once."""
+    return (folder / "metrics.json").exists()
+
+
 def check_new(folder: Path) -> None:
     if exists(folder):
         raise MusiqError(f"{folder} holds a run already: go on with --resume --out {folder}, or give another --out.")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import csv
 import math
+import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,7 @@ class Run:
     saved_at: float = field(default_factory=time.monotonic)
     progress: Progress = field(default_factory=lambda: show_progress(False))
     log: Any = None
+    stop_asked: bool = False
 
 
 def restore(run: Run, model: Musiq, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
@@ -98,7 +101,7 @@ def note_step(run: Run, step: int, loss: float, rate: float) -> None:
 
 
 def save_if_due(run: Run, model: Musiq, optimizer: Any) -> None:
-    if stop_asked:
+    if run.stop_asked:
         save_state(run, model, optimizer)
         raise StopAskedError(f"Stopped in epoch {run.state.epoch + 1}, after {run.state.step} of its steps.")
     if time.monotonic() - run.saved_at >= 60 * run.save_every:
@@ -117,8 +120,8 @@ def end_epoch(run: Run, model: Musiq, per_epoch: int) -> None:
     """Score the validation split, keep the checkpoint if it is the best yet, and set the state to the next epoch."""
     state, items = run.state, run.dataset.split("val")
     scores, problems = learning.score(run.accelerator, model, items, run.settings.batch_size, run.workers)
-    read = [(score, item.mos) for score, item in zip(scores, items, strict=True) if not math.isnan(score)]
-    found = srcc(*zip(*read, strict=True)) if read else math.nan
+    predicted, labels = read_ones(run, scores, len(problems), "val")
+    found = srcc(predicted, labels)
     best = math.isnan(state.best_srcc) or found > state.best_srcc
     mean_loss, epoch = state.loss_sum / per_epoch, state.epoch
     if best:
@@ -129,20 +132,34 @@ def end_epoch(run: Run, model: Musiq, per_epoch: int) -> None:
     notes = {"epoch": epoch + 1, "validation_srcc": None if math.isnan(found) else found, **vars(run.settings)}
     for name in ("last.safetensors", *(["best.safetensors"] if best else [])):
         checkpoint.save(model, run.folder / name, notes)
-    said = f"{found:.4f}" if not math.isnan(found) else "undefined, " + undefined(*zip(*read, strict=True))
+    said = f"{found:.4f}" if not math.isnan(found) else "undefined, " + undefined(predicted, labels)
     left_out = f", {len(problems)} unreadable" if problems else ""
     click.echo(
         f"epoch {epoch + 1:3d}/{run.settings.epochs}  loss {mean_loss:.4f}  validation SRCC {said} "
-        f"(n={len(read)}{left_out}){'  best' if best else ''}"
+        f"(n={len(labels)}{left_out}){'  best' if best else ''}"
     )
     if run.log is not None:
         run.log.add_scalar("val/srcc", found, (epoch + 1) * per_epoch)
         run.log.flush()
 
 
+def read_ones(run: Run, scores: list[float], unreadable: int, split: str) -> tuple[list[float], list[float]]:
+    """Scores and labels of the pictures that could be read. Raises MusiqError where the model itself gives no number."""
+    pairs = zip(scores, run.dataset.split(split), strict=True)
+    read = [(score, item.mos) for score, item in pairs if not math.isnan(score)]
+    if len(read) + unreadable < len(scores):
+        raise MusiqError(
+            f"The model's scores are no numbers any more. Start again with a smaller --lr (now {run.settings.lr:g})."
+        )
+    return [score for score, _ in read], [mos for _, mos in read]
+
+
 def test(run: Run) -> None:
     """Score the test split with the best checkpoint; writes predictions.csv and metrics.json, and prints the figures."""
     items, target = run.dataset.split("test"), run.dataset.target
+    if not items:
+        click.echo("Test: the labels have no test split.")
+        return
     model = checkpoint.load(run.folder / "best.safetensors").to(run.accelerator.device)
     task = run.progress.add_task("test", total=len(items))
     scores, problems = learning.score(
@@ -158,16 +175,15 @@ def test(run: Run) -> None:
     for problem in problems:
         click.echo(f"Left out of the test: {problem}", err=True)
     write_predictions(run, scores)
-    read = [(score, item.mos) for score, item in zip(scores, items, strict=True) if not math.isnan(score)]
-    predicted, labels = [score for score, _ in read], [mos for _, mos in read]
+    predicted, labels = read_ones(run, scores, len(problems), "test")
     figures = agreement(predicted, labels)
     known = {name: None if math.isnan(value) else value for name, value in figures.items()}
     epoch = run.state.best_epoch + 1
-    facts = {"target": target, "split": "test", "n": len(read), "unreadable": len(problems), "best_epoch": epoch}
+    facts = {"target": target, "split": "test", "n": len(labels), "unreadable": len(problems), "best_epoch": epoch}
     runs.write_json(run.folder / "metrics.json", {**facts, **known, "undefined": undefined(predicted, labels)})
     shown = "  ".join(f"{SHOWN[name]} {value:.4f}" for name, value in figures.items() if not math.isnan(value))
     click.echo(f"Test: {shown or undefined(predicted, labels)}")
-    click.echo(f"      n={len(read)} pictures of the test split, target {target!r}, checkpoint of epoch {epoch}")
+    click.echo(f"      n={len(labels)} pictures of the test split, target {target!r}, checkpoint of epoch {epoch}")
 
 
 SHOWN = {"srcc": "SRCC", "plcc": "PLCC", "plcc_fitted": "PLCC (fitted)", "krcc": "KRCC", "rmse": "RMSE"}
@@ -183,15 +199,26 @@ def write_predictions(run: Run, scores: list[float]) -> None:
             writer.writerow([item.image, item.mos, "" if math.isnan(score) else score, *item.extra.values()])
 
 
-stop_asked: list[int] = []
-"""Signals received: the first asks for a stop after the step at hand, a second one does not wait."""
+@contextmanager
+def stop_on_signals(run: Run) -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends the run after the step at hand with its state saved; a second one does not wait.
 
+    Not with several processes, which would have to stop after the same step: there the last saved state counts.
+    """
 
-def ask_stop(number: int, _: object) -> None:
-    if stop_asked:
-        raise KeyboardInterrupt
-    stop_asked.append(number)
-    click.echo("Stopping after this step; once more to stop at once.", err=True)
+    def ask(number: int, _: object) -> None:
+        if run.stop_asked:
+            raise KeyboardInterrupt
+        run.stop_asked = True
+        click.echo("Stopping after this step; once more to stop at once.", err=True)
+
+    signals = (signal.SIGINT, signal.SIGTERM) if run.accelerator.num_processes == 1 else ()
+    before = {number: signal.signal(number, ask) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def show_progress(wanted: bool) -> Progress:

@@ -57,7 +57,9 @@ def test_a_manifest_gives_paths_beside_it_and_keeps_further_columns(write: Write
     assert (second.split, second.std, second.shares) == ("test", None, None)
 
 
-@pytest.mark.parametrize("text", ["image;mos\n1.png;2\n", "\ufeffimage\tMOS\r\n1.png\t2\r\n", "filename,mos\n1.png, 2 \n"])
+@pytest.mark.parametrize(
+    "text", ["image;mos\n1.png;2\n", "\ufeffimage\tMOS\r\n1.png\t2\r\n", "filename,mos\n1.png, 2 \n"]
+)
 def test_other_separators_byte_order_marks_and_line_ends_are_read(write: Write, text: str) -> None:
     (item,) = read_labels(write(text)).items
     assert (item.image, item.mos) == ("1.png", 2)
@@ -132,7 +134,7 @@ def test_a_bad_row_of_the_list_is_named(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_of_koniq_is_named_with_where_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(MusiqError, match="koniq10k_distributions_sets.csv") as caught:
+    with pytest.raises(MusiqError, match=r"koniq10k_distributions_sets\.csv") as caught:
         read_koniq(tmp_path)
     assert KONIQ_HOME in str(caught.value)
     (tmp_path / "koniq-10k.txt").write_text("0\t1.jpg\t3.8\n")
@@ -164,7 +166,7 @@ def test_validation_is_drawn_from_train_where_only_it_is_missing(write: Write) -
 
 def test_a_half_filled_split_column_is_refused(write: Write) -> None:
     dataset = read_labels(write("image,mos,split\n1.png,1,train\n2.png,2,\n"))
-    with pytest.raises(MusiqError, match="1 pictures have no split, 2.png first"):
+    with pytest.raises(MusiqError, match=r"1 pictures have no split, 2\.png first"):
         settle_split(dataset, seed=0)
 
 

@@ -1,0 +1,327 @@
+"""train.py on real files: what it writes, that a killed run ends in the same bits, and how it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+import train  # noqa: E402, after the check for what it needs
+from musiq import checkpoint, learning, runs  # noqa: E402
+from musiq.batches import Pictures, cut, epoch_order, load  # noqa: E402
+from musiq.data import Labelled  # noqa: E402
+from musiq.metrics import srcc  # noqa: E402
+from musiq.model import Musiq  # noqa: E402
+from musiq.spec import preset  # noqa: E402
+from musiq.trunk import load_trunk  # noqa: E402
+
+ROOT = Path(train.__file__).parent
+SMALL = ["--preset", "tiny", "--height", "64", "--width", "64", "--workers", "0", "--cpu"]
+
+
+def run_train(*options: object) -> Result:
+    return CliRunner().invoke(train.main, [*SMALL, *map(str, options)])
+
+
+def start_train(*options: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *launcher, str(ROOT / "train.py"), *SMALL, *map(str, options)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 noisy gradients, the less noise the better; the label also as shares of five ratings."""
+    folder, rng = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
+    rows = []
+    for i in range(48):
+        sigma = rng.uniform(1, 60)
+        ramp = np.linspace(60, 190, 72)[None, :, None] + np.linspace(-30, 30, 64)[:, None, None]
+        image = np.clip(ramp + rng.normal(0, sigma, (64, 72, 3)), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+        mos = 5 - sigma / 15
+        shares = np.exp(-((np.arange(1, 6) - mos) ** 2))
+        split = "test" if i % 4 == 0 else "val" if i % 4 == 1 else "train"
+        rows.append([f"{i}.png", mos, split, *(shares / shares.sum()), "phone"])
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "mos", "split", "c1", "c2", "c3", "c4", "c5", "by"], *rows])
+    return folder / "labels.csv"
+
+
+@pytest.fixture(scope="module")
+def finished(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    process = start_train("--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2)
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "n=12 pictures of the test split" in said
+    return out
+
+
+def wait_for_mid_epoch(process: subprocess.Popen[str], out: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (out / "state.pt").exists():
+            state, _ = runs.load_state(out)
+            if state.epoch == 1 and state.step >= 2:
+                return
+        time.sleep(0.01)
+    raise AssertionError(f"the run was never seen in its second epoch: {process.communicate()}")
+
+
+def same_results(first: Path, second: Path) -> None:
+    for name in ("metrics.json", "predictions.csv", "split.csv"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    for name in ("best.safetensors", "last.safetensors"):
+        one, other = (checkpoint.load(folder / name) for folder in (first, second))
+        assert one.spec == other.spec
+        assert checkpoint.notes(first / name) == checkpoint.notes(second / name)
+        for tensor, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[tensor]), tensor
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_stopped_inside_an_epoch_and_resumed_has_the_bits_of_one_that_was_not(
+    labels: Path, finished: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "stopped"
+    options = ("--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2)
+    process = start_train(*options, "--save-every", 0)
+    wait_for_mid_epoch(process, out)
+    process.send_signal(number)
+    errors = process.communicate(timeout=60)[1]
+    state, _ = runs.load_state(out)
+    assert (state.epoch, state.step > 0) == (1, True)
+    if number == signal.SIGTERM:
+        assert process.returncode == 130
+        assert f"--resume --out {out}" in errors
+    again = start_train("--resume", "--out", out, "--workers", 2)
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    same_results(finished, out)
+
+
+def test_a_run_leaves_a_checkpoint_that_scores_in_the_labels_units(finished: Path, labels: Path) -> None:
+    model = checkpoint.load(finished / "best.safetensors")
+    assert (model.spec.height, model.spec.width, model.spec.target) == (
+        64,
+        64,
+        f"mos of {labels.parent.name}/labels.csv",
+    )
+    with (finished / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [f"{i}.png" for i in range(0, 48, 4)]
+    assert {row["by"] for row in rows} == {"phone"}
+    first = labels.parent / rows[0]["image"]
+    image = cv2.cvtColor(cv2.imread(str(first)), cv2.COLOR_BGR2RGB)[:, 4:68]
+    with torch.inference_mode():
+        score = model.predict(torch.from_numpy(np.ascontiguousarray(image))[None])[0]
+    assert score.item() == pytest.approx(float(rows[0]["score"]), abs=1e-4)
+
+
+def test_the_figures_are_those_of_the_predictions(finished: Path) -> None:
+    with (finished / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    metrics = json.loads((finished / "metrics.json").read_text())
+    scores, labels = [float(row["score"]) for row in rows], [float(row["mos"]) for row in rows]
+    assert metrics["srcc"] == pytest.approx(srcc(scores, labels))
+    assert (metrics["n"], metrics["unreadable"], metrics["split"]) == (12, 0, "test")
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_a_finished_run_is_not_scored_again(finished: Path) -> None:
+    before = (finished / "metrics.json").stat().st_mtime_ns
+    result = CliRunner().invoke(train.main, ["--resume", "--out", str(finished), "--cpu"])
+    assert result.exit_code == 0, result.output
+    assert "is finished" in result.output
+    assert (finished / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_noise_is_learned_and_ranked_on_pictures_not_trained_on(labels: Path, tmp_path: Path) -> None:
+    result = run_train("--labels", labels, "--out", tmp_path / "run", "--epochs", 12, "--batch-size", 4, "--seed", 1)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["srcc"] > 0.7
+
+
+def test_shares_are_learned_by_earth_movers_distance(labels: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = run_train("--labels", labels, "--out", out, "--epochs", 1, "--outputs", 5, "--loss", "emd+0.1*ranking")
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["target"].startswith("mean rating (1-5)")
+    spec = checkpoint.load(out / "best.safetensors").spec
+    assert (spec.outputs, spec.score_range, spec.score_shift, spec.score_scale) == (5, (1, 5), 0, 1)
+
+
+def test_pictures_that_cannot_be_read_are_named_and_cost_no_others(labels: Path, tmp_path: Path) -> None:
+    with labels.open() as file:
+        rows = list(csv.reader(file))
+    for row in rows[1:]:
+        data = (labels.parent / row[0]).read_bytes()
+        cut_short = row[0] in ("0.png", "1.png", "2.png")
+        (tmp_path / row[0]).write_bytes(data[:100] if cut_short else data)
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    result = run_train("--labels", tmp_path / "labels.csv", "--out", tmp_path / "run", "--epochs", 1, "--batch-size", 1)
+    assert result.exit_code == 0, result.output
+    assert "Left out of epoch 1: 2.png" in result.output
+    assert "(n=11, 1 unreadable)" in result.output
+    assert "Left out of the test: 0.png" in result.output
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert (metrics["n"], metrics["unreadable"]) == (11, 1)
+
+
+def test_two_processes_score_each_test_picture_once(labels: Path, tmp_path: Path) -> None:
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
+    launcher = (*launcher, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+    out = tmp_path / "run"
+    process = start_train("--labels", labels, "--out", out, "--epochs", 1, "--batch-size", 6, launcher=launcher)
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert said.count("Test:") == 1
+    with (out / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [f"{i}.png" for i in range(0, 48, 4)]
+    assert all(row["score"] for row in rows)
+
+
+def test_without_arguments_it_says_what_it_needs() -> None:
+    result = CliRunner().invoke(train.main, [])
+    assert result.exit_code == 0
+    assert "python train.py --labels labels.csv" in result.output
+    assert "python -m musiq.demo" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--labels", "none.csv"], "Cannot read the labels none.csv"),
+        (["--data", "koniq10k"], "needs --root DIR"),
+        (["--labels", "{labels}", "--outputs", "10"], "columns c1..c10"),
+        (["--labels", "{labels}", "--loss", "l7"], "no loss 'l7'"),
+        (["--labels", "{labels}", "--root", "nowhere"], "48 of 48 pictures are missing"),
+        (["--labels", "{labels}", "--trunk-weights", "x.pth"], "is for the resnet50 presets"),
+        (["--labels", "{labels}", "--preset", "resnet50", "--trunk-weights", "x.pth"], "Cannot read x.pth"),
+        (["--labels", "{labels}", "--height", "16"], "at least 32"),
+        (["--labels", "{labels}", "--lr", "1e30", "--clip", "0"], "smaller --lr"),
+        (["--labels", "{labels}", "--start", "{labels}"], "no checkpoint"),
+        (["--resume", "--out", "nowhere"], "holds no run to resume"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_train(*(option.format(labels=labels) for option in options), "--epochs", 1)
+    assert result.exit_code == 1, result.output
+    errors = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+    assert says in errors[0]
+    assert "Traceback" not in result.output
+
+
+def test_a_run_is_not_overwritten_nor_changed_by_resuming(finished: Path, labels: Path) -> None:
+    result = run_train("--labels", labels, "--out", finished)
+    assert result.exit_code == 1
+    assert "holds a run already" in result.output
+    result = run_train("--resume", "--out", finished, "--lr", "0.5")
+    assert result.exit_code == 1
+    assert "--lr 0.001" in result.output
+
+
+def test_training_can_start_from_a_checkpoint_with_a_new_head(finished: Path, labels: Path, tmp_path: Path) -> None:
+    start = finished / "best.safetensors"
+    options = ["--labels", str(labels), "--start", str(start), "--outputs", "5"]
+    result = run_train(*options, "--out", tmp_path / "run", "--epochs", 1, "--lr", 1e-12, "--weight-decay", 0)
+    assert result.exit_code == 0, result.output
+    before, after = checkpoint.load(start).state_dict(), checkpoint.load(tmp_path / "run/best.safetensors").state_dict()
+    assert torch.allclose(before["trunk.dense.weight"], after["trunk.dense.weight"], atol=1e-6)
+    assert after["head.weight"].shape[0] == 5
+
+
+def test_the_trunk_takes_torchvisions_weights_and_names_what_is_wrong_with_others(tmp_path: Path) -> None:
+    import torchvision
+
+    from musiq.errors import MusiqError
+
+    torch.manual_seed(0)
+    weights = torchvision.models.resnet50(weights=None).state_dict()
+    model = Musiq(preset("resnet50", 64, 64))
+    # As older files: without the counters.
+    old = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "resnet50.pth")
+    load_trunk(model, str(tmp_path / "resnet50.pth"))
+    found = model.trunk.get_submodule("net").state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in found.items())
+
+    torch.save({name: value for name, value in old.items() if name != "layer3.0.conv2.weight"}, tmp_path / "less.pth")
+    with pytest.raises(MusiqError, match=r"lacks 1 of the .* layer3\.0\.conv2\.weight"):
+        load_trunk(model, str(tmp_path / "less.pth"))
+    torch.save({**old, "conv1.weight": torch.zeros(64, 1, 7, 7)}, tmp_path / "grey.pth")
+    with pytest.raises(MusiqError, match=r"conv1\.weight has the shape \(64, 1, 7, 7\)"):
+        load_trunk(model, str(tmp_path / "grey.pth"))
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(MusiqError, match="--trunk-weights none"):
+        load_trunk(model, str(tmp_path / "text.pth"))
+
+
+def test_frozen_batch_norms_keep_their_statistics_and_trained_ones_do_not() -> None:
+    model = Musiq(preset("resnet50", 64, 64))
+    images = torch.randint(0, 255, (2, 64, 64, 3), dtype=torch.uint8)
+    norm = model.trunk.get_submodule("net.bn1")
+    for choice, changes in (("frozen", False), ("trained", True)):
+        learning.set_training(model, choice)
+        before = norm.running_mean.clone()
+        model(images)
+        assert (not torch.equal(before, norm.running_mean)) is changes
+
+
+def test_the_rate_rises_over_the_warm_up_then_falls_once_to_zero() -> None:
+    rates = [learning.learning_rate(step, 100, 2.0, 0.1) for step in range(100)]
+    assert rates[:10] == pytest.approx(np.arange(1, 11) * 0.2)
+    expected = 1 + np.cos(np.pi * np.arange(90) / 90)
+    assert rates[10:] == pytest.approx(expected)
+
+
+def test_an_epoch_shows_each_picture_once_over_all_processes() -> None:
+    order = epoch_order(103, seed=0, epoch=0)
+    assert sorted(order) == list(range(103))
+    assert order != epoch_order(103, seed=0, epoch=1)
+    shares = [cut(order, 8, rank, 2) for rank in (0, 1)]
+    assert {len(batch) for share in shares for batch in share} == {4}
+    shown = [index for share in shares for batch in share for index in batch]
+    assert sorted(shown) == sorted(order[:96])
+
+
+def test_flips_depend_on_the_epoch_and_the_picture_not_on_workers_or_batches(labels: Path) -> None:
+    items = [Labelled(f"{i}.png", labels.parent / f"{i}.png", 0) for i in range(12)]
+
+    def shown(epoch: int, batches: list[list[int]], workers: int) -> dict[int, bytes]:
+        pictures = Pictures(items, 64, 64, (5, epoch))
+        found = load(pictures, batches, workers)
+        return {
+            i: image.numpy().tobytes()
+            for images, order, _ in found
+            for i, image in zip(order.tolist(), images, strict=True)
+        }
+
+    one = shown(0, [list(range(12))], 0)
+    assert shown(0, [[11, 3], [0, 7, 2], [1, 4, 5, 6, 8, 9, 10]], 2) == one
+    plain = {i: image for i, (_, image) in enumerate(Pictures(items, 64, 64)[j] for j in range(12))}
+    flipped = [one[i] != plain[i].numpy().tobytes() for i in range(12)]
+    assert 0 < sum(flipped) < 12
+    assert shown(1, [list(range(12))], 0) != one
