@@ -155,6 +155,8 @@ def _put_status(row: Row, cell: Cell, settings: Settings) -> None:
             setattr(row, name, last.figures.get(name))
     elif done == 0:
         row.status, row.reason = "interrupted", "not measured before the run was stopped"
+    if cell.candidate.record is not None and cell.candidate.record.unverified:
+        row.notes.append(f"not checked when it was exported: {cell.candidate.record.unverified}")
     if done and done < settings.rounds:
         row.notes.append(f"{done} of {settings.rounds} rounds")
 

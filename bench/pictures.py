@@ -12,6 +12,7 @@ from typing import Any
 from musiq.data import Dataset, read_labels
 from musiq.errors import ImageError, MusiqError
 from musiq.image import Image, decode, find_images, fit
+from musiq.noise import without_decoder_noise
 from musiq.threads import available_cpus
 
 CHUNK = 16  # pictures decoded ahead: bounds memory whatever a picture's size
@@ -65,7 +66,8 @@ class Pictures:
         if (height, width) not in self._decoded:
             raw = self.scratch / f"{width}x{height}.u8"
             try:
-                self._write(raw, height, width, progress)
+                with without_decoder_noise():
+                    self._write(raw, height, width, progress)
             except OSError as problem:
                 need = len(self.files) * height * width * 3 / 2**30
                 raise MusiqError(

@@ -24,8 +24,11 @@ SHORT = {
     "constant labels": "constant",
     "constant scores": "constant",
     "reference": "ref",
+    "out of memory": "no memory",
+    "missing package": "missing",
+    "interrupted": "stopped",
 }
-"""Words of a figure that does not exist, short enough for a cell; the report has them in full."""
+"""What stands in a cell for the reason of a missing figure or row; remarks and report have it in full."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Column:
     title: str
     text: Callable[[Row], str]
     right: bool = True
-    wide: bool = False  # only where there is room
+    least: int = 0  # width of the terminal from which it is shown
     labelled: bool = False  # only where there are labels
 
 
@@ -81,28 +84,31 @@ def _per_s(value: float | None) -> str:
 COLUMNS = (
     Column("model", lambda row: row.model, right=False),
     Column("runs on", _runs_on, right=False),
-    Column("type", lambda row: row.precision, right=False),
+    Column("type", lambda row: row.precision, right=False, least=96),
     Column("batch", lambda row: str(row.batch)),
-    Column("p50 ms", lambda row: _time("latency_ms", "p50")(row) if row.latency_ms else row.status),
+    Column(
+        "p50 ms", lambda row: _time("latency_ms", "p50")(row) if row.latency_ms else SHORT.get(row.status, row.status)
+    ),
     Column("p90 ms", _time("latency_ms", "p90")),
     Column("n", lambda row: str(row.latency_ms.n) if row.latency_ms else ""),
-    Column("img/s", lambda row: _per_s(row.images_per_s)),
+    Column("img/s", lambda row: _per_s(row.images_per_s), least=96),
     Column("max diff", _figure("max_difference", ".1e")),
     Column("SRCC ref", _figure("srcc_reference", ".5f")),
     Column("SRCC", _figure("srcc", ".4f"), labelled=True),
     Column("PLCC", _figure("plcc", ".4f"), labelled=True),
-    Column("files ms", _time("end_to_end_ms", "p50"), wide=True),
-    Column("load s", _figure("load_s", ".2f"), wide=True),
-    Column("first ms", _figure("cold_start_ms", ".0f"), wide=True),
-    Column("peak MiB", _figure("peak_memory_mib", ".0f"), wide=True),
-    Column("GPU MiB", _figure("device_memory_mib", ".0f"), wide=True),
-    Column("file MB", _figure("file_mb", ".1f"), wide=True),
+    Column("files ms", _time("end_to_end_ms", "p50"), least=WIDE),
+    Column("load s", _figure("load_s", ".2f"), least=WIDE),
+    Column("first ms", _figure("cold_start_ms", ".0f"), least=WIDE),
+    Column("peak MiB", _figure("peak_memory_mib", ".0f"), least=WIDE),
+    Column("GPU MiB", _figure("device_memory_mib", ".0f"), least=WIDE),
+    Column("file MB", _figure("file_mb", ".1f"), least=WIDE),
 )
 
 
 def show(report: Report, console: Console) -> None:
     """Print the table, its caption, and a line for each row that failed or needs a word."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left")
+    wide = console.width >= WIDE
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1 if wide else 0, 0, 0), pad_edge=False)
     for column in (shown := _shown(report, console.width)):
         # Where there is little room the name alone is folded, so that every figure stays whole.
         folds = column.title == "model"
@@ -119,7 +125,7 @@ def _shown(report: Report, width: int) -> list[Column]:
         column
         for column in COLUMNS
         if (report.labels or not column.labelled)
-        and (width >= WIDE or not column.wide)
+        and width >= column.least
         and (column.title != "GPU MiB" or report.environment["gpus"])
     ]
 
@@ -143,7 +149,12 @@ def remarks(report: Report) -> list[str]:
     said = [f"{_name(row)}: {remark}" for row in report.rows for remark in _remarks(row)]
     wanted = report.labels["target"] if report.labels else None
     for target in dict.fromkeys(row.target for row in report.rows if wanted and row.target not in (None, wanted)):
-        said.append(f"Scores predict {target}, labels are {wanted}: ranks can be compared, RMSE cannot.")
+        trained = (
+            "Nothing says what the scores were trained to predict"
+            if target == "unknown"
+            else f"Scores predict {target}"
+        )
+        said.append(f"{trained}; the labels are {wanted}: compare ranks, not RMSE.")
     unsteady = [(row, row.latency_ms.cv) for row in report.rows if row.latency_ms and row.latency_ms.cv]
     noisy = [f"{_name(row)} {cv:.0%}" for row, cv in unsteady if cv > NOISY]
     if noisy:

@@ -179,6 +179,10 @@ def test_the_table_fits_100_columns_and_has_more_where_it_is_wider() -> None:
     assert "load s" not in narrow
     assert "load s" in rendered(found, 200)
     assert "PLCC" not in rendered(report(measured(), labels=False), 100)
+    assert "a-rather-long" in rendered(found, 200)
+    eighty = rendered(report(measured(), measured(srcc=-0.5, plcc=-0.5)), 80).splitlines()
+    assert max(map(len, eighty)) <= 80
+    assert "ORT CPU" in eighty[3]
 
 
 def test_a_word_stands_in_the_cell_of_a_figure_that_does_not_exist() -> None:
