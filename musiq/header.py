@@ -26,13 +26,13 @@ MAX_SCANS = 200
 
 @dataclass(frozen=True)
 class Header:
-    """`width` x `height` pixels as stored, before `orientation` (EXIF 2.3's 1..8) turns them; `depth` bits a sample."""
+    """`width` x `height` pixels as stored, before `orientation` (EXIF 2.3's 1..8) turns them."""
 
     format: str
     width: int
     height: int
     orientation: int = 1
-    depth: int = 8  # read for AVIF and HEIC alone, whose decoder leaves 10 and 12 bits unscaled
+    depth: int = 16  # bits of a sample that is decoded to uint16; AVIF's 10 and 12 are left unscaled
     alpha: int = 2  # read for TIFF alone (tag ExtraSamples): 1 colours already multiplied by alpha, else not
 
 
@@ -183,7 +183,7 @@ def _heif(data: bytes) -> Header:
         raise ImageError(f"The {name} header names no size: it is cut short or corrupt. {AGAIN}")
     width, height = max(sizes, key=lambda size: size[0] * size[1])
     codec = re.search(rb"av1C\x81.(.)", meta, re.DOTALL)  # AV1-ISOBMFF 2.3.3: high_bitdepth, twelve_bit
-    depth = (8, 8, 10, 12)[codec[1][0] >> 5 & 3] if codec else 8
+    depth = (16, 16, 10, 12)[codec[1][0] >> 5 & 3] if codec else 16
     turn, mirror = (re.search(rb"\0\0\0\x09" + kind + rb"(.)", meta, re.DOTALL) for kind in (b"irot", b"imir"))
     turned = turn[1][0] & 3 if turn else 0, mirror[1][0] & 1 if mirror else None
     return Header(name, width, height, ORIENTATIONS[turned], depth)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from score_samples import exif, saved, scene
 
 from musiq import image as image_module
 from musiq.errors import ImageError, MusiqError
 from musiq.image import decode, find_images, fit, prepare
+from tests.score_samples import exif, saved, scene
 
 RGB = scene(1, 40, 60)
 ALPHA = np.asarray(cv2.resize(np.array([[0, 255], [90, 200]], np.uint8), (60, 40)), np.uint8)

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from score_samples import HEIGHT, WIDTH, mean_spec, save_mean_model, saved, scene
 
 import musiq
 from musiq.errors import ImageError, MusiqError
@@ -20,6 +19,7 @@ from musiq.image import fit
 from musiq.runtimes import Images, Scores
 from musiq.score import Row, Scorer
 from musiq.threads import available_cpus, cgroup_cpus
+from tests.score_samples import HEIGHT, WIDTH, mean_spec, save_mean_model, saved, scene
 
 
 class Mean:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from score_samples import HEIGHT, WIDTH, save_mean_model, saved, scene
 
 from musiq.cli import Command, main
 from musiq.rows import RowFile, Table
 from musiq.score import Row
+from tests.score_samples import HEIGHT, WIDTH, save_mean_model, saved, scene
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-m", "musiq.cli"]
