@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +17,13 @@ import click
 
 from musiq import runs
 from musiq.cli import Command
-from musiq.data import Dataset, as_shares, missing, read_koniq, read_labels, sample, settle_split
-from musiq.errors import MusiqError
+from musiq.data import Dataset, as_shares, missing, read_koniq, read_labels
+from musiq.errors import ImageError, MusiqError
+from musiq.image import decode, fit
 from musiq.losses import MARGIN, ON_SCORES, ON_SHARES, parse
 from musiq.runs import Settings
 from musiq.spec import PRESETS
+from musiq.splits import sample, settle_split
 
 if TYPE_CHECKING:
     from musiq.training import Run
@@ -86,7 +90,7 @@ def train(run: Run) -> None:
         save_state(run, model, optimizer)
 
 
-def open_dataset(options: dict[str, Any]) -> Dataset:
+def open_dataset(options: dict[str, Any], say: Callable[[str], None]) -> Dataset:
     """The labelled pictures that the options ask for, every one in a split, every picture there."""
     labels, root = options["labels"], options["root"]
     if options["data"] == "koniq10k":
@@ -107,9 +111,9 @@ def open_dataset(options: dict[str, Any]) -> Dataset:
             raise MusiqError(f"{what}. Put them there, give --root, or train without them by --skip-missing.")
         gone = {item.image for item in lost}
         dataset = dataclasses.replace(dataset, items=tuple(item for item in dataset.items if item.image not in gone))
-        click.echo(f"{what}; going on without them.", err=True)
+        say(f"{what}; going on without them.")
     if drawn:
-        click.echo(drawn)
+        say(drawn)
     if len(dataset.split("train")) < 2 or not dataset.split("val"):
         raise MusiqError(f"There are {dataset.counts()} pictures: too few to train and choose the best epoch.")
     return dataset
@@ -229,7 +233,9 @@ def main(context: click.Context, /, **options: Any) -> None:
     from musiq.training import StopAskedError, open_log, show_progress, stop_on_signals, test
 
     if run.state.epoch >= run.settings.epochs and runs.scored(run.folder):
-        click.echo(f"The run in {run.folder} is finished; its figures are in metrics.json, its model in best.safetensors.")
+        click.echo(
+            f"The run in {run.folder} is finished; its figures are in metrics.json, its model in best.safetensors."
+        )
         return
     run.log = open_log(run)
     try:
@@ -255,17 +261,40 @@ def open_run(options: dict[str, Any], given: set[str]) -> Run:
         runs.check_same(saved, dataclasses.asdict(settings), given)
         settings = saved
     accelerator = start_accelerator(settings.mixed_precision, options["cpu"])
+
+    def say(line: str) -> None:
+        if accelerator.is_main_process:
+            click.echo(line)
+
     if begin:
         folder = agree_on_folder(accelerator, options["out"], settings.preset)
         runs.check_new(folder)
         parse(settings.loss, settings.outputs)
-        dataset = open_dataset(options)
+        dataset = open_dataset(options, say)
     run = Run(accelerator, settings, dataset, folder, options["workers"], options["save_every"])
     accelerator.wait_for_everyone()  # before one process writes what the others look for
     if accelerator.is_main_process and begin:
         runs.write_run(folder, settings, dataset)
     run.state, run.parts = runs.load_state(folder)
+    describe(run, say)
     return run
+
+
+def describe(run: Run, say: Callable[[str], None]) -> None:
+    """What is about to be trained, on what and where; and how the pictures are made to fit, judged by the first."""
+    settings, device = run.settings, run.accelerator.device.type
+    where = f"{run.accelerator.num_processes} x {device}" if run.accelerator.num_processes > 1 else device
+    say(f"{settings.preset} for {settings.width}x{settings.height} on {where}: {run.dataset.counts()} pictures")
+    say(
+        f"target {run.dataset.target!r}, loss {settings.loss}, lr {settings.lr:g}, seed {settings.seed}, in {run.folder}"
+    )
+    with suppress(ImageError):  # it will be named where it is left out
+        first = run.dataset.split("train")[0]
+        _, how = fit(decode(first.path), settings.height, settings.width)
+        if how:
+            say(
+                f"Pictures are made to fit: {first.image} is {how}. Another --height and --width would keep more of them."
+            )
 
 
 if __name__ == "__main__":

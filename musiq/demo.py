@@ -7,6 +7,7 @@ on them shows that the whole path works, and says nothing about how people see. 
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -98,12 +99,15 @@ DISTORTIONS: dict[str, Distortion] = {
 }
 
 
+VERSIONS = [("pristine", 0), *((name, level) for name in DISTORTIONS for level in range(1, LEVELS + 1))]
+
+
 def label(level: int) -> float:
     """5 for level 0, the photograph as it is, down to 1 for level 5."""
     return round(BEST - (BEST - WORST) * level / LEVELS, 3)
 
 
-def make(out: Path, versions: int = 3, seed: int = 0) -> int:
+def make(out: Path, versions: int = 6, seed: int = 0) -> int:
     """Write pictures and labels.csv under `out`; return how many pictures.
 
     From each photograph `versions` pictures as they are, and as many at every level of every distortion. Each is a crop
@@ -112,17 +116,17 @@ def make(out: Path, versions: int = 3, seed: int = 0) -> int:
     """
     photographs = {name: photograph(name) for name in PHOTOGRAPHS}
     rows = []
-    for number, (name, image) in enumerate(photographs.items()):
-        rng = np.random.default_rng([seed, number])
-        stem, split = Path(name).stem, PHOTOGRAPHS[name][1]
-        for version in range(versions):
-            for distortion, level in [("pristine", 0), *((name, k + 1) for name in DISTORTIONS for k in range(LEVELS))]:
+    with whole(out / "labels.csv") as part:  # gets its name when every picture is there
+        for number, (name, image) in enumerate(photographs.items()):
+            rng = np.random.default_rng([seed, number])
+            stem, split = Path(name).stem, PHOTOGRAPHS[name][1]
+            for version, (distortion, level) in itertools.product(range(versions), VERSIONS):
                 picture = _crop(image, rng)
                 file = f"{split}/{stem}_{version}_{distortion}{level}.png"
                 _write(out / file, DISTORTIONS[distortion](picture, level, rng) if level else picture)
                 rows.append([file, label(level), split, stem, distortion, level])
-    with whole(out / "labels.csv") as part, part.open("w", newline="") as csv_file:
-        csv.writer(csv_file).writerows([["image", "mos", "split", "source", "distortion", "level"], *rows])
+        with part.open("w", newline="", encoding="utf-8") as file_of_rows:
+            csv.writer(file_of_rows).writerows([["image", "mos", "split", "source", "distortion", "level"], *rows])
     return len(rows)
 
 
@@ -142,9 +146,13 @@ def photograph(name: str) -> Image:
 
 
 def _crop(image: Image, rng: np.random.Generator) -> Image:
-    top = int(rng.integers(image.shape[0] - HEIGHT + 1))
-    left = int(rng.integers(image.shape[1] - WIDTH + 1))
-    return np.ascontiguousarray(image[top : top + HEIGHT, left : left + WIDTH])
+    """A part of the photograph, from the picture's own size up to all that fits, averaged down to the picture's size."""
+    zoom = rng.uniform(1, min(image.shape[0] / HEIGHT, image.shape[1] / WIDTH))
+    rows, columns = int(HEIGHT * zoom), int(WIDTH * zoom)
+    top = int(rng.integers(image.shape[0] - rows + 1))
+    left = int(rng.integers(image.shape[1] - columns + 1))
+    part = np.ascontiguousarray(image[top : top + rows, left : left + columns])
+    return np.asarray(cv2.resize(part, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _clipped(values: np.ndarray) -> Image:
@@ -155,14 +163,14 @@ def _write(path: Path, image: Image) -> None:
     # PNG keeps exactly the distortion that the label names; the lowest compression is the fastest to write and read.
     ok, data = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert ok
-    with whole(path) as part:
-        part.write_bytes(data.tobytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.tobytes())
 
 
 @click.command(cls=Command)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("demo/data"), show_default=True)
 @click.option(
-    "--versions", type=click.IntRange(1), default=3, show_default=True, help="Crops of each photograph a level."
+    "--versions", type=click.IntRange(1), default=6, show_default=True, help="Crops of each photograph a level."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the crops and the noise.")
 def main(out: Path, versions: int, seed: int) -> None:

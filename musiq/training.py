@@ -129,6 +129,8 @@ def end_epoch(run: Run, model: Musiq, per_epoch: int) -> None:
     state.epoch, state.step, state.loss_sum = epoch + 1, 0, 0.0
     if not run.accelerator.is_main_process:
         return
+    for problem in problems if epoch == 0 else []:  # the same in every epoch
+        click.echo(f"Left out of the validation: {problem}", err=True)
     notes = {"epoch": epoch + 1, "validation_srcc": None if math.isnan(found) else found, **vars(run.settings)}
     for name in ("last.safetensors", *(["best.safetensors"] if best else [])):
         checkpoint.save(model, run.folder / name, notes)

@@ -19,11 +19,10 @@ from musiq.data import (
     read_koniq,
     read_labels,
     read_manifest,
-    sample,
-    settle_split,
     write_manifest,
 )
 from musiq.errors import MusiqError
+from musiq.splits import sample, settle_split
 
 # Three rows in the words of KonIQ-10k's own files, of pictures that do not exist.
 SETS = """image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set
