@@ -2,7 +2,8 @@
 
 1. BatchNorm goes into the convolution before it; standardised convolution weights become constants.
 2. Position and scale embeddings become one constant table.
-3. Where it saves work, attention is folded: the key projection into the query's, the output projection into the value's.
+3. The scale of the attention goes into the query projection.
+4. Where it saves work, attention is folded: the key projection into the query's, the output projection into the value's.
    For one head, with tokens x as columns and the softmax over the keys j:
      (Wq x_i + bq) . (Wk x_j + bk) = (Wk' Wq x_i + Wk' bq) . x_j + a term without j, which a softmax cannot see,
      Wo (sum_j p_j (Wv x_j + bv)) = Wo Wv (sum_j p_j x_j) + Wo bv, because the p_j sum to 1.
@@ -15,6 +16,7 @@ The last layer's other rows (only the class token is read) are left out already 
 from __future__ import annotations
 
 import copy
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +57,7 @@ class FoldedAttention(nn.Module):
         self.heads = heads
         self.query = nn.Linear(dim, heads * dim)
         self.out = nn.Linear(heads * dim, dim)
-        scale = size**-0.5
+        scale = attention.scale
         self.query.weight.data = torch.einsum("hsk,hsq->hkq", wk, wq).reshape(heads * dim, dim) * scale
         self.query.bias.data = torch.einsum("hsk,hs->hk", wk, bq).flatten() * scale
         self.out.weight.data = torch.einsum("ohs,hsi->ohi", wo, wv).reshape(dim, heads * dim)
@@ -76,11 +78,20 @@ def simplify(model: Musiq) -> Musiq:
     if isinstance(model.trunk, ResNetTrunk):
         _fold_batch_norms(model.trunk.net)
     _fix_standardised(model.trunk)
-    model.embed = ConstantEmbeddings(model.embed)  # type: ignore[assignment]  # same call
+    setattr(model, "embed", ConstantEmbeddings(model.embed))  # noqa: B010, of another class but with the same call
     for layer in model.layers:
+        attention = cast(Attention, layer.attention)
         if layer is model.layers[-1] or model.spec.head_dim == model.spec.dim:
-            layer.attention = FoldedAttention(layer.attention)  # type: ignore[arg-type, assignment]  # same call
+            layer.attention = FoldedAttention(attention)
+        else:
+            _fold_scale(attention)
     return model.to(dtype)
+
+
+def _fold_scale(attention: Attention) -> None:
+    attention.query.weight.mul_(attention.scale)
+    attention.query.bias.mul_(attention.scale)
+    attention.scale = 1.0
 
 
 def _fold_batch_norms(module: nn.Module) -> None:
@@ -88,8 +99,9 @@ def _fold_batch_norms(module: nn.Module) -> None:
     children = dict(module.named_children())
     for name, child in children.items():
         partner = name.replace("conv", "bn") if name.startswith("conv") else "1" if name == "0" else ""
-        if isinstance(child, nn.Conv2d) and isinstance(children.get(partner), nn.BatchNorm2d):
-            setattr(module, name, fuse_conv_bn_eval(child, children[partner]))
+        norm = children.get(partner)
+        if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, name, fuse_conv_bn_eval(child, norm))
             setattr(module, partner, nn.Identity())
         else:
             _fold_batch_norms(child)
@@ -98,14 +110,8 @@ def _fold_batch_norms(module: nn.Module) -> None:
 def _fix_standardised(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, StandardisedConv):
-            plain = nn.Conv2d(
-                child.in_channels,
-                child.out_channels,
-                child.kernel_size,
-                child.stride,
-                child.padding,
-                bias=False,  # type: ignore[arg-type]
-            )
+            how: dict[str, Any] = {"stride": child.stride, "padding": child.padding, "bias": False}
+            plain = nn.Conv2d(child.in_channels, child.out_channels, cast(Any, child.kernel_size), **how)
             plain.weight.data = child.standardised()
             setattr(module, name, plain)
         else:

@@ -95,7 +95,8 @@ def check_images(images: Images, spec: Spec) -> None:
     expected = f"uint8 (N, {spec.height}, {spec.width}, 3)"
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (spec.height, spec.width, 3):
         raise MusiqError(
-            f"The pictures are {images.dtype} {images.shape}; this model takes {expected}, RGB. musiq.image.fit makes them fit."
+            f"The pictures are {images.dtype} {images.shape}; this model takes {expected}, RGB. "
+            "musiq.image.fit makes them fit."
         )
     if not len(images):
         raise MusiqError(f"The batch is empty; this model takes {expected} with N of at least 1.")

@@ -19,7 +19,8 @@ class EagerRuntime:
             from musiq import checkpoint
         except ImportError as problem:
             raise MusiqError(
-                f"{path} is a checkpoint and needs PyTorch ({problem}). pip install 'musiq[train]', or score an exported model."
+                f"{path} is a checkpoint and needs PyTorch ({problem}): pip install 'musiq[train]', "
+                "or score an exported model."
             ) from problem
         torch.set_num_threads(threads or available_cpus())
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -51,7 +52,7 @@ def _device(device: str):  # type: ignore[no-untyped-def]  # torch.device, witho
     index = cuda_index(device)
     if index >= torch.cuda.device_count():
         raise MusiqError(
-            f"There is no {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices. Check the driver with nvidia-smi, "
-            "or use --device cpu."
+            f"There is no {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices. "
+            "Check the driver with nvidia-smi, or use --device cpu."
         )
     return torch.device("cuda", index)

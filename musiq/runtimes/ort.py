@@ -107,8 +107,9 @@ def _session(ort: Any, path: Path, device: str, threads: int) -> Any:
     session.disable_fallback()
     if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise MusiqError(
-            f"ONNX Runtime would run {path.name} on {session.get_providers()[0]}, not on {device}: the CUDA provider did not "
-            "start. Check the driver with nvidia-smi, install the libraries with pip install 'musiq[gpu]', or use --device cpu."
+            f"ONNX Runtime would run {path.name} on {session.get_providers()[0]}, not on {device}: "
+            "the CUDA provider did not start. Check the driver with nvidia-smi, install the libraries with "
+            "pip install 'musiq[gpu]', or use --device cpu."
         )
     return session
 
@@ -117,7 +118,8 @@ def _check_cuda(ort: Any) -> None:
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise MusiqError(
             "This onnxruntime has no CUDA provider (it has "
-            f"{', '.join(ort.get_available_providers())}): pip uninstall -y onnxruntime; pip install 'musiq[gpu]', or use --device cpu."
+            f"{', '.join(ort.get_available_providers())}): pip uninstall -y onnxruntime; "
+            "pip install 'musiq[gpu]', or use --device cpu."
         )
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA and cuDNN from the nvidia packages, where torch has not loaded them

@@ -1,0 +1,95 @@
+"""The check that an artefact must pass before it gets its name: its scores beside PyTorch's fp32 ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musiq.artifact import Check
+from musiq.metrics import srcc
+from musiq.spec import Spec
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`difference`: the largest allowed, in percent of the score range; `srcc`: the least allowed rank correlation."""
+
+    difference: float
+    srcc: float
+
+
+LIMITS = {
+    # fp32 differs by the order of its sums only. fp16 carries 11 bits and bf16 8 through some forty layers; int8 is
+    # judged by what it does to the ranking. The README gives the differences that were measured.
+    "fp32": Limits(0.01, 0.9999),
+    "fp16": Limits(0.5, 0.999),
+    "bf16": Limits(4.0, 0.99),
+    "int8": Limits(5.0, 0.99),
+}
+
+
+def compare(found: Scores, reference: Scores, spec: Spec, limits: Limits, provider: str, pictures: str) -> Check:
+    """How `found` (N,) agrees with `reference` (N,), in score units; NaN anywhere never passes."""
+    difference = np.abs(found.astype(np.float64) - reference)
+    largest = float(difference.max())
+    ranks = srcc(found, reference)
+    passed = largest <= allowed_difference(limits, spec, reference) and _ranks_pass(ranks, limits, reference)
+    return Check(
+        images=len(reference),
+        max_difference=largest,
+        mean_difference=float(difference.mean()),
+        srcc=None if np.isnan(ranks) else ranks,
+        passed=bool(passed),
+        provider=provider,
+        pictures=pictures,
+    )
+
+
+def score_span(spec: Spec, reference: Scores) -> float:
+    """The width of the score range; where the Spec knows none, the spread of the reference scores."""
+    if spec.score_range is not None:
+        return abs(spec.score_range[1] - spec.score_range[0])
+    return float(reference.max() - reference.min())
+
+
+def allowed_difference(limits: Limits, spec: Spec, reference: Scores) -> float:
+    # Scores of equal size cannot agree better than float32 can tell them apart.
+    return max(limits.difference / 100 * score_span(spec, reference), 4e-6 * float(np.abs(reference).max()))
+
+
+def least_srcc(limits: Limits, n: int) -> float:
+    """On few pictures one swap of neighbours costs more than the limit allows: one is let pass, but not for fp32."""
+    if limits.srcc >= LIMITS["fp32"].srcc or n < 3:
+        return limits.srcc
+    return min(limits.srcc, 1 - 12 / (n * (n * n - 1)))
+
+
+def _ranks_pass(ranks: float, limits: Limits, reference: Scores) -> bool:
+    if len(reference) < 3 or np.ptp(reference) == 0:
+        return True  # there is no ranking to lose: the difference alone decides
+    return ranks >= least_srcc(limits, len(reference))
+
+
+def tell(check: Check, spec: Spec, limits: Limits, reference: Scores, say: Callable[[str], None]) -> None:
+    """The check in lines that a person can read."""
+    span, allowed = score_span(spec, reference), allowed_difference(limits, spec, reference)
+    share = f" ({100 * check.max_difference / span:.4f}% of the score range)" if span else ""
+    say(
+        f"{_mark(check.max_difference <= allowed)} largest difference {check.max_difference:.2g} ≤ {allowed:.2g}{share}, "
+        f"mean {check.mean_difference:.2g}"
+    )
+    least = least_srcc(limits, check.images)
+    if check.srcc is None:
+        say("[-] SRCC is not defined: fewer than 3 pictures, or all scores equal")
+    else:
+        say(f"{_mark(check.srcc >= least)} SRCC {check.srcc:.4f} ≥ {least:.4f}")
+    say(f"    on {check.images} pictures ({check.pictures}), {check.provider}")
+
+
+def _mark(good: bool) -> str:
+    return "[✓]" if good else "[✗]"

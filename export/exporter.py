@@ -1,0 +1,142 @@
+"""From a checkpoint to a checked file: build under a temporary name, score, compare, and only then rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musiq import artifact
+from musiq.artifact import Check, Record
+from musiq.errors import MusiqError
+from musiq.runtimes import open_runtime
+
+from .check import Limits, compare, tell
+from .formats import Format
+from .request import Built, Request
+
+if TYPE_CHECKING:
+    from musiq.model import Musiq
+
+Say = Callable[[str], None]
+Pictures = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The original: its name and hash, the pictures, and PyTorch's fp32 scores for them."""
+
+    name: str
+    sha256: str
+    pictures: Pictures
+    scores: NDArray[np.float32]
+    called: str  # the pictures, as a person would call them
+
+
+def reference_scores(model: Musiq, pictures: Pictures) -> NDArray[np.float32]:
+    """PyTorch's fp32 scores (N,), one picture at a time."""
+    import torch
+
+    with torch.inference_mode():
+        scores = [model.predict(torch.from_numpy(picture[None]))[0].numpy() for picture in pictures]
+    return np.concatenate(scores)
+
+
+def export(format: Format, request: Request, reference: Reference, limits: Limits, path: Path, say: Say) -> Record:
+    """Write the artefact `path` and its record; neither exists unless the check passed. Returns the record.
+
+    Raises MusiqError if the artefact cannot be built, disagrees, or cannot be written.
+    """
+    with _staging(path) as folder:
+        part = folder / path.name
+        started = time.perf_counter()
+        built = format.build(request, part)
+        seconds = time.perf_counter() - started
+        record = _record(format, request, reference, built, part, seconds)
+        artifact.write_record(part, record)
+        if not built.unverified:
+            record = replace(record, check=run_check(part, record, reference, limits, say))
+            artifact.write_record(part, record)
+        _publish([*(folder / file.name for file in built.files), artifact.record_path(part), part], path.parent)
+    return record
+
+
+def run_check(path: Path, record: Record, reference: Reference, limits: Limits, say: Say) -> Check:
+    """Score the reference pictures with the runtime that users get, one by one and in the largest batch; compare."""
+    runtime = open_runtime(path, record.details.get("device", "auto"))
+    try:
+        pictures, scores = reference.pictures, reference.scores
+        one_by_one = _scored(runtime, pictures, max(1, record.batch[0]))
+        # The largest batch once: other shapes may run other kernels.
+        together = runtime(pictures[: record.batch[1] or 8])
+        provider = runtime.provider
+    finally:
+        runtime.close()
+    off = np.abs(together - scores[: len(together)])
+    worse = off > np.abs(one_by_one - scores)[: len(together)]
+    one_by_one[: len(together)][worse] = together[worse]
+    check = compare(one_by_one, scores, record.spec, limits, provider, reference.called)
+    tell(check, record.spec, limits, reference.scores, say)
+    if not check.passed:
+        raise MusiqError(
+            f"{path.name} does not score like {reference.name}, so it was not kept. Try another precision, or loosen "
+            "--max-difference and --min-srcc if that is good enough for you."
+        )
+    return check
+
+
+def _scored(runtime: Callable[[Pictures], NDArray[np.float32]], pictures: Pictures, size: int) -> NDArray[np.float32]:
+    return np.concatenate([runtime(pictures[i : i + size]) for i in range(0, len(pictures), size)])
+
+
+def _record(format: Format, request: Request, reference: Reference, built: Built, part: Path, seconds: float) -> Record:
+    return Record(
+        spec=request.model.spec,
+        format=format.name,
+        precision=request.precision,
+        sha256=artifact.sha256(part),
+        checkpoint={"name": reference.name, "sha256": reference.sha256},
+        inputs=request.inputs,
+        batch=(request.batch.smallest, request.batch.largest),
+        versions=built.versions,
+        layers=dict(sorted(built.layers.items(), key=lambda item: -item[1])),
+        unverified=built.unverified,
+        details={**built.details, "build_s": round(seconds, 1)},
+    )
+
+
+@contextmanager
+def _staging(path: Path) -> Iterator[Path]:
+    """A folder beside the goal, so that renaming is one step; removed whatever happens."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
+    except OSError as problem:
+        raise MusiqError(
+            f"Cannot write into {path.parent}: {problem.strerror}. Give --out a folder with write access."
+        ) from problem
+    try:
+        yield folder
+    except OSError as problem:
+        raise MusiqError(
+            f"Cannot write {path}: {problem.strerror or problem}. Give --out a folder with room."
+        ) from problem
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(files: list[Path], folder: Path) -> None:
+    """Rename the finished files into place, the artefact itself last."""
+    for file in files:
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(file, folder / file.name)

@@ -1,0 +1,48 @@
+"""What is asked of an export, in one value that every format's builder reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from musiq.model import Musiq
+
+INPUTS = ("image", "pyramid")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The batch sizes that an artefact takes: `smallest` to `largest`, 0 for no limit; fastest at `best`."""
+
+    smallest: int = 1
+    largest: int = 0
+    best: int = 8
+
+    @property
+    def dynamic(self) -> bool:
+        return self.smallest != self.largest
+
+
+@dataclass(frozen=True)
+class Request:
+    """`model` is simplified and in fp32; `precision` is one of the format's own."""
+
+    model: Musiq
+    precision: str = "fp32"
+    inputs: str = "image"
+    batch: Batch = field(default_factory=Batch)
+    opset: int = 18
+    options: dict[str, Any] = field(default_factory=dict)  # what one format alone reads: gpus, tf32, ...
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a builder says of the file it wrote; `files` are further ones that belong to it."""
+
+    layers: dict[str, int]
+    versions: dict[str, str]
+    details: dict[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    unverified: str = ""

@@ -1,0 +1,52 @@
+"""Options and fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--weights-dir", type=Path, help="folder with the published *_ckpt.npz, for -m weights")
+    parser.addoption("--calibration-images", type=Path, help="folder with TID2013's I03, I04, I06, I08, I19 .BMP")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("weights") and not config.getoption("--weights-dir"):
+            item.add_marker(
+                pytest.mark.skip(reason="needs the published weights: --weights-dir and --calibration-images")
+            )
+        if item.get_closest_marker("gpu") and not _has_gpu():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU; there is none here"))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `tiny` model with random but lively weights, saved as a checkpoint of ours."""
+    from musiq import checkpoint
+    from tests.recipe import lively_model
+
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    checkpoint.save(lively_model("tiny"), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That model exported by the real command."""
+    from click.testing import CliRunner
+
+    from musiq_export.cli import main
+
+    folder = tmp_path_factory.mktemp("exports")
+    result = CliRunner().invoke(main, ["--checkpoint", str(tiny_checkpoint), "--out", str(folder), "--name", "tiny"])
+    assert result.exit_code == 0, result.output
+    return folder / "tiny.onnx"

@@ -1,0 +1,212 @@
+"""`musiq-export`: a file that exists is a file that agreed, and says what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from musiq import artifact, checkpoint
+from musiq.errors import MusiqError
+from musiq.metrics import srcc
+from musiq.runtimes import RUNTIMES, open_runtime
+from musiq.spec import Spec
+from musiq_export import exporter, pictures
+from musiq_export.check import LIMITS, Limits, compare, least_srcc
+from musiq_export.cli import main, parse_batch
+from musiq_export.formats import FORMATS, find
+from tests.recipe import lively_model, picture
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_onnx_file_scores_like_pytorch_at_every_batch_size(tiny_checkpoint: Path, tiny_onnx: Path) -> None:
+    session = onnxruntime.InferenceSession(str(tiny_onnx), providers=["CPUExecutionProvider"])
+    model = checkpoint.load(tiny_checkpoint)
+    for batch in (1, 2, 5):
+        images = np.stack([picture(192, 256, seed) for seed in range(batch)])
+        with torch.inference_mode():
+            expected = model.predict(torch.from_numpy(images))[0].numpy()
+        np.testing.assert_allclose(session.run(["score"], {"image": images})[0], expected, atol=2e-5)
+
+
+def test_the_onnx_file_is_whole_typed_and_knows_itself_but_not_where_it_was_made(tiny_onnx: Path) -> None:
+    model = onnx.load(tiny_onnx)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.opset_import[0].version == 18
+    image = model.graph.input[0]
+    assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
+    dims = [dim.dim_param or dim.dim_value for dim in image.type.tensor_type.shape.dim]
+    assert dims == ["batch", 192, 256, 3]
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert Spec.from_json(properties["musiq.spec"]).preset == "tiny"
+    raw = tiny_onnx.read_bytes()
+    assert b"site-packages" not in raw
+    assert str(Path.cwd()).encode() not in raw
+    assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
+    assert [path.name for path in tiny_onnx.parent.iterdir() if "part" in path.name] == []
+
+
+def test_the_record_tells_origin_content_and_check(tiny_checkpoint: Path, tiny_onnx: Path) -> None:
+    record = json.loads(artifact.record_path(tiny_onnx).read_text())
+    assert record["sha256"] == artifact.sha256(tiny_onnx)
+    assert record["checkpoint"] == {"name": "tiny.safetensors", "sha256": artifact.sha256(tiny_checkpoint)}
+    assert record["layers"]["Conv"] == 5
+    assert record["check"]["passed"] is True
+    assert record["check"]["images"] == pictures.GENERATED
+    assert record["check"]["max_difference"] < 1e-4
+    assert {"musiq", "torch", "onnx"} <= set(record["versions"])
+
+
+def test_graphs_at_1024x768_have_well_under_1500_nodes(tmp_path: Path) -> None:
+    from musiq_export.onnx_model import to_onnx
+    from musiq_export.request import Request
+    from musiq_export.simplify import simplify
+
+    for preset in ("musiq", "resnet50-classic"):
+        graph = to_onnx(Request(simplify(lively_model(preset)))).graph
+        assert 100 < len(graph.node) < 1000
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_is_inside_the_graph(tiny_checkpoint: Path, tmp_path: Path, precision: str) -> None:
+    from musiq_export.onnx_model import to_onnx
+    from musiq_export.request import Request
+    from musiq_export.simplify import simplify
+
+    opset = 22 if precision == "bf16" else 18
+    graph = to_onnx(Request(simplify(checkpoint.load(tiny_checkpoint)), precision, opset=opset)).graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    weights = [types[name] for node in graph.node if node.op_type == "Conv" for name in node.input if name in types]
+    assert set(weights) == {onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16}
+
+
+def test_the_check_uses_the_users_own_pictures(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    import cv2
+
+    for seed in range(4):
+        cv2.imwrite(str(tmp_path / f"{seed}.png"), picture(200, 300, seed))
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    result = run("--checkpoint", tiny_checkpoint, "--images", tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "on 4 pictures" in result.output
+    assert "[✓] SRCC 1.0000 ≥ 0.9999" in result.output
+
+
+def test_an_artefact_that_disagrees_is_not_kept(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = exporter.reference_scores
+    monkeypatch.setattr(exporter, "reference_scores", lambda *given: honest(*given) + 0.5)
+    result = run("--checkpoint", tiny_checkpoint, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "[✗] largest difference 0.5" in result.output
+    assert "does not score like tiny.safetensors" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_fails_for_nan_for_large_differences_and_for_lost_ranks() -> None:
+    spec, limits = lively_model("tiny", score_range=(0.0, 100.0)).spec, Limits(difference=1.0, srcc=0.99)
+    reference = np.linspace(10, 90, 40, dtype=np.float32)
+
+    def passes(found: np.ndarray) -> bool:
+        return compare(found.astype(np.float32), reference, spec, limits, "test", "made up").passed
+
+    assert passes(reference + 0.9)
+    assert not passes(reference + 1.1)
+    assert not passes(np.where(np.arange(40) == 3, np.nan, reference))
+    near = np.float32(50) + np.linspace(0, 0.5, 40, dtype=np.float32)
+    shuffled = np.random.default_rng(0).permutation(near)
+    assert srcc(shuffled, near) < 0.9
+    assert not compare(shuffled, near, spec, limits, "test", "made up").passed
+
+
+def test_on_few_pictures_one_swap_of_neighbours_is_let_pass_unless_fp32() -> None:
+    swapped = srcc([2, 1, *range(3, 17)], list(range(1, 17)))
+    assert least_srcc(LIMITS["fp16"], 16) <= swapped
+    assert least_srcc(LIMITS["fp32"], 16) > swapped
+
+
+def test_every_format_ends_in_what_one_runtime_opens() -> None:
+    assert {format.suffix for format in FORMATS.values()} <= set(RUNTIMES)
+    assert [find(alias).name for format in FORMATS.values() for alias in (format.name, *format.aliases)]
+
+
+def test_a_mistyped_format_is_answered_with_the_nearest() -> None:
+    with pytest.raises(MusiqError, match="Did you mean onnx"):
+        find("onxx")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "8..2", "two", "1..x", ""])
+def test_an_impossible_batch_is_refused(text: str) -> None:
+    with pytest.raises(MusiqError, match="no batch size"):
+        parse_batch(text)
+
+
+def test_user_errors_are_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    for arguments in (
+        ["--checkpoint", tmp_path / "none.pth"],
+        ["--checkpoint", __file__],
+        ["--format", "trtt"],
+    ):
+        result = run(*arguments, "--out", tmp_path / "out")
+        assert result.exit_code == 1
+        assert result.output.strip().splitlines()[-1].startswith("Error: ")
+        assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_any_run_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "Give --checkpoint, or run train.py first" in run().output
+
+
+def test_an_unwritable_folder_is_an_error_and_not_a_traceback(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = run("--checkpoint", tiny_checkpoint, "--out", tmp_path / "file")
+    assert result.exit_code == 1
+    assert "Cannot write into" in result.output
+
+
+def test_an_interrupted_export_leaves_nothing_behind(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "musiq_export.cli", "--checkpoint", tiny_checkpoint, "--out", tmp_path / "out"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/.part-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_artefact_changed_by_one_byte_is_refused_at_load(tiny_onnx: Path, tmp_path: Path) -> None:
+    copy = tmp_path / tiny_onnx.name
+    data = bytearray(tiny_onnx.read_bytes())
+    data[len(data) // 2] ^= 1
+    copy.write_bytes(data)
+    artifact.record_path(copy).write_text(artifact.record_path(tiny_onnx).read_text())
+    with pytest.raises(MusiqError, match="is not the file that was checked"):
+        open_runtime(copy)
+
+
+def test_generated_pictures_are_the_same_for_everybody_and_differ_in_what_scores_see() -> None:
+    one = pictures.generated(96, 128)
+    np.testing.assert_array_equal(one, pictures.generated(96, 128))
+    sharpness = [float(np.abs(np.diff(image.astype(np.float64), axis=1)).mean()) for image in one]
+    assert max(sharpness) > 5 * min(sharpness)

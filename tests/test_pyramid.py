@@ -1,0 +1,89 @@
+"""The resize matrices against OpenCV, torch and a written-out kernel."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from musiq.errors import MusiqError
+from musiq.pyramid import resize_matrix, scale_matrices
+from musiq.spec import PRESETS, Scale, Spec
+
+PICTURE = np.random.default_rng(0).random((97, 131), np.float32)
+SIZES = [(48, 65), (33, 40), (97, 131), (150, 200), (1, 1)]
+
+
+def _resized(rows: int, columns: int, kernel: str) -> np.ndarray:
+    return resize_matrix(97, rows, kernel) @ PICTURE.astype(np.float64) @ resize_matrix(131, columns, kernel).T
+
+
+@pytest.mark.parametrize(("rows", "columns"), SIZES)
+def test_cubic_is_opencvs_cubic_on_floats(rows: int, columns: int) -> None:
+    expected = cv2.resize(PICTURE, (columns, rows), interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_allclose(_resized(rows, columns, "cubic"), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("rows", "columns"), SIZES)
+def test_cubic_is_torchs_bicubic(rows: int, columns: int) -> None:
+    image = torch.from_numpy(PICTURE).double()[None, None]
+    expected = torch.nn.functional.interpolate(image, size=(rows, columns), mode="bicubic", align_corners=False)
+    np.testing.assert_allclose(_resized(rows, columns, "cubic"), expected[0, 0].numpy(), atol=2e-5)
+
+
+def test_gaussian_weighs_the_pixels_within_one_and_a_half_by_the_written_out_kernel() -> None:
+    matrix = resize_matrix(10, 4, "gaussian")
+    for i in range(4):
+        centre = (i + 0.5) * 10 / 4
+        weights = [np.exp(-((j + 0.5 - centre) ** 2) / 0.5) if abs(j + 0.5 - centre) < 1.5 else 0.0 for j in range(10)]
+        np.testing.assert_allclose(matrix[i], np.array(weights) / sum(weights), atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["cubic", "gaussian"])
+@pytest.mark.parametrize("outputs", [1, 7, 64, 300])
+def test_every_row_sums_to_one_so_flat_pictures_stay_flat(kernel: str, outputs: int) -> None:
+    np.testing.assert_allclose(resize_matrix(64, outputs, kernel).sum(axis=1), 1.0, atol=1e-12)
+
+
+def test_an_unknown_kernel_is_named_with_the_known_ones() -> None:
+    with pytest.raises(MusiqError, match=r"'lanczos'.*cubic, gaussian"):
+        resize_matrix(4, 2, "lanczos")
+
+
+@pytest.mark.parametrize(
+    ("preset", "sizes"),
+    [
+        ("resnet50-classic", [(768, 1024), (288, 384), (160, 224)]),
+        ("musiq", [(168, 224), (288, 384), (768, 1024)]),
+    ],
+)
+def test_scales_of_a_1024x768_picture_have_the_published_sizes(preset: str, sizes: list[tuple[int, int]]) -> None:
+    spec = PRESETS[preset]
+    assert [spec.kept_size(scale) for scale in spec.scales] == sizes
+
+
+def test_cut_scales_keep_the_first_rows_of_the_whole_resize() -> None:
+    spec = PRESETS["resnet50-classic"]
+    left, right = scale_matrices(spec, spec.scales[2])
+    assert (left.shape, right.shape) == ((160, 768), (1024, 224))
+    np.testing.assert_array_equal(left, resize_matrix(768, 168, "cubic")[:160])
+
+
+def test_a_spec_comes_back_from_its_json_unchanged() -> None:
+    for spec in PRESETS.values():
+        assert Spec.from_json(spec.to_json()) == spec
+
+
+def test_a_spec_with_unknown_fields_or_values_is_refused_with_a_reason() -> None:
+    text = PRESETS["tiny"].to_json()
+    with pytest.raises(MusiqError, match="newer version"):
+        Spec.from_json(text.replace('"kernel"', '"colour"'))
+    with pytest.raises(MusiqError, match=r"Spec\.kernel is 'lanczos'; expected one of cubic, gaussian"):
+        Spec.from_json(text.replace('"cubic"', '"lanczos"'))
+    with pytest.raises(MusiqError, match="at least 32"):
+        PRESETS["tiny"].at(16, 256)
+
+
+def test_scale_names_are_the_inputs_of_a_pyramid_export() -> None:
+    assert [scale.name for scale in (Scale(), Scale(384), Scale(224))] == ["native", "scale_384", "scale_224"]

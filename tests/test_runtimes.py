@@ -1,0 +1,184 @@
+"""Runtimes: one contract for all of them, and closed failure where a device or a package is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from musiq import artifact
+from musiq.errors import MusiqError
+from musiq.runtimes import open_runtime, ort
+from tests.recipe import picture
+
+
+@pytest.fixture(params=["checkpoint", "onnx"])
+def any_file(request: pytest.FixtureRequest, tiny_checkpoint: Path, tiny_onnx: Path) -> Path:
+    return {"checkpoint": tiny_checkpoint, "onnx": tiny_onnx}[request.param]
+
+
+def test_a_runtime_takes_uint8_pictures_and_gives_float32_scores(any_file: Path, tiny_checkpoint: Path) -> None:
+    images = np.stack([picture(192, 256, seed) for seed in range(3)])
+    runtime, reference = open_runtime(any_file, "cpu"), open_runtime(tiny_checkpoint, "cpu")
+    scores = runtime(images)
+    assert (scores.dtype, scores.shape) == (np.float32, (3,))
+    np.testing.assert_allclose(scores, reference(images), atol=2e-5)
+    np.testing.assert_array_equal(runtime.run(images)["score"], scores)
+    assert "cpu" in runtime.provider.lower()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((192, 256, 3), np.uint8),
+        np.zeros((1, 192, 256, 3), np.float32),
+        np.zeros((1, 256, 192, 3), np.uint8),
+        np.zeros((0, 192, 256, 3), np.uint8),
+    ],
+    ids=["no batch", "floats", "portrait", "empty"],
+)
+def test_other_arrays_are_refused_with_what_was_expected(any_file: Path, images: Any) -> None:
+    with pytest.raises(MusiqError, match=r"uint8 \(N, 192, 256, 3\)"):
+        open_runtime(any_file, "cpu")(images)
+
+
+def test_several_threads_may_share_a_runtime(any_file: Path) -> None:
+    runtime = open_runtime(any_file, "cpu")
+    images = [picture(192, 256, seed)[None] for seed in range(8)]
+    alone = [float(runtime(image)[0]) for image in images]
+    together: dict[int, float] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: together.__setitem__(i, float(runtime(images[i])[0]))) for i in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_allclose([together[i] for i in range(8)], alone, atol=1e-6)
+
+
+class _FakeSession:
+    """A session that was asked for CUDA and quietly runs on the CPU, as ONNX Runtime does without a driver."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+    def disable_fallback(self) -> None: ...
+
+
+def test_a_cuda_session_that_would_run_on_the_cpu_is_an_error_with_the_remedy(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", _FakeSession)
+    with pytest.raises(MusiqError, match=r"would run tiny\.onnx on CPUExecutionProvider, not on cuda:0.*nvidia-smi"):
+        open_runtime(tiny_onnx, "cuda:0")
+
+
+def test_a_gpu_that_is_not_there_is_named_with_what_to_do(tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(MusiqError, match=r"no CUDA provider|did not start|cannot open"):
+        open_runtime(tiny_onnx, "cuda:63")
+    with pytest.raises(MusiqError, match=r"There is no cuda:63: PyTorch sees \d+ CUDA devices"):
+        open_runtime(tiny_checkpoint, "cuda:63")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "CPU0", ""])
+def test_an_unknown_device_is_refused(tiny_onnx: Path, device: str) -> None:
+    with pytest.raises(MusiqError, match="expected auto, cpu, cuda"):
+        open_runtime(tiny_onnx, device)
+
+
+def test_unknown_missing_and_broken_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(b"x")
+    (tmp_path / "broken.onnx").write_bytes(b"x")
+    for name, reason in (
+        ("model.tflite", "should end in one of"),
+        ("none.onnx", "no file"),
+        ("broken.onnx", "cannot open"),
+    ):
+        with pytest.raises(MusiqError, match=reason):
+            open_runtime(tmp_path / name)
+
+
+def test_an_onnx_file_of_somebody_else_is_refused(tiny_onnx: Path, tmp_path: Path) -> None:
+    model = onnx.load(tiny_onnx)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(MusiqError, match="was not made by musiq-export"):
+        open_runtime(tmp_path / "other.onnx")
+
+
+def test_a_file_without_a_record_runs_and_says_that_it_is_unverified(tiny_onnx: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.onnx").write_bytes(tiny_onnx.read_bytes())
+    runtime = open_runtime(tmp_path / "tiny.onnx", "cpu")
+    assert isinstance(runtime, ort.OrtRuntime)
+    assert "no record" in runtime.unverified
+    assert artifact.read_record(tmp_path / "tiny.onnx") is None
+
+
+def test_both_onnxruntime_packages_at_once_are_pointed_out(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "_is_installed", lambda package: True)
+    with pytest.warns(UserWarning, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
+        open_runtime(tiny_onnx, "cpu")
+
+
+BLOCKED = """
+import sys
+for name in {blocked!r}:
+    sys.modules[name] = None
+import musiq
+from click.testing import CliRunner
+from musiq.cli import main
+assert CliRunner().invoke(main, ["--help"]).exit_code == 0
+result = CliRunner().invoke(main, ["{picture}", "--model", "{model}"])
+print(result.output)
+"""
+HEAVY = [
+    "torch",
+    "torchvision",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt_rtx",
+    "scipy",
+    "onnx",
+    "safetensors",
+    "einops",
+]
+
+
+def _score_without(blocked: list[str], model: Path, file: Path) -> str:
+    code = BLOCKED.format(blocked=blocked, picture=file, model=model)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_and_help_work_without_any_extra_and_scoring_says_what_to_install(
+    tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "a.png"), picture(192, 256, 1))
+    assert "pip install 'musiq[cpu]'" in _score_without(HEAVY, tiny_onnx, tmp_path / "a.png")
+    assert "pip install 'musiq[train]'" in _score_without(HEAVY, tiny_checkpoint, tmp_path / "a.png")
+    without_torch = [name for name in HEAVY if name != "onnxruntime"]
+    assert f"{tmp_path / 'a.png'}," in _score_without(without_torch, tiny_onnx, tmp_path / "a.png")
+
+
+@pytest.mark.gpu
+def test_cuda_scores_like_the_cpu(any_file: Path) -> None:
+    images = np.stack([picture(192, 256, seed) for seed in range(3)])
+    gpu = open_runtime(any_file, "cuda:0")
+    assert "cuda" in gpu.provider.lower()
+    np.testing.assert_allclose(gpu(images), open_runtime(any_file, "cpu")(images), atol=1e-3)

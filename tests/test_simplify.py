@@ -1,0 +1,56 @@
+"""Simplifications before export change no score: proven in float64 against the model as trained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from musiq.spec import PRESETS
+from musiq_export.graph import in_precision
+from musiq_export.simplify import FoldedAttention, gflop, simplify
+from tests.recipe import lively_model, picture
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_simplified_model_scores_the_same_to_1e_9_in_float64(preset: str) -> None:
+    model = lively_model(preset, height=75, width=101).double()
+    image = torch.from_numpy(picture(75, 101, 5))[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(simplify(model).predict(image), model.predict(image), atol=1e-9, rtol=1e-9)
+
+
+def test_nothing_of_batch_norm_or_standardisation_is_left() -> None:
+    for preset in ("resnet50", "musiq"):
+        kinds = {type(module).__name__ for module in simplify(lively_model(preset, height=64, width=64)).modules()}
+        assert not kinds & {"BatchNorm2d", "StandardisedConv", "Embeddings"}
+
+
+def test_attention_is_folded_in_every_layer_only_where_heads_are_as_wide_as_the_model() -> None:
+    def folded(preset: str) -> list[bool]:
+        model = simplify(lively_model(preset, height=64, width=64))
+        return [isinstance(layer.attention, FoldedAttention) for layer in model.layers]
+
+    assert folded("resnet50-classic") == [True] * 14
+    assert folded("resnet50") == [False] * 13 + [True]
+
+
+def test_the_original_is_left_as_it_was() -> None:
+    model = lively_model("tiny")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    simplify(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_folding_saves_the_work_that_it_promises() -> None:
+    classic, musiq = lively_model("resnet50-classic"), lively_model("musiq")
+    assert gflop(classic) - gflop(simplify(classic)) > 40  # at 1024x768, of about 350
+    assert gflop(simplify(musiq)) < 80
+
+
+def test_half_precision_keeps_the_pyramid_and_layer_norms_in_fp32() -> None:
+    half = in_precision(simplify(lively_model("resnet50-classic", height=64, width=64)), "fp16")
+    assert half.pyramid.gain.dtype == torch.float32
+    assert half.layers[0].norm1.norm.weight.dtype == torch.float32
+    assert half.layers[0].mlp[0].weight.dtype == torch.float16
+    flat = torch.full((1, 3, 384), 0.5, dtype=torch.float16)  # no variance: only eps keeps it from 0/0
+    assert torch.isfinite(half.layers[0].norm1(flat)).all()
