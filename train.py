@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 # What a preset needs so that nothing else has to be given. The tiny one's are tuned on the demo's pictures; the others
 # follow common practice for a pretrained trunk at these picture sizes.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "resnet50": {"epochs": 30, "batch_size": 8, "lr": 5e-5, "trunk_weights": "download"},
-    "resnet50-classic": {"epochs": 30, "batch_size": 8, "lr": 5e-5, "trunk_weights": "download"},
-    "musiq": {"epochs": 30, "batch_size": 16, "lr": 1e-4, "trunk_weights": "none"},
-    "musiq-pyiqa": {"epochs": 30, "batch_size": 16, "lr": 1e-4, "trunk_weights": "none"},
-    "tiny": {"epochs": 12, "batch_size": 16, "lr": 1e-3, "trunk_weights": "none"},
+    "resnet50": {"epochs": 30, "batch_size": 8, "lr": 5e-5, "trunk_weights": "download", "loss": "l1"},
+    "resnet50-classic": {"epochs": 30, "batch_size": 8, "lr": 5e-5, "trunk_weights": "download", "loss": "l1"},
+    "musiq": {"epochs": 30, "batch_size": 16, "lr": 1e-4, "trunk_weights": "none", "loss": "l1"},
+    "musiq-pyiqa": {"epochs": 30, "batch_size": 16, "lr": 1e-4, "trunk_weights": "none", "loss": "l1"},
+    "tiny": {"epochs": 8, "batch_size": 16, "lr": 1e-3, "trunk_weights": "none", "loss": "l1+ranking"},
 }
 
 NEEDS = f"""train.py needs pictures with quality labels, higher being better:
@@ -130,8 +130,8 @@ def settle(options: dict[str, Any]) -> Settings:
     values["start"] = str(options["start"]) if options["start"] else None
     if values["start"]:
         values["trunk_weights"] = "none"
-    if values["loss"] is None:
-        values["loss"] = "l1" if options["outputs"] == 1 else "emd"
+    if options["loss"] is None and options["outputs"] > 1:
+        values["loss"] = "emd"
     if values["batch_norm"] == "auto":
         values["batch_norm"] = "trained" if values["trunk_weights"] == "none" and not values["start"] else "frozen"
     return Settings(**values)
@@ -194,7 +194,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--clip", type=click.FloatRange(0), default=1.0, help="Largest norm of a gradient; 0: any.")
 @click.option(
     "--loss",
-    help=f"A sum such as l1+0.5*ranking of {', '.join([*ON_SCORES, *ON_SHARES])}.  [default: l1; with shares emd]",
+    help=f"A sum such as l1+0.5*ranking of {', '.join([*ON_SCORES, *ON_SHARES])}.  [default: {by_preset('loss')}; with shares emd]",
 )
 @click.option(
     "--margin", type=click.FloatRange(0), default=MARGIN, help="Of the ranking loss, in deviations of the labels."
