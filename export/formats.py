@@ -29,14 +29,63 @@ class Format:
     note: str = ""
 
 
+def _torchscript(request: Request, path: Path) -> Built:
+    from .torch_files import build_torchscript
+
+    return build_torchscript(request, path)
+
+
+def _pt2(request: Request, path: Path) -> Built:
+    from .torch_files import build_pt2
+
+    return build_pt2(request, path)
+
+
 def _onnx(request: Request, path: Path) -> Built:
     from .onnx_model import build
 
     return build(request, path)
 
 
+def _openvino(request: Request, path: Path) -> Built:
+    from .openvino_file import build
+
+    return build(request, path)
+
+
+def _trt(request: Request, path: Path) -> Built:
+    from .engine import build
+
+    return build(request, path, "tensorrt")
+
+
+def _trt_rtx(request: Request, path: Path) -> Built:
+    from .engine import build
+
+    return build(request, path, "tensorrt_rtx")
+
+
+FLOATS = ("fp32", "fp16", "bf16")
 FORMATS: dict[str, Format] = {
-    "onnx": Format("onnx", ".onnx", _onnx, "onnxruntime", "cpu", ("fp32", "fp16", "bf16")),
+    format.name: format
+    for format in (
+        Format(
+            "torchscript", ".torchscript", _torchscript, "torch", "train", FLOATS, ("ts",), "legacy, still required"
+        ),
+        Format("pt2", ".pt2", _pt2, "torch", "train", FLOATS, ("torch-export",)),
+        Format("onnx", ".onnx", _onnx, "onnxruntime", "cpu", (*FLOATS, "int8")),
+        Format("openvino", ".xml", _openvino, "openvino", "openvino", (*FLOATS, "int8"), ("ov",)),
+        Format("trt", ".engine", _trt, "tensorrt", "tensorrt", (*FLOATS, "int8"), ("tensorrt", "engine")),
+        Format(
+            "trt-rtx",
+            ".rtx.engine",
+            _trt_rtx,
+            "tensorrt_rtx",
+            "tensorrt-rtx",
+            (*FLOATS, "int8"),
+            ("tensorrt-rtx", "rtx"),
+        ),
+    )
 }
 
 

@@ -72,7 +72,8 @@ def _build(tensors: dict[str, Tensor], spec: Spec | None, height: int | None, wi
             return model.eval()
     raise MusiqError(
         f"The file holds tensors of no known MUSIQ layout (first: {', '.join(list(tensors)[:3]) or 'none at all'}). "
-        "Known are this project's safetensors, the published ResNet-50 reimplementation's .pth, pyiqa's .pth and the original .npz."
+        "Known are this project's safetensors, the published ResNet-50 reimplementation's .pth, pyiqa's .pth, "
+        "and the original .npz."
     )
 
 

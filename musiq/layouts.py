@@ -188,7 +188,7 @@ def _patch_trunk(
     bias: str,
     stored: Callable[[Shape], tuple[Shape, Shape | None]],
 ) -> Iterator[Entry]:
-    """The patch trunk's convolutions and norms; `stored` gives a kernel's shape in their axis order and how to permute it."""
+    """The patch trunk's convolutions and norms; `stored` gives a kernel's shape in their axis order and how it turns."""
     narrow, wide = spec.trunk_channels, 4 * spec.trunk_channels
     for name, conv, norm, shape in (
         ("root", f"{root}conv_root", f"{root}gn_root", (narrow, 3, 7, 7)),

@@ -52,12 +52,47 @@ def _onnx(path: Path, device: str, threads: int | None) -> Runtime:
     return OrtRuntime(path, device, threads)
 
 
+def _openvino(path: Path, device: str, threads: int | None) -> Runtime:
+    from musiq.runtimes.ov import OpenVinoRuntime
+
+    return OpenVinoRuntime(path, device, threads)
+
+
+def _torchscript(path: Path, device: str, threads: int | None) -> Runtime:
+    from musiq.runtimes.traced import TorchScriptRuntime
+
+    return TorchScriptRuntime(path, device, threads)
+
+
+def _pt2(path: Path, device: str, threads: int | None) -> Runtime:
+    from musiq.runtimes.traced import Pt2Runtime
+
+    return Pt2Runtime(path, device, threads)
+
+
+def _trt(path: Path, device: str, threads: int | None) -> Runtime:
+    from musiq.runtimes.trt import TensorRtRuntime
+
+    return TensorRtRuntime(path, device, "tensorrt")
+
+
+def _trt_rtx(path: Path, device: str, threads: int | None) -> Runtime:
+    from musiq.runtimes.trt import TensorRtRuntime
+
+    return TensorRtRuntime(path, device, "tensorrt_rtx")
+
+
 RUNTIMES: dict[str, Opener] = {
     ".safetensors": _checkpoint,
     ".pth": _checkpoint,
     ".pt": _checkpoint,
     ".npz": _checkpoint,
+    ".torchscript": _torchscript,
+    ".pt2": _pt2,
     ".onnx": _onnx,
+    ".xml": _openvino,
+    ".engine": _trt,
+    ".rtx.engine": _trt_rtx,
 }
 """File name ending to what opens it."""
 
