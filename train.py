@@ -35,7 +35,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "resnet50-classic": {"epochs": 30, "batch_size": 8, "lr": 5e-5, "trunk_weights": "download", "loss": "l1"},
     "musiq": {"epochs": 30, "batch_size": 16, "lr": 1e-4, "trunk_weights": "none", "loss": "l1"},
     "musiq-pyiqa": {"epochs": 30, "batch_size": 16, "lr": 1e-4, "trunk_weights": "none", "loss": "l1"},
-    "tiny": {"epochs": 8, "batch_size": 16, "lr": 1e-3, "trunk_weights": "none", "loss": "l1+ranking"},
+    "tiny": {"epochs": 6, "batch_size": 16, "lr": 1e-3, "trunk_weights": "none", "loss": "l1+ranking"},
 }
 
 NEEDS = f"""train.py needs pictures with quality labels, higher being better:
@@ -194,11 +194,10 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--clip", type=click.FloatRange(0), default=1.0, help="Largest norm of a gradient; 0: any.")
 @click.option(
     "--loss",
-    help=f"A sum such as l1+0.5*ranking of {', '.join([*ON_SCORES, *ON_SHARES])}.  [default: {by_preset('loss')}; with shares emd]",
+    help=f"{', '.join([*ON_SCORES, *ON_SHARES])} or l1+0.5*ranking and the like.  "
+    f"[default: {by_preset('loss')}; with shares emd]",
 )
-@click.option(
-    "--margin", type=click.FloatRange(0), default=MARGIN, help="Of the ranking loss, in deviations of the labels."
-)
+@click.option("--margin", type=click.FloatRange(0), default=MARGIN, help="Of ranking, in the labels' deviations.")
 @click.option("--flip/--no-flip", default=True, help="Mirror half of the pictures, anew in each epoch.")
 @click.option(
     "--batch-norm",
