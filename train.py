@@ -1,7 +1,6 @@
 """Train a MUSIQ model on labelled pictures: one visible loop, on a CPU, a GPU, or several by `accelerate launch`.
 
-This file is the loop and the command. musiq.data reads labels, musiq.batches pictures; musiq.learning has the parts of a
-step, musiq.training what surrounds the loop; musiq.runs keeps the run's folder.
+This file is the loop and the command; musiq.learning has the parts of a step, musiq.training what surrounds the loop.
 """
 
 from __future__ import annotations
@@ -249,6 +248,8 @@ def main(context: click.Context, /, **options: Any) -> None:
 
 def open_run(options: dict[str, Any], given: set[str]) -> Run:
     """A new run, or the one to resume, with its folder written once everything is known to be right."""
+    # Threads that wait by spinning slow a machine with other work on it several times; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from musiq.training import Run, agree_on_folder, start_accelerator
 
     settings = settle(options)
