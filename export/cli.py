@@ -13,6 +13,7 @@ import click
 from musiq import artifact
 from musiq.cli import Command
 from musiq.errors import MusiqError
+from musiq.spec import Spec
 
 from .check import LIMITS, Limits
 from .formats import check_possible, find
@@ -47,6 +48,7 @@ PRECISIONS = tuple(LIMITS)
     "--inputs", type=click.Choice(INPUTS), default="image", help="One uint8 picture, or its normalised scales."
 )
 @click.option("--batch", default="1..", help="One size, or smallest..largest; '1..' has no limit.")
+@click.option("--batch-opt", type=click.IntRange(1), default=8, help="The size that TensorRT makes fastest.")
 @click.option("--opset", type=click.IntRange(18, 23), show_default="18, bf16: 22", help="Of ONNX.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("exports"), help="Folder for the artefacts.")
 @click.option("--name", show_default="preset, size and precision", help="Of the files, without an ending.")
@@ -58,6 +60,23 @@ PRECISIONS = tuple(LIMITS)
     "--max-difference", type=float, show_default="by precision", help="Largest allowed, in % of the score range."
 )
 @click.option("--min-srcc", type=float, show_default="by precision", help="Least allowed rank correlation.")
+@click.option(
+    "--calibration-images",
+    type=click.Path(path_type=Path),
+    help="For int8: folder with 64 to 512 pictures like those to be scored.",
+)
+@click.option("--force", is_flag=True, help="Keep an int8 file that is slower than fp32 on this machine.")
+@click.option(
+    "--gpus", show_default="80,86,89,120", help="For trt-rtx: compute capabilities: 75,80,86,89,120,121 (RTX 20 to 50)."
+)
+@click.option("--tf32/--no-tf32", help="Let TensorRT round fp32 products to TF32.")
+@click.option("--compatible", is_flag=True, help="For trt: run in newer versions and on Ampere and newer GPUs, slower.")
+@click.option(
+    "--timing-cache",
+    type=click.Path(path_type=Path, dir_okay=False),
+    show_default="in ~/.cache/musiq",
+    help="For trt: kernel timings kept between builds.",
+)
 def main(checkpoint: Path | None, formats: tuple[str, ...], out: Path, images: Path | None, **options: Any) -> None:
     """Turn a checkpoint into files that score like it, proven before they get their names.
 
@@ -74,12 +93,14 @@ def main(checkpoint: Path | None, formats: tuple[str, ...], out: Path, images: P
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen = [find(name) for name in formats]
-    batch, limits = parse_batch(options["batch"]), limits_of(options)
+    batch, limits = parse_batch(options["batch"], options["batch_opt"]), limits_of(options)
+    engine = engine_options(options)
     checkpoint = checkpoint or newest_checkpoint(Path("runs"))
     click.echo(f"{checkpoint}: reading")
     model = checkpoints.load(checkpoint, options["height"], options["width"])
     simple = simplify(model)
     request = Request(simple, options["precision"], options["inputs"], batch, opset_of(options))
+    request = replace(request, options={**engine, **int8_options(options, limits, model.spec)})
     for format in chosen:
         check_possible(format, request)
     spec = model.spec
@@ -99,6 +120,8 @@ def tell_done(path: Path, record: artifact.Record, images: Path | None) -> None:
     size = path.stat().st_size / 1e6
     nodes = f", {record.details['nodes']} nodes" if "nodes" in record.details else ""
     click.echo(f"{path}  {size:.1f} MB{nodes}, built in {record.details['build_s']} s")
+    if record.unverified:
+        click.echo(f"[-] unverified: {record.unverified}")
     photos = images or "PHOTOS/"
     click.echo(f"next:  musiq-score {photos} --model {path}\n       musiq-bench --images {photos} --models {path}")
 
@@ -113,7 +136,7 @@ def newest_checkpoint(runs: Path) -> Path:
     return found[-1]
 
 
-def parse_batch(text: str) -> Batch:
+def parse_batch(text: str, best: int = 8) -> Batch:
     """ "4" is static; "1..32" dynamic; "1.." without limit."""
     smallest, dots, largest = text.partition("..")
     try:
@@ -123,7 +146,7 @@ def parse_batch(text: str) -> Batch:
         low = high = -1
     if low < 1 or (high and high < low) or high < 0:
         raise MusiqError(f"--batch {text!r} is no batch size; expected e.g. 1, 8, 1..32 or 1..")
-    return Batch(low, high, min(8, high or 8))
+    return Batch(low, high, max(low, min(best, high or best)))
 
 
 def limits_of(options: dict[str, Any]) -> Limits:
@@ -133,6 +156,27 @@ def limits_of(options: dict[str, Any]) -> Limits:
     if options["min_srcc"] is not None:
         limits = replace(limits, srcc=options["min_srcc"])
     return limits
+
+
+def engine_options(options: dict[str, Any]) -> dict[str, Any]:
+    """What only engines read; `gpus` are compute capabilities without the dot, checked here."""
+    from .engine import parse_gpus
+
+    gpus = parse_gpus(options["gpus"]) if options["gpus"] else ()
+    return {"gpus": gpus, **{name: options[name] for name in ("tf32", "compatible", "timing_cache")}}
+
+
+def int8_options(options: dict[str, Any], limits: Limits, spec: Spec) -> dict[str, Any]:
+    """What int8 needs beyond the request: real pictures, and the limits that its own measuring keeps to."""
+    if options["precision"] != "int8":
+        return {}
+    from . import calibration
+
+    folder: Path | None = options["calibration_images"]
+    if folder is None:
+        raise calibration.missing()
+    pictures = calibration.read(folder, spec.height, spec.width, lambda text: click.echo(f"Warning: {text}", err=True))
+    return {"calibration": pictures, "limits": limits, "force": options["force"]}
 
 
 def opset_of(options: dict[str, Any]) -> int:

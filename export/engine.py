@@ -80,13 +80,14 @@ def build(request: Request, path: Path, package: str) -> Built:
     trt = import_tensorrt(package)
     check_possible(request, package)
     options = {**request.options, "gpus": gpus_of(request) if package == "tensorrt_rtx" else ()}
-    request = replace(request, batch=limited(request.batch), options=options)
+    request, batch = replace(request, options=options), limited(request.batch)
     log = make_logger(trt)
     builder = _made(trt.Builder(log), "builder", log)
     network, parser = parse(trt, builder, request, log)
     layers = network_layers(network)
     check_network(layers, request)
-    config = configure(trt, builder, network, request, package, log)
+    config = configure(trt, builder, request, package, log)
+    add_profile(builder, network, config, batch, log)
     with timing_cache(trt, config, request, package):
         plan = serialise(trt, builder, network, config, TITLES[package], log)
     del parser  # its weights were the network's until here
@@ -97,10 +98,10 @@ def build(request: Request, path: Path, package: str) -> Built:
         check_engine(finished, request)
         layers = finished or layers
     made_with = {**versions("torch", "onnx", "onnxscript"), package: trt.__version__}
-    return Built(layers, made_with, details(request, package), unverified=unverified, batch=request.batch)
+    return Built(layers, made_with, details(request, package, batch), unverified=unverified, batch=batch)
 
 
-def details(request: Request, package: str) -> dict[str, Any]:
+def details(request: Request, package: str, batch: Batch) -> dict[str, Any]:
     rtx = package == "tensorrt_rtx"
     found = None if rtx else gpu.find("auto")
     return {
@@ -108,7 +109,7 @@ def details(request: Request, package: str) -> dict[str, Any]:
         "gpus": list(gpus_of(request)) if rtx else [found.capability] if found else [],
         "tf32": bool(request.options.get("tf32")),
         "compatible": bool(request.options.get("compatible")),
-        "profile": [request.batch.smallest, request.batch.best, request.batch.largest],
+        "profile": [batch.smallest, batch.best, batch.largest],
         **({"pyramid": "fp16"} if 75 in request.options["gpus"] and request.inputs == "image" else {}),
     }
 
@@ -129,7 +130,7 @@ def parse(trt: Any, builder: Any, request: Request, log: Any) -> tuple[Any, Any]
     from .engine_onnx import halve_products
     from .onnx_model import to_onnx
 
-    model = to_onnx(request)
+    model = to_onnx(request, symmetric=True)  # int8 with zero points of 0, the only kind there is here
     if 75 in request.options["gpus"]:
         halve_products(model)
     # TensorRT 11 knows only strongly typed networks, and takes the flag all the same.
@@ -148,7 +149,7 @@ def parse(trt: Any, builder: Any, request: Request, log: Any) -> tuple[Any, Any]
     return network, parser
 
 
-def configure(trt: Any, builder: Any, network: Any, request: Request, package: str, log: Any) -> Any:
+def configure(trt: Any, builder: Any, request: Request, package: str, log: Any) -> Any:
     config = _made(builder.create_builder_config(), "configuration", log)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector can name types
     if not request.options.get("tf32"):
@@ -158,15 +159,20 @@ def configure(trt: Any, builder: Any, network: Any, request: Request, package: s
     elif request.options.get("compatible"):
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    if request.batch.dynamic:
-        profile = builder.create_optimization_profile()
-        for tensor in map(network.get_input, range(network.num_inputs)):
-            shape = tuple(tensor.shape)[1:]
-            sizes = (request.batch.smallest, request.batch.best, request.batch.largest)
-            profile.set_shape(tensor.name, *((size, *shape) for size in sizes))
-        if config.add_optimization_profile(profile) < 0:
-            raise _failure("the optimisation profile", log)
     return config
+
+
+def add_profile(builder: Any, network: Any, config: Any, batch: Batch, log: Any) -> None:
+    """Where the batch is dynamic: its sizes, for each input."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    if inputs[0].shape[0] >= 0:
+        return
+    profile = builder.create_optimization_profile()
+    for tensor in inputs:
+        _, *shape = tensor.shape
+        profile.set_shape(tensor.name, *((size, *shape) for size in (batch.smallest, batch.best, batch.largest)))
+    if config.add_optimization_profile(profile) < 0:
+        raise _failure("the optimisation profile", log)
 
 
 def _set_targets(trt: Any, config: Any, request: Request, log: Any) -> None:

@@ -20,6 +20,7 @@ from musiq.artifact import Check, Record
 from musiq.errors import MusiqError
 from musiq.runtimes import open_runtime
 
+from . import quantise, speed
 from .check import Limits, compare, tell
 from .formats import Format
 from .request import Built, Request
@@ -61,10 +62,14 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
         started = time.perf_counter()
         built = format.build(request, part)
         seconds = time.perf_counter() - started
+        if request.precision == "int8":
+            built = replace(built, details={**built.details, **quantise.details(request, format.name)})
         record = _record(format, request, reference, built, part, seconds)
         artifact.write_record(part, record)
         if not built.unverified:
             record = replace(record, check=run_check(part, record, reference, limits, say))
+            if request.precision == "int8":
+                record = speed.timed(format, request, record, part, reference.pictures, say)
             artifact.write_record(part, record)
         _publish([*(folder / file.name for file in built.files), artifact.record_path(part), part], path.parent)
     return record
@@ -99,6 +104,7 @@ def _scored(runtime: Callable[[Pictures], NDArray[np.float32]], pictures: Pictur
 
 
 def _record(format: Format, request: Request, reference: Reference, built: Built, part: Path, seconds: float) -> Record:
+    batch = built.batch or request.batch
     return Record(
         spec=request.model.spec,
         format=format.name,
@@ -106,7 +112,7 @@ def _record(format: Format, request: Request, reference: Reference, built: Built
         sha256=artifact.sha256(part),
         checkpoint={"name": reference.name, "sha256": reference.sha256},
         inputs=request.inputs,
-        batch=(request.batch.smallest, request.batch.largest),
+        batch=(batch.smallest, batch.largest),
         versions=built.versions,
         layers=dict(sorted(built.layers.items(), key=lambda item: -item[1])),
         unverified=built.unverified,

@@ -27,6 +27,7 @@ class Format:
     precisions: tuple[str, ...]
     aliases: tuple[str, ...] = ()
     note: str = ""
+    possible: Callable[[Request], None] | None = None  # raises MusiqError for what this machine cannot build
 
 
 def _torchscript(request: Request, path: Path) -> Built:
@@ -65,6 +66,18 @@ def _trt_rtx(request: Request, path: Path) -> Built:
     return build(request, path, "tensorrt_rtx")
 
 
+def _trt_possible(request: Request) -> None:
+    from .engine import check_possible
+
+    check_possible(request, "tensorrt")
+
+
+def _trt_rtx_possible(request: Request) -> None:
+    from .engine import check_possible
+
+    check_possible(request, "tensorrt_rtx")
+
+
 FLOATS = ("fp32", "fp16", "bf16")
 FORMATS: dict[str, Format] = {
     format.name: format
@@ -75,7 +88,16 @@ FORMATS: dict[str, Format] = {
         Format("pt2", ".pt2", _pt2, "torch", "train", FLOATS, ("torch-export",)),
         Format("onnx", ".onnx", _onnx, "onnxruntime", "cpu", (*FLOATS, "int8")),
         Format("openvino", ".xml", _openvino, "openvino", "openvino", (*FLOATS, "int8"), ("ov",)),
-        Format("trt", ".engine", _trt, "tensorrt", "tensorrt", (*FLOATS, "int8"), ("tensorrt", "engine")),
+        Format(
+            "trt",
+            ".engine",
+            _trt,
+            "tensorrt",
+            "tensorrt",
+            (*FLOATS, "int8"),
+            ("tensorrt", "engine"),
+            possible=_trt_possible,
+        ),
         Format(
             "trt-rtx",
             ".rtx.engine",
@@ -84,6 +106,7 @@ FORMATS: dict[str, Format] = {
             "tensorrt-rtx",
             (*FLOATS, "int8"),
             ("tensorrt-rtx", "rtx"),
+            possible=_trt_rtx_possible,
         ),
     )
 }
@@ -105,5 +128,7 @@ def check_possible(format: Format, request: Request) -> None:
         raise MusiqError(
             f"{format.name} cannot be made in {request.precision}; its precisions are {', '.join(format.precisions)}."
         )
+    if format.possible:
+        format.possible(request)
     if importlib.util.find_spec(format.package) is None:
         raise MusiqError(f"{format.name} needs {format.package}: pip install 'musiq[{format.extra}]'.")

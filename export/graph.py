@@ -73,6 +73,7 @@ def in_precision(model: Musiq, precision: str) -> Musiq:
     pyramid = model.pyramid
     model.to(DTYPES[precision])
     pyramid.float()
+    model.ratings = model.ratings.float()
     _keep_norms(model)
     return model
 

@@ -9,13 +9,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .request import Built, Request
+from musiq import __version__
+
+from .request import Built, Request, feed, versions
 
 if TYPE_CHECKING:
     import onnx
 
 OPSETS = range(18, 24)
-SPEC_KEY = "musiq.spec"
 
 
 def build(request: Request, path: Path) -> Built:
@@ -30,20 +31,19 @@ def build(request: Request, path: Path) -> Built:
     )
 
 
-def to_onnx(request: Request) -> onnx.ModelProto:
-    """The ONNX model with the Spec in its metadata."""
+def to_onnx(request: Request, symmetric: bool = False) -> onnx.ModelProto:
+    """The ONNX model with the Spec in its metadata; `symmetric` for the kind of int8 that TensorRT takes."""
     import onnx
 
+    if request.precision == "int8":
+        from .quantise import quantised
+
+        return quantised(request, symmetric)
     program = _trace(request)
     model: onnx.ModelProto = program.model_proto
     _forget_origin(model)
-    metadata = {
-        SPEC_KEY: request.model.spec.to_json(),
-        "musiq.inputs": request.inputs,
-        "musiq.precision": request.precision,
-    }
-    onnx.helper.set_model_props(model, metadata)
-    model.producer_name, model.producer_version, model.doc_string = "musiq", _version(), ""
+    onnx.helper.set_model_props(model, feed(request).metadata(request.precision))
+    model.producer_name, model.producer_version, model.doc_string = "musiq", __version__, ""
     return model
 
 
@@ -105,15 +105,3 @@ def _forget_origin(model: onnx.ModelProto) -> None:
         item.doc_string = ""
         if hasattr(item, "metadata_props"):
             del item.metadata_props[:]
-
-
-def versions(*packages: str) -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {"musiq": _version(), **{package: version(package) for package in packages}}
-
-
-def _version() -> str:
-    from musiq import __version__
-
-    return __version__

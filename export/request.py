@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from musiq.runtimes.feed import Feed
 
 if TYPE_CHECKING:
     from musiq.model import Musiq
@@ -37,6 +40,16 @@ class Request:
     options: dict[str, Any] = field(default_factory=dict)  # what one format alone reads: gpus, tf32, ...
 
 
+def feed(request: Request) -> Feed:
+    """What the artefact's runtime has to know, and finds inside it."""
+    return Feed(request.model.spec, request.inputs, request.batch.smallest, request.batch.largest)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The versions that an artefact was made with."""
+    return {package: importlib.metadata.version(package) for package in ("musiq", *packages)}
+
+
 @dataclass(frozen=True)
 class Built:
     """What a builder says of the file it wrote; `files` are further ones that belong to it."""
@@ -46,3 +59,4 @@ class Built:
     details: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     unverified: str = ""
+    batch: Batch | None = None  # what the file takes, where that is less than was asked for

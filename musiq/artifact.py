@@ -107,7 +107,7 @@ def write_record(artifact: Path, record: Record) -> None:
 
 
 def read_record(artifact: Path) -> Record | None:
-    """The record beside an artefact, None where there is none. Raises MusiqError if the artefact is another than recorded."""
+    """The record beside an artefact, None where there is none. Raises MusiqError if the artefact is not as recorded."""
     path = record_path(artifact)
     if not path.exists():
         return None

@@ -161,6 +161,7 @@ class Attention(nn.Module):
         super().__init__()
         inner = spec.heads * spec.head_dim
         self.heads = spec.heads
+        self.scale = spec.head_dim**-0.5
         self.query = nn.Linear(spec.dim, inner)
         self.key = nn.Linear(spec.dim, inner)
         self.value = nn.Linear(spec.dim, inner)
@@ -170,7 +171,7 @@ class Attention(nn.Module):
         """What the tokens `asking` (B, n, D) gather from all tokens `x` (B, N, D)."""
         q = self._split(self.query(asking))  # (B, heads, n, head size)
         k, v = self._split(self.key(x)), self._split(self.value(x))  # (B, heads, N, head size)
-        gathered = F.scaled_dot_product_attention(q, k, v)
+        gathered = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
         return self.out(gathered.transpose(1, 2).flatten(2))  # (B, n, D)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -212,6 +213,8 @@ class Musiq(nn.Module):
     units of the training target.
     """
 
+    ratings: Tensor
+
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
@@ -228,6 +231,7 @@ class Musiq(nn.Module):
             )
         else:
             self.head = nn.Linear(spec.dim, spec.outputs)
+        self.register_buffer("ratings", torch.arange(1.0, spec.outputs + 1), persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -263,8 +267,7 @@ class Musiq(nn.Module):
         if self.spec.outputs == 1:
             return (outputs[:, 0] * scale + shift,)
         shares = outputs.softmax(dim=1)
-        ratings = torch.arange(1, self.spec.outputs + 1, dtype=shares.dtype, device=shares.device)
-        return (shares * ratings).sum(dim=1) * scale + shift, shares
+        return (shares * self.ratings).sum(dim=1) * scale + shift, shares
 
 
 def position_indices(spec: Spec) -> list[int]:

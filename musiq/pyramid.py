@@ -62,3 +62,18 @@ def scale_matrices(spec: Spec, scale: Scale) -> tuple[NDArray[np.float64], NDArr
     kept, _ = spec.kept_size(scale)
     left = resize_matrix(spec.height, rows, spec.kernel)[:kept]
     return left, np.ascontiguousarray(resize_matrix(spec.width, columns, spec.kernel).T)
+
+
+def scales(images: NDArray[np.uint8], spec: Spec) -> list[NDArray[np.float32]]:
+    """What the model's own pyramid makes of uint8 (N, H, W, 3) pictures: normalised float32 (N, 3, h, w) in the Spec's
+    order. For artefacts that take the scales as their inputs."""
+    mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+    native = np.ascontiguousarray(((images / np.float32(255) - mean) / std).transpose(0, 3, 1, 2), np.float32)
+    pictures = []
+    for scale in spec.scales:
+        if scale.length is None:
+            pictures.append(native)
+        else:
+            left, right = scale_matrices(spec, scale)
+            pictures.append(left.astype(np.float32) @ native @ right.astype(np.float32))
+    return pictures

@@ -59,15 +59,15 @@ def _openvino(path: Path, device: str, threads: int | None) -> Runtime:
 
 
 def _torchscript(path: Path, device: str, threads: int | None) -> Runtime:
-    from musiq.runtimes.traced import TorchScriptRuntime
+    from musiq.runtimes.traced import open_torchscript
 
-    return TorchScriptRuntime(path, device, threads)
+    return open_torchscript(path, device, threads)
 
 
 def _pt2(path: Path, device: str, threads: int | None) -> Runtime:
-    from musiq.runtimes.traced import Pt2Runtime
+    from musiq.runtimes.traced import open_pt2
 
-    return Pt2Runtime(path, device, threads)
+    return open_pt2(path, device, threads)
 
 
 def _trt(path: Path, device: str, threads: int | None) -> Runtime:

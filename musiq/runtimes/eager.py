@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from musiq.errors import MusiqError
 from musiq.runtimes import Images, Scores, check_images, cuda_index
@@ -13,18 +15,10 @@ class EagerRuntime:
     """PyTorch, fp32, TF32 off. Safe to call from several threads."""
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
-        try:
-            import torch
+        set_up(path, threads)
+        from musiq import checkpoint
 
-            from musiq import checkpoint
-        except ImportError as problem:
-            raise MusiqError(
-                f"{path} is a checkpoint and needs PyTorch ({problem}): pip install 'musiq[train]', "
-                "or score an exported model."
-            ) from problem
-        torch.set_num_threads(threads or available_cpus())
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        self._device = _device(device)
+        self._device = torch_device(device)
         self._model = checkpoint.load(path).to(self._device)
         self.spec = self._model.spec
         self.provider = f"PyTorch {self._device.type}"
@@ -44,7 +38,22 @@ class EagerRuntime:
         del self._model
 
 
-def _device(device: str):  # type: ignore[no-untyped-def]  # torch.device, without importing torch here
+def set_up(path: Path, threads: int | None) -> ModuleType:
+    """PyTorch, with its threads set and TF32 off: "fp32" is fp32 in every runtime."""
+    try:
+        import torch
+        import torchvision  # noqa: F401, a checkpoint's trunk needs it
+    except ImportError as problem:
+        raise MusiqError(
+            f"{path} needs PyTorch ({problem}): pip install 'musiq[train]', or score an ONNX export of it."
+        ) from problem
+    torch.set_num_threads(threads or available_cpus())
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return torch
+
+
+def torch_device(device: str) -> Any:
+    """The torch.device for "auto", "cpu" or "cuda:0". Raises MusiqError for a GPU that PyTorch does not see."""
     import torch
 
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):

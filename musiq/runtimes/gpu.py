@@ -27,7 +27,7 @@ class Gpu:
 def import_cuda() -> ModuleType:
     """cuda-python's bindings of the CUDA runtime, or a MusiqError with the install line."""
     try:
-        from cuda.bindings import runtime
+        from cuda.bindings import runtime  # type: ignore[import-untyped, unused-ignore]
     except ImportError as problem:
         raise MusiqError(f"Engines need cuda-python ({problem}): pip install 'cuda-python>=12.8'.") from problem
     module: ModuleType = runtime
@@ -89,7 +89,8 @@ class Buffer:
         size = int(np.prod(shape)) * self._dtype.itemsize
         if size > self._bytes:
             raise MusiqError(f"A batch of shape {shape} is larger than the engine was built for.")
-        return np.frombuffer((ctypes.c_uint8 * size).from_address(self._host), self._dtype).reshape(shape)
+        host = memoryview((ctypes.c_uint8 * size).from_address(self._host))
+        return np.frombuffer(host, self._dtype).reshape(shape)
 
     def upload(self, array: NDArray[Any], stream: Any) -> None:
         view = self.view(array.shape)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from numpy.typing import NDArray
+
 from musiq import artifact
 from musiq.errors import MusiqError
-from musiq.runtimes import Images, Scores, check_images, cuda_index
-from musiq.spec import Spec
+from musiq.runtimes import Images, Scores, cuda_index
+from musiq.runtimes.feed import Feed
 from musiq.threads import available_cpus
-
-SPEC_KEY = "musiq.spec"
-"""Key of the Spec in an ONNX file's metadata."""
 
 MEND_BOTH = "pip uninstall -y onnxruntime onnxruntime-gpu  and then  pip install 'musiq[gpu]'  (or 'musiq[cpu]')"
 
@@ -30,20 +30,18 @@ class OrtRuntime:
         self._session = _open(ort, path, device, threads or available_cpus())
         self.provider: str = self._session.get_providers()[0]
         metadata = self._session.get_modelmeta().custom_metadata_map
-        if SPEC_KEY not in metadata:
-            self.close()
-            raise MusiqError(
-                f"{path} was not made by musiq-export: it has no Spec inside. Export it from its checkpoint."
-            )
-        self.spec = Spec.from_json(metadata[SPEC_KEY])
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._feed = Feed.from_metadata(metadata, path)
+        self.spec = self._feed.spec
+        self._inputs = [put.name for put in self._session.get_inputs()]
 
     def __call__(self, images: Images) -> Scores:
         return self.run(images)["score"]
 
     def run(self, images: Images) -> dict[str, Scores]:
-        check_images(images, self.spec)
-        return dict(zip(self._outputs, self._session.run(None, {"image": images}), strict=True))
+        return self._feed.run(images, self._call)
+
+    def _call(self, arrays: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        return self._session.run(None, dict(zip(self._inputs, arrays, strict=True)))
 
     def close(self) -> None:
         del self._session

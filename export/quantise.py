@@ -1,0 +1,289 @@
+"""int8: a graph with QuantizeLinear and DequantizeLinear around its large products, ranges calibrated on real pictures.
+
+ONNX Runtime's own quantiser places them. Weights are symmetric int8 with a scale for each output channel; the pyramid, the
+norms, the softmax, attention's products of two activations and the head stay fp32. Which layers are quantised is decided
+by `sensitivity`, which measures.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import tempfile
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from musiq import __version__
+from musiq.errors import MusiqError
+from musiq.runtimes.feed import PRECISION
+from musiq.runtimes.ort import import_onnxruntime
+from musiq.threads import available_cpus
+
+from . import calibration as calibrations
+from .calibration import Pictures, progress
+from .check import LIMITS, Limits
+from .request import Request, feed
+from .sensitivity import Scores, Sensitivity, choose
+
+if TYPE_CHECKING:
+    import onnx
+
+SYMMETRIC = ("trt", "trt-rtx")
+"""Formats whose runtime takes int8 with zero points of 0 alone, and biases that are not quantised. ONNX Runtime and
+OpenVINO take uint8 activations, which use all 256 steps for what a ReLU or a GELU leaves: half the error."""
+
+PRODUCTS = ("Conv", "Gemm", "MatMul")
+BETWEEN = ("Add", "MaxPool", "Relu")
+"""Between the convolutions of ResNet: in int8 too, its chain never goes back to floats."""
+
+FINE_LAYERS = (
+    6  # a transformer of up to so many layers is measured in halves; a deep one in layers, to keep the pass short
+)
+
+Groups = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The int8 graph, what was measured on the way to it, and how many of its products really are int8."""
+
+    model: onnx.ModelProto
+    sensitivity: Sensitivity
+    products: int
+
+
+def quantised(request: Request, symmetric: bool = False) -> onnx.ModelProto:
+    """The int8 graph of `request`, whose options bring a `Calibration`; `symmetric` for TensorRT.
+
+    Raises MusiqError without calibration pictures, and where nothing can be int8 within the limits.
+    """
+    plans, key = calibrations.of(request).plans, _key(request, symmetric)
+    if key not in plans:
+        plans[key] = _plan(request, symmetric)
+    plan: Plan = plans[key]
+    return plan.model
+
+
+def details(request: Request, format: str) -> dict[str, Any]:
+    """What the record says of an int8 artefact: the pictures it was calibrated on, what was measured, what is int8."""
+    calibration = calibrations.of(request)
+    plan: Plan = calibration.plans[_key(request, format in SYMMETRIC)]
+    ranges, held = calibration.split()
+    return {
+        "int8_products": plan.products,
+        "calibration": {
+            "ranges": [calibration.names[i] for i in ranges],
+            "held_out": [calibration.names[i] for i in held],
+        },
+        "sensitivity": plan.sensitivity.told(),
+        "activations": "int8 symmetric" if format in SYMMETRIC else "uint8",
+        "weights": "int8 per channel" + (", 7 bits used" if reduced_range(format in SYMMETRIC) else ""),
+    }
+
+
+def _key(request: Request, symmetric: bool) -> tuple[Any, ...]:
+    return id(request.model), request.inputs, request.batch, request.opset, symmetric
+
+
+def _plain(request: Request) -> onnx.ModelProto:
+    """The fp32 graph with the shapes of all its tensors, which the quantiser reads."""
+    import onnx
+
+    from .onnx_model import to_onnx
+
+    return onnx.shape_inference.infer_shapes(to_onnx(replace(request, precision="fp32")))
+
+
+def groups_of(model: onnx.ModelProto) -> Groups:
+    """Nodes that may be quantised, by the part of the model that their weights belong to.
+
+    The patch trunk's convolutions are not among them: each stands between two group norms, so that in int8 they only add
+    conversions (`musiq`, 1024x768: 1.32 times fp32's speed without them, 1.11 with them) and most of the error.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    fine = len({name.split(".")[2] for name in constants if name.startswith("model.layers.")}) <= FINE_LAYERS
+    member: dict[str, str] = {}  # tensor -> the group that makes it
+    groups: Groups = {}
+    for node in model.graph.node:
+        group = None
+        if node.op_type in PRODUCTS and node.input[1] in constants:
+            group = _group(_parameter(node, constants, users), fine)
+        elif node.op_type in BETWEEN and all(member.get(name, "").startswith("trunk.") for name in node.input):
+            group = member[node.input[0]]
+        if group:
+            member[node.output[0]] = group
+            groups.setdefault(group, []).append(node.name)
+    return groups
+
+
+def _parameter(node: onnx.NodeProto, constants: set[str], users: dict[str, list[onnx.NodeProto]]) -> str:
+    """The model's parameter behind a product. A MatMul's weight is a transposed copy without a name: its bias tells."""
+    if node.op_type != "MatMul":
+        return node.input[1]
+    biases = [name for user in users.get(node.output[0], []) if user.op_type == "Add" for name in user.input]
+    return next((name for name in biases if name in constants), "")
+
+
+def _group(parameter: str, fine: bool) -> str | None:
+    """ "model.trunk.net.layer2.0.conv1.weight" is in trunk.layer2, "model.layers.3.mlp.0.bias" in layers.3(.mlp)."""
+    if found := re.match(r"model\.trunk\.(?:net\.)?(conv1|layer\d|project|dense)\b", parameter):
+        is_patch = parameter == "model.trunk.conv1.weight"
+        return None if is_patch else f"trunk.{found[1]}"
+    if found := re.match(r"model\.(layers\.\d+)(\.\w+)", parameter):
+        return found[1] + found[2] if fine else found[1]
+    return None
+
+
+def _plan(request: Request, symmetric: bool) -> Plan:
+    calibration = calibrations.of(request)
+    ranging, held = calibration.split()
+    plain = _plain(request)
+    groups = groups_of(plain)
+    ranges = _ranges(request, plain, calibration.pictures[ranging], symmetric)
+    pictures = calibration.pictures[held]
+    limits: Limits = request.options.get("limits") or LIMITS["int8"]
+
+    def scores(left: Collection[str]) -> Scores:
+        return _scores(request, _with_qdq(plain, ranges, groups, left, symmetric), pictures)
+
+    with progress("measuring what int8 costs", len(groups)) as advance:
+        reference = _scores(request, plain, pictures)
+        sensitivity = choose(groups, scores, reference, request.model.spec, limits, advance)
+    left = [name for name in groups if name not in sensitivity.kept]
+    model = _with_qdq(plain, ranges, groups, left, symmetric)
+    products = int8_products(model)
+    if not products:
+        raise MusiqError(
+            "The int8 graph has no int8 product inside: this model cannot be quantised. Take fp16 or fp32."
+        )
+    return Plan(model, sensitivity, products)
+
+
+def _ranges(request: Request, plain: onnx.ModelProto, pictures: Pictures, symmetric: bool) -> Any:
+    """The least and largest value that each activation takes on the pictures."""
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+
+    taken = feed(request)
+    with tempfile.TemporaryDirectory() as folder:
+        source, augmented = Path(folder) / "plain.onnx", Path(folder) / "augmented.onnx"
+        onnx.save_model(plain, str(source))
+        calibrator = create_calibrator(
+            source,
+            [*PRODUCTS, *BETWEEN],
+            augmented_model_path=str(augmented),
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"symmetric": symmetric},
+        )
+        names = [entry.name for entry in plain.graph.input]
+
+        def collect(arrays: list[Any]) -> list[Any]:
+            calibrator.collect_data(_Reader(dict(zip(names, arrays, strict=True))))
+            return [np.zeros(len(arrays[0]), np.float32)]
+
+        with progress("calibrating", len(pictures)) as advance:
+            for images in calibrations.in_batches(request, pictures):
+                taken.run(images, collect)
+                advance()
+        return calibrator.compute_data()
+
+
+class _Reader:
+    """One batch, in the shape that a calibrator reads."""
+
+    def __init__(self, batch: dict[str, Any]) -> None:
+        self._left = [batch]
+
+    def get_next(self) -> dict[str, Any] | None:
+        return self._left.pop() if self._left else None
+
+
+def _with_qdq(
+    plain: onnx.ModelProto, ranges: Any, groups: Groups, left: Collection[str], symmetric: bool
+) -> onnx.ModelProto:
+    """A copy of `plain` with the groups named in `left` quantised."""
+    import onnx
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+
+    model = onnx.ModelProto()
+    model.CopyFrom(plain)
+    # Products of the transformer give floats, which the sums and norms after them want; ONNX Runtime's int8 convolution
+    # gives int8 only.
+    floats = PRODUCTS if symmetric else ("Gemm", "MatMul")
+    quantizer = QDQQuantizer(
+        model,
+        True,  # per channel
+        reduced_range(symmetric),
+        QuantType.QInt8,
+        QuantType.QInt8 if symmetric else QuantType.QUInt8,
+        ranges,
+        [node for name in left for node in groups[name]],
+        [],
+        list(PRODUCTS if symmetric else (*PRODUCTS, *BETWEEN)),
+        {
+            "ActivationSymmetric": symmetric,
+            "OpTypesToExcludeOutputQuantization": list(floats),
+            "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+            "QuantizeBias": not symmetric,
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    model = quantizer.model.model
+    model.producer_name, model.producer_version = "musiq", __version__
+    for entry in model.metadata_props:
+        if entry.key == PRECISION:
+            entry.value = "int8"
+    return model
+
+
+def _scores(request: Request, model: onnx.ModelProto, pictures: Pictures) -> Scores:
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = available_cpus()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    taken = feed(request)
+
+    def call(arrays: list[Any]) -> list[Any]:
+        outputs: list[Any] = session.run(None, dict(zip(names, arrays, strict=True)))
+        return outputs
+
+    return np.concatenate([taken.run(images, call)["score"] for images in calibrations.in_batches(request, pictures)])
+
+
+def int8_products(model: onnx.ModelProto) -> int:
+    """Products whose two factors come from int8: what an "int8" file must have inside."""
+    import onnx
+
+    int8 = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    from_int8 = {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and types.get(node.input[2] if len(node.input) > 2 else "") in int8
+    }
+    return sum(
+        node.op_type in PRODUCTS and node.input[0] in from_int8 and node.input[1] in from_int8
+        for node in model.graph.node
+    )
+
+
+def reduced_range(symmetric: bool, machine: Callable[[], str] = platform.machine) -> bool:
+    """Whether weights keep to 7 bits: x86 CPUs without VNNI add two products in 16 bits, which can overflow."""
+    if symmetric or machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True  # unknown: 7 bits are right everywhere
+    return not re.search(r"\b(avx512_vnni|avx_vnni)\b", flags)

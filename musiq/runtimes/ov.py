@@ -1,0 +1,85 @@
+"""An OpenVINO artefact (.xml and .bin) on the CPU, without torch. Safe to call from several threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from musiq import artifact
+from musiq.errors import MusiqError
+from musiq.runtimes import Images, Scores
+from musiq.runtimes.feed import BATCH, INPUTS, PRECISION, SPEC, Feed
+from musiq.threads import available_cpus
+
+# On CPUs with bf16 units OpenVINO computes fp32 graphs in bf16 unless told otherwise: "fp32" is fp32 here. fp16 is a
+# storage type on CPUs and is computed in fp32.
+INFERENCE_PRECISION = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+class OpenVinoRuntime:
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
+        if device not in ("auto", "cpu"):
+            raise MusiqError(
+                f"OpenVINO runs on the CPU here, not on {device}. Use --device cpu, or an ONNX export for CUDA."
+            )
+        openvino = import_openvino()
+        record = artifact.read_record(path)
+        self.unverified = record.unverified if record else f"there is no record {artifact.record_path(path).name}"
+        core = openvino.Core()
+        try:
+            model = core.read_model(str(path))
+            metadata = _metadata(model)
+            self._feed = Feed.from_metadata(metadata, path)
+            precision = INFERENCE_PRECISION[metadata.get(PRECISION, "fp32")]
+            options = {
+                "INFERENCE_NUM_THREADS": threads or available_cpus(),
+                "INFERENCE_PRECISION_HINT": precision,
+                "PERFORMANCE_HINT": "LATENCY",
+            }
+            self._compiled = core.compile_model(model, "CPU", options)
+        except RuntimeError as problem:
+            reason = (str(problem).strip().splitlines() or ["RuntimeError"])[-1][:200]
+            raise MusiqError(
+                f"OpenVINO cannot open {path} ({reason}). Export it again, with its .bin beside it."
+            ) from problem
+        self.spec = self._feed.spec
+        self.provider = f"OpenVINO CPU {self._compiled.get_property('INFERENCE_PRECISION_HINT').to_string()}"
+        self._local = threading.local()
+
+    def __call__(self, images: Images) -> Scores:
+        return self.run(images)["score"]
+
+    def run(self, images: Images) -> dict[str, Scores]:
+        return self._feed.run(images, self._call)
+
+    def _call(self, arrays: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        if not hasattr(self._local, "request"):  # a request belongs to one thread
+            self._local.request = self._compiled.create_infer_request()
+        results = self._local.request.infer(arrays, share_inputs=True)
+        return [results[output].copy() for output in self._compiled.outputs]
+
+    def close(self) -> None:
+        self._local = threading.local()
+        del self._compiled
+
+
+def import_openvino() -> ModuleType:
+    try:
+        import openvino
+    except ImportError as problem:
+        raise MusiqError(f"OpenVINO cannot be imported ({problem}): pip install 'musiq[openvino]'.") from problem
+    module: ModuleType = openvino
+    return module
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    return {
+        key: model.get_rt_info(["musiq", key]).astype(str)
+        for key in (SPEC, INPUTS, BATCH, PRECISION)
+        if model.has_rt_info(["musiq", key])
+    }
