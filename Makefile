@@ -1,28 +1,38 @@
-# Two commands for a fresh machine: `make demo` and `make test`. Both set up their own virtual environment first.
+# Two commands for a fresh machine: `make demo` and `make test`. Each sets up the virtual environment it needs first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-READY = $(VENV)/.ready
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+EXPORTS = demo/exports
 
 .PHONY: demo test lint clean
 
-$(READY): setup.cfg pyproject.toml
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
-	touch $(READY)
 
-# A tiny model trained on synthetic distortions of real photographs, exported, scored without torch, compared.
-demo: $(READY)
+$(VENV)/.for-demo: setup.cfg pyproject.toml | $(BIN)/python
+	$(INSTALL) '.[cpu,train,bench,demo]'
+	touch $@
+
+$(VENV)/.for-test: setup.cfg pyproject.toml | $(BIN)/python
+	$(INSTALL) '.[all]'
+	touch $@
+
+# A tiny model trained on graded distortions of real photographs, exported, scored without torch, compared.
+# Stopped in the middle, it goes on where it was.
+demo: $(VENV)/.for-demo
 	$(BIN)/python -m musiq.demo --out demo/data
-	$(BIN)/python train.py --preset tiny --labels demo/data/labels.csv --out demo/run --fresh
-	$(BIN)/musiq-export --checkpoint demo/run/best.safetensors --format onnx --images demo/data --out demo/exports --name tiny
-	$(BIN)/musiq-score demo/data/test --model demo/exports/tiny.onnx --out demo/scores.csv
-	$(BIN)/musiq-bench --images demo/data --labels demo/data/labels.csv --split test --models demo/exports --out demo/reports
+	$(BIN)/python train.py --preset tiny --labels demo/data/labels.csv --out demo/run --resume \
+		--target "synthetic level of distortion (1-5)" --score-range 1 5
+	$(BIN)/musiq-export --checkpoint demo/run/best.safetensors --images demo/data/test --out $(EXPORTS) --name tiny
+	$(BIN)/musiq-score demo/data/test --model $(EXPORTS)/tiny.onnx --out demo/scores.csv
+	$(BIN)/musiq-bench --images demo/data/test --labels demo/data/labels.csv --models $(EXPORTS)/tiny.onnx \
+		--checkpoint demo/run/best.safetensors --max-images 0 --out demo/reports
 
-test: $(READY) lint
+test: $(VENV)/.for-test lint
 	$(BIN)/python -m pytest
 
-lint: $(READY)
+lint: $(VENV)/.for-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -1,6 +1,6 @@
 """Train a MUSIQ model on labelled pictures: one visible loop, on a CPU, a GPU, or several by `accelerate launch`.
 
-This file is the loop and the command; musiq.learning has the parts of a step, musiq.training what surrounds the loop.
+This file is the loop and the command; musiq/training has the parts of a step (learning) and what surrounds the loop.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from musiq import runs
 from musiq.cli import Command
 from musiq.data import Dataset, as_shares, missing, read_koniq, read_labels
 from musiq.errors import ImageError, MusiqError
 from musiq.image import decode, fit
 from musiq.losses import MARGIN, ON_SCORES, ON_SHARES, parse
-from musiq.runs import Settings
 from musiq.spec import PRESETS
 from musiq.splits import sample, settle_split
+from musiq.training import runs
+from musiq.training.runs import Settings
 
 if TYPE_CHECKING:
-    from musiq.training import Run
+    from musiq.training.surroundings import Run
 
 # What a preset needs so that nothing else has to be given. The tiny one's are tuned on the demo's pictures; the others
 # follow common practice for a pretrained trunk at these picture sizes.
@@ -53,8 +53,8 @@ All options: python train.py --help"""
 
 def train(run: Run) -> None:
     """Train, or go on training, to the last epoch; leaves best.safetensors and last.safetensors in the run's folder."""
-    from musiq import learning
-    from musiq.training import end_epoch, epoch_batches, note_step, restore, save_if_due, save_state
+    from musiq.training import learning
+    from musiq.training.surroundings import end_epoch, epoch_batches, note_step, restore, save_if_due, save_state
 
     accelerator, settings, state = run.accelerator, run.settings, run.state
     items, terms = run.dataset.split("train"), parse(settings.loss, settings.outputs)
@@ -228,7 +228,7 @@ def main(context: click.Context, /, **options: Any) -> None:
         return
     given = {name for name in options if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
     run = open_run(options, given)
-    from musiq.training import StopAskedError, open_log, show_progress, stop_on_signals, test
+    from musiq.training.surroundings import StopAskedError, open_log, show_progress, stop_on_signals, test
 
     if run.state.epoch >= run.settings.epochs and runs.scored(run.folder):
         click.echo(
@@ -250,7 +250,7 @@ def open_run(options: dict[str, Any], given: set[str]) -> Run:
     """A new run, or the one to resume, with its folder written once everything is known to be right."""
     # Threads that wait by spinning slow a machine with other work on it several times; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from musiq.training import Run, agree_on_folder, start_accelerator
+    from musiq.training.surroundings import Run, agree_on_folder, start_accelerator
 
     settings = settle(options)
     # A job that may be stopped at any time has one command line: it begins the run where there is none yet.

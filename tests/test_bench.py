@@ -17,18 +17,18 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from musiq_bench import child
-from musiq_bench.candidates import find_models
-from musiq_bench.cli import plan
-from musiq_bench.measure import Settings, rows, run_rounds
-from musiq_bench.pictures import Labels, Pictures, choose
-from musiq_bench.process import Job
 from onnx import TensorProto, helper
 from scipy import stats
 
 from musiq.artifact import Check, Record, sha256, write_record
 from musiq.errors import MusiqError
 from musiq.spec import preset
+from musiq_bench import child
+from musiq_bench.candidates import find_models
+from musiq_bench.cli import plan
+from musiq_bench.measure import Settings, rows, run_rounds
+from musiq_bench.pictures import Labels, Pictures, choose
+from musiq_bench.process import Job
 
 SPEC = preset("tiny", 64, 96)
 QUICK = ("--calls", "6", "--seconds", "0", "--rounds", "2", "--warmup", "0")

@@ -11,6 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+from scipy import stats
+
+from musiq.artifact import Check, Record, sha256, write_record
+from musiq.errors import MusiqError
+from musiq.spec import preset
 from musiq_bench import environment
 from musiq_bench.candidates import describe, find_models, reference_of, short_names
 from musiq_bench.child import diagnose
@@ -20,12 +26,6 @@ from musiq_bench.quality import against_labels, against_reference
 from musiq_bench.report import SCHEMA, Report, Row
 from musiq_bench.table import show
 from musiq_bench.write import write
-from rich.console import Console
-from scipy import stats
-
-from musiq.artifact import Check, Record, sha256, write_record
-from musiq.errors import MusiqError
-from musiq.spec import preset
 
 
 def row(**fields: object) -> Row:

@@ -20,13 +20,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
 import train  # noqa: E402, after the check for what it needs
-from musiq import checkpoint, learning, runs  # noqa: E402
-from musiq.batches import Pictures, cut, epoch_order, load  # noqa: E402
+from musiq import checkpoint  # noqa: E402
 from musiq.data import Labelled  # noqa: E402
 from musiq.metrics import srcc  # noqa: E402
 from musiq.model import Musiq  # noqa: E402
 from musiq.spec import preset  # noqa: E402
-from musiq.trunk import load_trunk  # noqa: E402
+from musiq.training import learning, runs  # noqa: E402
+from musiq.training.batches import Pictures, cut, epoch_order, load  # noqa: E402
+from musiq.training.trunk import load_trunk  # noqa: E402
 
 ROOT = Path(train.__file__).parent
 SMALL = ["--preset", "tiny", "--height", "64", "--width", "64", "--workers", "0", "--cpu"]

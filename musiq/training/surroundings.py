@@ -1,6 +1,6 @@
 """What surrounds train.py's loop: its batches, the state saved and restored, the figures at the end of epochs and of all.
 
-The parts of one step are in musiq.learning, the files of a run's folder in musiq.runs.
+The parts of one step are in musiq.training.learning, the files of a run's folder in musiq.training.runs.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from musiq import checkpoint, learning, runs
+from musiq import checkpoint
 from musiq.artifact import whole
-from musiq.batches import Pictures, cut, epoch_order, load
 from musiq.data import Dataset
 from musiq.errors import MusiqError
 from musiq.metrics import agreement, srcc, undefined
 from musiq.model import Musiq
-from musiq.runs import Settings, State
+from musiq.training import learning, runs
+from musiq.training.batches import Pictures, cut, epoch_order, load
+from musiq.training.runs import Settings, State
 
 
 class StopAskedError(Exception):

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from musiq import checkpoint
-from musiq.batches import Pictures, load
 from musiq.data import Dataset, Labelled
 from musiq.errors import MusiqError
 from musiq.losses import Terms, total
 from musiq.model import Musiq
-from musiq.runs import Settings
 from musiq.spec import Spec, preset
-from musiq.trunk import load_trunk
+from musiq.training.batches import Pictures, load
+from musiq.training.runs import Settings
+from musiq.training.trunk import load_trunk
 
 Wanted = tuple[Tensor, Tensor | None]
 """What the head should say of n pictures: scores (n,), and for K > 1 outputs the shares of the ratings 1..K (n, K)."""

@@ -1,0 +1,296 @@
+"""int8: calibrated on real files, measured group by group, timed against fp32, and refused where it does not pay."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from onnx import numpy_helper
+from scipy.stats import spearmanr
+
+from musiq import artifact, checkpoint
+from musiq.errors import MusiqError
+from musiq.model import Musiq
+from musiq.spec import PRESETS
+from musiq_export import calibration, quantise, speed
+from musiq_export.check import LIMITS, Limits
+from musiq_export.cli import main
+from musiq_export.formats import FORMATS
+from musiq_export.onnx_model import to_onnx
+from musiq_export.request import Batch, Request
+from musiq_export.sensitivity import choose
+from musiq_export.simplify import simplify
+from tests.recipe import lively_model, picture
+
+HEIGHT, WIDTH = 192, 256
+LIMITS_HERE = Limits(difference=15.0, srcc=0.96)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 picture files of another size than the model's, one broken among them."""
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(40):
+        cv2.imwrite(str(folder / f"{seed:02}.png"), picture(200, 300, seed))
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def int8_export(tiny_checkpoint: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The tiny model exported by the real command; forced, because a model this small gains next to nothing."""
+    out = tmp_path_factory.mktemp("int8")
+    given = ["--checkpoint", tiny_checkpoint, "--precision", "int8", "--name", "tiny", "--out", out, "--force"]
+    # Random weights scatter more than trained ones: wider limits than the default ones leave something to quantise.
+    given += ["--max-difference", LIMITS_HERE.difference, "--min-srcc", LIMITS_HERE.srcc]
+    result = run(*given, "--calibration-images", photos, "--images", photos)
+    assert result.exit_code == 0, result.output
+    return out / "tiny.onnx", result
+
+
+@pytest.fixture(scope="module")
+def request_int8(tiny_checkpoint: Path, photos: Path) -> Request:
+    pictures = calibration.read(photos, HEIGHT, WIDTH, warn=print)
+    pictures.names, pictures.pictures = pictures.names[:16], pictures.pictures[:16]
+    return Request(simplify(checkpoint.load(tiny_checkpoint)), "int8", options={"calibration": pictures})
+
+
+def test_weights_are_int8_with_a_scale_for_every_output_channel(int8_export: tuple[Path, Result]) -> None:
+    model = onnx.load(int8_export[0])
+    onnx.checker.check_model(model, full_check=True)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    makers = {node.output[0]: node for node in model.graph.node}
+    weights = []
+    for node in model.graph.node:
+        maker = makers.get(node.input[1]) if node.op_type in ("MatMul", "Gemm") else None
+        if maker is not None and maker.op_type == "DequantizeLinear" and maker.input[0] in constants:
+            weight, scale, zero = (constants[name] for name in maker.input)
+            outputs = weight.shape[0] if node.op_type == "Gemm" else weight.shape[1]
+            assert weight.dtype == np.int8
+            assert scale.shape == (outputs,)
+            assert not zero.any()
+            assert makers[node.input[0]].op_type == "DequantizeLinear"
+            weights.append(weight)
+    assert len(weights) >= 8
+    assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) in (64, 127)
+
+
+def test_pyramid_attention_and_head_stay_in_floats(int8_export: tuple[Path, Result]) -> None:
+    model = onnx.load(int8_export[0])
+    constants = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    floats = [name for name, kind in constants.items() if kind == onnx.TensorProto.FLOAT]
+    assert {"model.head.weight", "model.pyramid.scale_128_left"} <= set(floats)
+    makers = {node.output[0]: node.op_type for node in model.graph.node}
+    softmaxed = [node for node in model.graph.node if makers.get((*node.input, "")[0]) == "Softmax"]
+    assert [node.op_type for node in softmaxed] == ["MatMul"] * 3
+
+
+def test_onnxruntime_really_multiplies_integers(int8_export: tuple[Path, Result], tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(int8_export[0]), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    integer = [
+        kind for kind in kinds if kind in ("MatMulIntegerToFloat", "QGemm", "QLinearMatMul", "DynamicQuantizeMatMul")
+    ]
+    record = json.loads(int8_export[0].with_name("tiny.onnx.json").read_text())
+    assert len(integer) == record["details"]["int8_products"] >= 8
+
+
+def test_the_record_lists_the_pictures_and_what_was_measured(int8_export: tuple[Path, Result], photos: Path) -> None:
+    record = json.loads(int8_export[0].with_name("tiny.onnx.json").read_text())
+    details = record["details"]
+    used = details["calibration"]
+    assert sorted(used["ranges"] + used["held_out"]) == sorted(path.name for path in photos.glob("*.png"))
+    assert len(used["held_out"]) == 15
+    groups = details["sensitivity"]["groups"]
+    assert {"trunk.dense", "layers.0.attention", "layers.0.mlp", "layers.2.mlp"} <= set(groups)
+    assert all(group["max_difference"] >= group["mean_difference"] > 0 for group in groups.values())
+    assert set(details["sensitivity"]["kept_fp32"]) < set(groups)
+    assert record["layers"]["QuantizeLinear"] > 0
+    assert record["layers"]["DequantizeLinear"] > record["layers"]["QuantizeLinear"]
+    assert details["speed"]["int8_ms"] > 0
+    assert record["precision"] == "int8"
+
+
+def test_it_scores_other_pictures_like_pytorch_within_the_limits(
+    int8_export: tuple[Path, Result], tiny_checkpoint: Path
+) -> None:
+    session = onnxruntime.InferenceSession(str(int8_export[0]), providers=["CPUExecutionProvider"])
+    images = np.stack([picture(HEIGHT, WIDTH, seed) for seed in range(1000, 1040)])
+    with torch.inference_mode():
+        expected = checkpoint.load(tiny_checkpoint).predict(torch.from_numpy(images))[0].numpy()
+    found = session.run(["score"], {"image": images})[0]
+    assert 0 < np.abs(found - expected).max() <= LIMITS_HERE.difference / 100 * np.ptp(expected)
+    assert spearmanr(found, expected).statistic >= LIMITS_HERE.srcc
+
+
+def test_openvino_reads_the_same_graph_and_keeps_it_int8(int8_export: tuple[Path, Result]) -> None:
+    openvino = pytest.importorskip("openvino")
+    compiled = openvino.Core().compile_model(str(int8_export[0]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    images = np.stack([picture(HEIGHT, WIDTH, seed) for seed in range(8)])
+    session = onnxruntime.InferenceSession(str(int8_export[0]), providers=["CPUExecutionProvider"])
+    expected = session.run(["score"], {"image": images})[0]
+    found = compiled(images)[0]
+    assert np.abs(found - expected).max() < 0.05 * np.ptp(expected)
+
+
+def test_without_calibration_pictures_int8_is_refused_before_any_work(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    result = run("--checkpoint", tiny_checkpoint, "--precision", "int8", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "give --calibration-images DIR with 64 to 512 pictures" in result.output.strip().splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_fewer_than_16_pictures_are_refused_and_fewer_than_64_warned_of(photos: Path, tmp_path: Path) -> None:
+    for file in sorted(photos.glob("*.png"))[:15]:
+        (tmp_path / file.name).symlink_to(file)
+    with pytest.raises(MusiqError, match="15 readable pictures; int8 needs at least 16"):
+        calibration.read(tmp_path, HEIGHT, WIDTH, warn=print)
+    (tmp_path / "39.png").symlink_to(photos / "39.png")
+    said: list[str] = []
+    assert len(calibration.read(tmp_path, HEIGHT, WIDTH, said.append).names) == 16
+    assert len(said) == 1
+    assert "16 readable pictures: int8 is calibrated better on 64 to 512" in said[0]
+
+
+def test_a_file_slower_than_fp32_is_refused_with_the_ratio(
+    tiny_checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "clock", clock_on_which_the_first_of_each_pair_takes_twice_as_long())
+    monkeypatch.setattr(calibration, "MOST", 16)
+    given = ["--checkpoint", tiny_checkpoint, "--precision", "int8", "--calibration-images", photos, "--out", tmp_path]
+    result = run(*given, "--max-difference", 50, "--min-srcc", 0)
+    assert result.exit_code == 1
+    assert "slower than fp32 on this machine (0.50 times its speed), so it was not kept" in result.output
+    assert "--force" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slower_file_is_kept_when_forced_and_says_so(
+    int8_export: tuple[Path, Result], request_int8: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "clock", clock_on_which_the_first_of_each_pair_takes_twice_as_long())
+    path, said = int8_export[0], []
+    record = artifact.read_record(path)
+    assert record is not None
+    request = replace(request_int8, options={**request_int8.options, "force": True})
+    images = picture(HEIGHT, WIDTH, 0)[None]
+    found = speed.timed(FORMATS["onnx"], request, record, path, images, said.append).details["speed"]
+    assert (found["times_fp32"], found["int8_ms"], found["forced"]) == (0.5, 2000.0, True)
+    assert said == ["[✗] 0.50 times the speed of fp32: 2000.0 against 1000.0 ms, batch 1"]
+    assert {file.name for file in path.parent.iterdir()} == {"tiny.onnx", "tiny.onnx.json"}
+
+
+def clock_on_which_the_first_of_each_pair_takes_twice_as_long() -> Any:
+    def ticks() -> Iterator[float]:
+        now = 0.0
+        for step in itertools.cycle((0.0, 2.0, 0.0, 1.0)):
+            now += step
+            yield now
+
+    return ticks().__next__
+
+
+def test_a_group_made_fragile_is_measured_as_the_worst_and_stays_fp32(photos: Path) -> None:
+    model = simplify(lively_model("tiny"))
+    with torch.no_grad():  # two opposite outliers through the GELU cancel in fp32, and leave the rest no steps in int8
+        first, second = model.layers[1].mlp[0], model.layers[1].mlp[2]
+        first.weight[:2] = 0
+        first.bias[:2] = 3e3
+        second.weight[:, 1] = -second.weight[:, 0]
+    pictures = calibration.read(photos, HEIGHT, WIDTH, warn=print)
+    pictures.names, pictures.pictures = pictures.names[:32], pictures.pictures[:32]
+    request = Request(model, "int8", options={"calibration": pictures, "limits": Limits(10.0, 0.9)})
+    graph = quantise.quantised(request)
+    measured = quantise.details(request, "onnx")["sensitivity"]
+    worst = max(measured["groups"], key=lambda name: measured["groups"][name]["mean_difference"])
+    assert worst == "layers.1.mlp"
+    assert measured["kept_fp32"][0] == "layers.1.mlp"
+    assert "layers.1.attention" not in measured["kept_fp32"]
+    assert quantise.int8_products(graph) == 15
+
+
+def test_groups_leave_in_order_of_their_cost_until_the_rest_is_good_enough() -> None:
+    reference = np.linspace(0, 100, 24, dtype=np.float32)
+    errors = {"good": 0.1, "bad": 8.0, "worse": 20.0, "fair": 1.0}
+    sign = np.where(np.arange(24) % 2, 1, -1).astype(np.float32)
+    spec = lively_model("tiny", score_range=(0.0, 100.0)).spec
+    asked: list[tuple[str, ...]] = []
+
+    def scores(groups: Any) -> Any:
+        asked.append(tuple(groups))
+        return reference + sign * sum(errors[name] for name in groups)
+
+    found = choose(errors, scores, reference, spec, LIMITS["int8"], lambda: None)
+    assert found.kept == ("worse", "bad")
+    assert found.costs["bad"].max_difference == pytest.approx(8, abs=1e-4)
+    assert found.together.max_difference == pytest.approx(1.1, abs=1e-4)
+    assert asked[-1] == ("good", "fair")
+    with pytest.raises(MusiqError, match="Nothing of this model can be int8"):
+        choose(errors, lambda groups: -reference, reference, spec, LIMITS["int8"], lambda: None)
+
+
+def test_the_symmetric_kind_has_zero_points_of_0_and_no_quantised_bias(request_int8: Request) -> None:
+    graph = quantise.quantised(request_int8, symmetric=True).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    kinds = {"QuantizeLinear", "DequantizeLinear"}
+    zeros = [constants[node.input[2]] for node in graph.node if node.op_type in kinds]
+    assert zeros
+    assert {zero.dtype for zero in zeros} == {np.dtype(np.int8)}
+    assert not any(zero.any() for zero in zeros)
+
+
+def test_static_batches_and_pyramid_inputs_are_calibrated_too(request_int8: Request) -> None:
+    request = replace(request_int8, inputs="pyramid", batch=Batch(3, 3, 3))
+    graph = quantise.quantised(request)
+    assert [entry.name for entry in graph.graph.input] == ["native", "scale_128", "scale_96"]
+    assert quantise.int8_products(graph) > 0
+    properties = {entry.key: entry.value for entry in graph.metadata_props}
+    assert (properties["musiq.precision"], properties["musiq.inputs"]) == ("int8", "pyramid")
+
+
+def test_several_formats_share_one_measuring(request_int8: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = quantise.quantised(request_int8)
+    monkeypatch.setattr(quantise, "_plan", lambda *given: pytest.fail("measured again"))
+    assert quantise.quantised(request_int8) is once
+
+
+def test_resnet_groups_are_its_stages_and_hold_what_stands_between_convolutions() -> None:
+    spec = replace(PRESETS["resnet50"], height=64, width=64, layers=2)
+    graph = to_onnx(Request(simplify(Musiq(spec))))
+    groups, kinds = quantise.groups_of(graph), {node.name: node.op_type for node in graph.graph.node}
+    stages = ["trunk.conv1", "trunk.layer1", "trunk.layer2", "trunk.layer3", "trunk.layer4", "trunk.project"]
+    assert [name for name in groups if name.startswith("trunk")] == stages
+    # Three scales; layer1 has 3 blocks of 3 convolutions and one shortcut.
+    inside = [kinds[name] for name in groups["trunk.layer1"]]
+    assert (inside.count("Conv"), inside.count("Add"), inside.count("Relu")) == (30, 9, 27)
+    assert not any("Conv" in kinds[name] for name in groups["layers.0.attention"])
+
+
+def test_weights_keep_to_7_bits_only_where_a_cpu_could_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(flags: str) -> bool:
+        monkeypatch.setattr(Path, "read_text", lambda self: flags)
+        return quantise.reduced_range(False, machine=lambda: "x86_64")
+
+    assert told("flags : sse avx2 fma")
+    assert not told("flags : avx2 avx512_vnni")
+    assert not told("flags : avx2 avx_vnni")
+    assert not quantise.reduced_range(False, machine=lambda: "aarch64")
+    assert not quantise.reduced_range(True, machine=lambda: "x86_64")
