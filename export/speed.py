@@ -62,9 +62,9 @@ def _latencies(
     with tempfile.TemporaryDirectory(prefix=".fp32-", dir=path.parent) as folder:
         plain = Path(folder) / path.name
         built = format.build(replace(request, precision="fp32"), plain)
-        artifact.write_record(
-            plain, replace(record, precision="fp32", sha256=artifact.sha256(plain), details=built.details)
-        )
+        hashes = {file.suffix: artifact.sha256(file) for file in built.files}
+        twin = replace(record, precision="fp32", sha256=artifact.sha256(plain), files=hashes, details=built.details)
+        artifact.write_record(plain, twin)
         runtimes = open_runtime(path, device), open_runtime(plain, device)
         try:
             return medians(*runtimes, pictures[: max(1, request.batch.smallest)])
