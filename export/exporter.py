@@ -110,6 +110,7 @@ def _record(format: Format, request: Request, reference: Reference, built: Built
         format=format.name,
         precision=request.precision,
         sha256=artifact.sha256(part),
+        files={file.suffix: artifact.sha256(file) for file in built.files},
         checkpoint={"name": reference.name, "sha256": reference.sha256},
         inputs=request.inputs,
         batch=(batch.smallest, batch.largest),

@@ -80,6 +80,7 @@ class Record:
     layers: dict[str, int] = field(default_factory=dict)  # layer types in the finished artefact, with counts
     check: Check | None = None
     unverified: str = ""
+    files: dict[str, str] = field(default_factory=dict)  # ending and SHA-256 of files that belong to it, such as .bin
     details: dict[str, Any] = field(default_factory=dict)  # what one format alone knows: opset, GPU targets, ...
 
     def to_json(self) -> str:
@@ -115,10 +116,18 @@ def read_record(artifact: Path) -> Record | None:
         record = Record.from_json(path.read_text())
     except MusiqError as problem:
         raise MusiqError(f"{path}: {problem}") from problem
-    found = sha256(artifact)
-    if found != record.sha256:
-        raise MusiqError(
-            f"{artifact} is not the file that was checked: its SHA-256 is {found[:12]}..., its record says "
-            f"{record.sha256[:12]}... Copy it again, or export it again."
-        )
+    _check_hash(artifact, record.sha256)
+    for ending, expected in record.files.items():
+        _check_hash(artifact.with_suffix(ending), expected)
     return record
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise MusiqError(f"{path} is missing, which belongs to the artefact beside it. Copy both, or export it again.")
+    found = sha256(path)
+    if found != expected:
+        raise MusiqError(
+            f"{path} is not the file that was checked: its SHA-256 is {found[:12]}..., its record says "
+            f"{expected[:12]}... Copy it again, or export it again."
+        )

@@ -5,22 +5,45 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
-from musiq import artifact
+from musiq import artifact, checkpoint
 from musiq.errors import MusiqError
 from musiq.runtimes import open_runtime, ort
-from tests.recipe import picture
+from musiq_export.cli import main
+from musiq_export.formats import find
+from tests.recipe import lively_model, picture
+
+FORMATS = ["onnx", "openvino", "torchscript", "pt2"]
 
 
-@pytest.fixture(params=["checkpoint", "onnx"])
-def any_file(request: pytest.FixtureRequest, tiny_checkpoint: Path, tiny_onnx: Path) -> Path:
-    return {"checkpoint": tiny_checkpoint, "onnx": tiny_onnx}[request.param]
+@pytest.fixture(scope="session")
+def artefacts(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny` by the real command in a format, with further options; each made once."""
+    folder = tmp_path_factory.mktemp("artefacts")
+
+    def get(format: str, *options: str) -> Path:
+        name = "-".join([format, *(option.strip("-.") for option in options)])
+        path = folder / (name + find(format).suffix)
+        if not path.exists():
+            command = ["--checkpoint", str(tiny_checkpoint), "--format", format, "--out", str(folder), "--name", name]
+            result = CliRunner().invoke(main, [*command, *options])
+            assert result.exit_code == 0, result.output
+        return path
+
+    return get
+
+
+@pytest.fixture(params=["checkpoint", *FORMATS])
+def any_file(request: pytest.FixtureRequest, tiny_checkpoint: Path, artefacts: Callable[..., Path]) -> Path:
+    return tiny_checkpoint if request.param == "checkpoint" else artefacts(request.param)
 
 
 def test_a_runtime_takes_uint8_pictures_and_gives_float32_scores(any_file: Path, tiny_checkpoint: Path) -> None:
@@ -31,6 +54,56 @@ def test_a_runtime_takes_uint8_pictures_and_gives_float32_scores(any_file: Path,
     np.testing.assert_allclose(scores, reference(images), atol=2e-5)
     np.testing.assert_array_equal(runtime.run(images)["score"], scores)
     assert "cpu" in runtime.provider.lower()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("options", [("--inputs", "pyramid"), ("--batch", "2"), ("--batch", "2..3")], ids="-".join)
+def test_other_inputs_and_fixed_batches_score_any_number_of_pictures_alike(
+    artefacts: Callable[..., Path], tiny_checkpoint: Path, format: str, options: tuple[str, str]
+) -> None:
+    images = np.stack([picture(192, 256, seed) for seed in range(5)])
+    expected = open_runtime(tiny_checkpoint, "cpu")(images)
+    runtime = open_runtime(artefacts(format, *options), "cpu")
+    for n in (1, 2, 5):
+        np.testing.assert_allclose(runtime(images[:n]), expected[:n], atol=2e-5)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_distribution_comes_with_its_score(tmp_path: Path, format: str) -> None:
+    model = lively_model("tiny", outputs=5)
+    checkpoint.save(model, tmp_path / "five.safetensors")
+    command = ["--checkpoint", str(tmp_path / "five.safetensors"), "--format", format, "--out", str(tmp_path)]
+    result = CliRunner().invoke(main, [*command, "--name", "five"])
+    assert result.exit_code == 0, result.output
+    found = open_runtime(tmp_path / f"five{find(format).suffix}", "cpu").run(picture(192, 256, 3)[None])
+    assert found["shares"].shape == (1, 5)
+    np.testing.assert_allclose(found["score"], found["shares"] @ np.arange(1, 6), rtol=1e-5)
+
+
+@pytest.mark.parametrize("format", FORMATS[1:])
+def test_a_broken_artefact_of_any_format_is_refused_in_one_line(
+    artefacts: Callable[..., Path], tmp_path: Path, format: str
+) -> None:
+    whole = artefacts(format)
+    (tmp_path / whole.name).write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(MusiqError, match="Export it again"):
+        open_runtime(tmp_path / whole.name, "cpu")
+    (tmp_path / artifact.record_path(whole).name).write_text(artifact.record_path(whole).read_text())
+    with pytest.raises(MusiqError, match="is not the file that was checked"):
+        open_runtime(tmp_path / whole.name, "cpu")
+
+
+def test_openvino_weights_that_do_not_match_their_graph_are_refused(
+    artefacts: Callable[..., Path], tmp_path: Path
+) -> None:
+    whole = artefacts("openvino")
+    for path in (whole, artifact.record_path(whole)):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = bytearray(whole.with_suffix(".bin").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (tmp_path / whole.with_suffix(".bin").name).write_bytes(weights)
+    with pytest.raises(MusiqError, match="is not the file that was checked"):
+        open_runtime(tmp_path / whole.name, "cpu")
 
 
 @pytest.mark.parametrize(
