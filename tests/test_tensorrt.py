@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from onnx.reference import ReferenceEvaluator
 
 from musiq import artifact, checkpoint
 from musiq.artifact import Record
@@ -71,13 +71,12 @@ def request_for(model: Any, precision: str = "fp16", inputs: str = "image", **op
 
 @needs_rtx
 @no_gpu_here
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_command_builds_an_rtx_engine_without_a_gpu_and_says_it_is_unverified(
-    precision: str, tiny_checkpoint: Path, tmp_path: Path
+    tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     result = run(
-        *("--checkpoint", tiny_checkpoint, "--format", "trt-rtx", "--precision", precision, "--gpus", "86,89"),
-        *("--out", tmp_path, "--name", "t"),
+        *("--checkpoint", tiny_checkpoint, "--format", "trt-rtx", "--precision", "fp16", "--gpus", "86,89"),
+        *("--height", 64, "--width", 96, "--out", tmp_path, "--name", "t"),
     )
     assert result.exit_code == 0, result.output
     assert "unverified: no NVIDIA driver here" in result.output
@@ -90,7 +89,7 @@ def test_the_command_builds_an_rtx_engine_without_a_gpu_and_says_it_is_unverifie
     assert record.details["gpus"] == [86, 89]
     assert record.details["profile"] == [1, 8, 16]
     assert record.details["tf32"] is False
-    assert record.layers[f"CONVOLUTION {precision}"] == 5
+    assert record.layers["CONVOLUTION fp16"] == 5
     assert record.versions["tensorrt_rtx"] == trt.import_tensorrt("tensorrt_rtx").__version__
     raw = path.read_bytes()
     assert raw[:4] == b"vtrt"  # TensorRT's own first bytes: nothing stands before them
@@ -98,9 +97,9 @@ def test_the_command_builds_an_rtx_engine_without_a_gpu_and_says_it_is_unverifie
 
 
 @needs_rtx
-@pytest.mark.parametrize("preset", ["musiq", "resnet50", "resnet50-classic"])
-def test_every_preset_becomes_an_engine_in_half_precision(preset: str, tmp_path: Path) -> None:
-    model = simplify(lively_model(preset, layers=2, **SMALL))
+@pytest.mark.parametrize("preset", ["musiq", "resnet50-classic"])  # every kind of layer
+def test_large_models_become_engines_in_half_precision(preset: str, tmp_path: Path) -> None:
+    model = simplify(lively_model(preset, layers=1, **SMALL))
     built = engine.build(request_for(model, gpus=(86,)), tmp_path / "e", "tensorrt_rtx")
     products = {key: n for key, n in built.layers.items() if key.split()[0] in engine_layers.PRODUCTS}
     assert products.pop("MATRIX_MULTIPLY fp32") == 4  # the pyramid: two for each of two resized scales
@@ -109,7 +108,7 @@ def test_every_preset_becomes_an_engine_in_half_precision(preset: str, tmp_path:
 
 
 @needs_rtx
-@pytest.mark.parametrize(("precision", "opset"), [("fp32", 18), ("fp16", 23), ("bf16", 22), ("bf16", 23)])
+@pytest.mark.parametrize(("precision", "opset"), [("fp32", 18), ("fp16", 23), ("bf16", 22)])
 def test_scales_as_inputs_leave_no_product_in_another_precision(
     precision: str, opset: int, tiny: Any, tmp_path: Path
 ) -> None:
@@ -132,21 +131,21 @@ def test_turing_gets_an_engine_whose_pyramid_is_fp16_too(tiny: Any, tmp_path: Pa
     assert "MATRIX_MULTIPLY fp32" not in built.layers
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # the evaluator sums group norms in fp16 too
 def test_a_pyramid_in_fp16_scores_as_well_as_one_in_fp32(tiny: Any) -> None:
     graph = to_onnx(request_for(tiny))
     halved = onnx.ModelProto.FromString(graph.SerializeToString())
     engine_onnx.halve_products(halved)
     onnx.checker.check_model(halved, full_check=True)
-    images = np.stack([picture(64, 96, seed) for seed in range(8)])
+    images = np.stack([picture(64, 96, seed) for seed in range(4)])
     with torch.inference_mode():
         expected = tiny.predict(torch.from_numpy(images))[0].numpy()
-    off = []
-    for model in (graph, halved):
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        off.append(np.abs(session.run(["score"], {"image": images})[0] - expected).max())
-    assert not any(np.array_equal(a, b) for a, b in [(off[0], off[1])])  # it is another graph
-    assert off[1] < 0.01 * np.ptp(expected)
-    assert off[1] < 4 * off[0]
+    # ONNX's own evaluator really computes in fp16; ONNX Runtime would leave the casts out on a CPU.
+    scores = [ReferenceEvaluator(model).run(None, {"image": images})[0] for model in (graph, halved)]
+    assert not np.array_equal(*scores)
+    off, off_halved = (np.abs(found - expected).max() for found in scores)
+    assert off < 0.03 * np.ptp(expected)
+    assert off_halved < 1.5 * off
 
 
 @needs_rtx
@@ -332,17 +331,18 @@ def test_a_static_engine_is_fed_whole_batches(
 def test_an_engine_of_scales_gets_them_from_its_runtime(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(
-        *("--checkpoint", tiny_checkpoint, "--inputs", "pyramid", "--out", tmp_path, "--name", "p")
-    ).exit_code == 0  # fmt: skip
+    small = ("--inputs", "pyramid", "--height", 64, "--width", 96)
+    assert run("--checkpoint", tiny_checkpoint, *small, "--out", tmp_path, "--name", "p").exit_code == 0
     cuda = FakeCuda()
     monkeypatch.setattr(gpu, "import_cuda", lambda: cuda)
     fake_engine = FakeEngine(tmp_path / "p.onnx", 2, cuda)
     monkeypatch.setattr(trt, "import_tensorrt", lambda _: fake_tensorrt(fake_engine))
     runtime = open_runtime(as_engine(tmp_path / "p.engine", tmp_path / "p.onnx", batch=(1, 2)))
-    images = np.stack([picture(192, 256, seed) for seed in range(3)])
-    assert [x.shape[2:] for x in scales(images, runtime.spec)] == [(192, 256), (96, 128), (72, 96)]
-    np.testing.assert_allclose(runtime(images), open_runtime(tiny_checkpoint, "cpu")(images), atol=2e-5)
+    images = np.stack([picture(64, 96, seed) for seed in range(3)])
+    assert [x.shape[2:] for x in scales(images, runtime.spec)] == [(64, 96), (85, 128), (64, 96)]
+    with torch.inference_mode():
+        expected = checkpoint.load(tiny_checkpoint, **SMALL).predict(torch.from_numpy(images))[0].numpy()
+    np.testing.assert_allclose(runtime(images), expected, atol=2e-5)
 
 
 def test_threads_share_an_engine_and_closing_gives_everything_back(
@@ -407,12 +407,12 @@ def test_an_engine_of_another_version_is_refused_unless_it_was_built_to_last(
     built: str, compatible: bool, refused: bool
 ) -> None:
     record = SimpleNamespace(versions={"tensorrt": built}, details={"compatible": compatible}, format="trt")
-    check = lambda: trt.check_version(Path("e.engine"), record, fake_tensorrt(None), "tensorrt")  # type: ignore[arg-type]  # noqa: E731
+    arguments: Any = (Path("e.engine"), record, fake_tensorrt(None), "tensorrt")
     if refused:
         with pytest.raises(MusiqError, match=rf"built by TensorRT {built} and here is 10\.13\.0.*tensorrt=={built}"):
-            check()
+            trt.check_version(*arguments)
     else:
-        check()
+        trt.check_version(*arguments)
 
 
 def test_an_engine_without_its_record_or_with_another_byte_is_refused(
