@@ -148,11 +148,12 @@ def _plan(request: Request, symmetric: bool) -> Plan:
     plain = _plain(request)
     groups = groups_of(plain)
     ranges = _ranges(request, plain, calibration.pictures[ranging], symmetric)
-    pictures = calibration.pictures[held]
+    # Groups alone are measured on the first ones: those, too, should be spread over the folder.
+    pictures = calibration.pictures[[*held[::2], *held[1::2]]]
     limits: Limits = request.options.get("limits") or LIMITS["int8"]
 
-    def scores(left: Collection[str]) -> Scores:
-        return _scores(request, _with_qdq(plain, ranges, groups, left, symmetric), pictures)
+    def scores(left: Collection[str], count: int) -> Scores:
+        return _scores(request, _with_qdq(plain, ranges, groups, left, symmetric), pictures[:count])
 
     with progress("measuring what int8 costs", len(groups)) as advance:
         reference = _scores(request, plain, pictures)

@@ -26,6 +26,10 @@ MARGIN = 2 / 3
 about one and a half times the largest of 24 (for a normal distribution 2.9 against 2.1 standard deviations)."""
 
 
+ALONE = 12
+"""Pictures on which each group is measured alone: enough to put the groups in order. All of them judge the rest."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What int8 does to the scores of the held-out pictures, in score units."""
@@ -65,7 +69,7 @@ def good_enough(found: Scores, reference: Scores, spec: Spec, limits: Limits) ->
 
 def choose(
     groups: Collection[str],
-    scores: Callable[[Collection[str]], Scores],
+    scores: Callable[[Collection[str], int], Scores],
     reference: Scores,
     spec: Spec,
     limits: Limits,
@@ -73,17 +77,17 @@ def choose(
 ) -> Sensitivity:
     """Keep the costliest groups in fp32 until the rest scores within `limits` less a margin.
 
-    `scores` gives the scores (N,) of the graph with the groups named quantised, `reference` is the fp32 ones (N,).
-    Raises MusiqError where no group may be quantised.
+    `scores` gives the scores (n,) of the first n pictures with the groups named quantised; `reference` is the fp32 ones
+    (N,) of all. Raises MusiqError where no group may be quantised.
     """
     costs = {}
     for name in groups:
-        costs[name] = cost(scores([name]), reference)
+        costs[name] = cost(scores([name], ALONE), reference[:ALONE])
         advance()
     left = sorted(groups, key=lambda name: costs[name].mean_difference)
     kept: list[str] = []
     while left:
-        found = scores(left)
+        found = scores(left, len(reference))
         if good_enough(found, reference, spec, limits):
             return Sensitivity(costs, tuple(kept), cost(found, reference), len(reference))
         kept.append(left.pop())
