@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -189,11 +191,10 @@ def _set_targets(trt: Any, config: Any, request: Request, log: Any) -> None:
 
 def serialise(trt: Any, builder: Any, network: Any, config: Any, title: str, log: Any) -> Any:
     """The built engine, as bytes in TensorRT's memory. Ctrl-C stops the build at its next step."""
-    with building(title) as tell:
-        monitor = make_monitor(trt, tell)
-        config.progress_monitor = monitor
+    with interrupts_noted() as interrupted, building(title) as tell:
+        config.progress_monitor = make_monitor(trt, tell, interrupted)
         plan = builder.build_serialized_network(network, config)
-    if monitor.interrupted or log.interrupted:
+    if interrupted:
         raise KeyboardInterrupt
     if plan is None:
         raise _failure("the engine", log)
@@ -211,27 +212,42 @@ def inspect(trt: Any, plan: Any, log: Any) -> dict[str, int]:
     return engine_layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def make_monitor(trt: Any, tell: Callable[[str], None]) -> Any:
+def make_monitor(trt: Any, tell: Callable[[str], None], interrupted: list[int]) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Tells the phases of a build and stops it on Ctrl-C; C++ calls this, so that no exception may leave it."""
+        """Tells the phases of a build, and stops it once there was an interrupt."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.interrupted = False
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            try:
-                tell(phase)
-            except KeyboardInterrupt:
-                self.interrupted = True
+            tell(phase)
 
         def phase_finish(self, phase: str) -> None:
             pass
 
         def step_complete(self, phase: str, step: int) -> bool:
-            return not self.interrupted
+            return not interrupted
 
     return Monitor()
+
+
+@contextmanager
+def interrupts_noted() -> Iterator[list[int]]:
+    """While C++ works, Ctrl-C (and a SIGTERM that is treated so) is noted and not raised: TensorRT swallows what is
+    raised in its callbacks, and the build would go on to its end as if nothing had been asked."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    raising = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+    handlers = {number: signal.getsignal(number) for number in raising}
+    try:
+        for number in raising:
+            signal.signal(number, lambda number, _: noted.append(number))
+        yield noted
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

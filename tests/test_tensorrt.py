@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -153,14 +154,18 @@ def test_ctrl_c_stops_a_build_and_leaves_no_file(tiny: Any, tmp_path: Path, monk
     @contextmanager
     def interrupted(title: str) -> Iterator[Any]:
         def tell(phase: str) -> None:
-            raise KeyboardInterrupt
+            told.append(phase)
+            signal.raise_signal(signal.SIGINT)
 
         yield tell
 
+    told: list[str] = []
     monkeypatch.setattr(engine, "building", interrupted)
     with pytest.raises(KeyboardInterrupt):
         engine.build(request_for(tiny), tmp_path / "e", "tensorrt_rtx")
+    assert told == ["Building engine", "Cloning network graph"]  # the first of many, and it was over
     assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @needs_rtx

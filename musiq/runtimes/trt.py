@@ -141,17 +141,12 @@ def make_logger(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.errors: deque[str] = deque(maxlen=SAID)
             self.warnings: deque[str] = deque(maxlen=SAID)
-            self.interrupted = False
 
         def log(self, severity: Any, message: str) -> None:
-            # C++ calls this: an exception must not leave it.
-            try:
-                if int(severity) <= int(trt.ILogger.Severity.ERROR):
-                    self.errors.append(" ".join(message.split()))
-                elif int(severity) == int(trt.ILogger.Severity.WARNING):
-                    self.warnings.append(" ".join(message.split()))
-            except KeyboardInterrupt:
-                self.interrupted = True
+            if int(severity) <= int(trt.ILogger.Severity.ERROR):
+                self.errors.append(" ".join(message.split()))
+            elif int(severity) == int(trt.ILogger.Severity.WARNING):
+                self.warnings.append(" ".join(message.split()))
 
         def said(self) -> str:
             return "; ".join(dict.fromkeys(self.errors or self.warnings))[:800].rstrip(" .") or "it did not say why"
