@@ -53,11 +53,11 @@ def compare(found: Scores, reference: Scores, spec: Spec, limits: Limits, provid
     )
 
 
-def score_span(spec: Spec, reference: Scores) -> float:
-    """The width of the score range; where the Spec knows none, the spread of the reference scores."""
+def score_span(spec: Spec, reference: Scores | None) -> float:
+    """The width of the score range; where the Spec knows none, the spread of the reference scores (0 without any)."""
     if spec.score_range is not None:
         return abs(spec.score_range[1] - spec.score_range[0])
-    return float(reference.max() - reference.min())
+    return float(reference.max() - reference.min()) if reference is not None else 0.0
 
 
 def allowed_difference(limits: Limits, spec: Spec, reference: Scores) -> float:

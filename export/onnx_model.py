@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musiq import __version__
+from musiq.runtimes.ort import cuda_may_work, import_onnxruntime
 
 from .request import Built, Request, feed, versions
 
@@ -25,10 +26,12 @@ def build(request: Request, path: Path) -> Built:
     model = to_onnx(request)
     onnx.save_model(model, str(path))
     onnx.checker.check_model(str(path), full_check=True)
+    unverified = ""
+    if request.precision == "bf16" and not cuda_may_work(import_onnxruntime()):
+        unverified = "ONNX Runtime computes bf16 convolutions on CUDA only, which this machine has not"
     layers = dict(Counter(node.op_type for node in model.graph.node))
-    return Built(
-        layers, versions("torch", "onnx", "onnxscript"), {"opset": request.opset, "nodes": len(model.graph.node)}
-    )
+    details = {"opset": request.opset, "nodes": len(model.graph.node)}
+    return Built(layers, versions("torch", "onnx", "onnxscript"), details, unverified=unverified)
 
 
 def to_onnx(request: Request, symmetric: bool = False) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -82,11 +83,10 @@ def _trt_rtx(path: Path, device: str, threads: int | None) -> Runtime:
     return TensorRtRuntime(path, device, "tensorrt_rtx")
 
 
+CHECKPOINTS = (".safetensors", ".pth", ".pt", ".npz")
+
 RUNTIMES: dict[str, Opener] = {
-    ".safetensors": _checkpoint,
-    ".pth": _checkpoint,
-    ".pt": _checkpoint,
-    ".npz": _checkpoint,
+    **dict.fromkeys(CHECKPOINTS, _checkpoint),
     ".torchscript": _torchscript,
     ".pt2": _pt2,
     ".onnx": _onnx,
@@ -111,7 +111,21 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
     if ending is None:
         raise MusiqError(f"{path} cannot be opened: its name should end in one of {', '.join(RUNTIMES)}.")
     check_device(device)
+    if path.suffix not in CHECKPOINTS:
+        _check_record(path)
     return RUNTIMES[ending](path, device, threads)
+
+
+def _check_record(path: Path) -> None:
+    """Refuse an artefact that is not the recorded one; warn of one that nobody has checked."""
+    record = artifact.read_record(path)
+    if record is None:
+        warnings.warn(f"{path} is unverified: it has no record {artifact.record_path(path).name}", stacklevel=3)
+    elif record.unverified:
+        warnings.warn(
+            f"{path} is unverified: {record.unverified}. Finish the check with musiq-export --verify {path}",
+            stacklevel=3,
+        )
 
 
 def check_device(device: str) -> None:

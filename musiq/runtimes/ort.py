@@ -11,7 +11,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from musiq import artifact
 from musiq.errors import MusiqError
 from musiq.runtimes import Images, Scores, cuda_index
 from musiq.runtimes.feed import Feed
@@ -25,8 +24,6 @@ class OrtRuntime:
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
         ort = import_onnxruntime()
-        record = artifact.read_record(path)
-        self.unverified = record.unverified if record else f"there is no record {artifact.record_path(path).name}"
         self._session = _open(ort, path, device, threads or available_cpus())
         self.provider: str = self._session.get_providers()[0]
         metadata = self._session.get_modelmeta().custom_metadata_map
@@ -72,7 +69,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _open(ort: Any, path: Path, device: str, threads: int) -> Any:
-    wanted = device if device != "auto" else ("cuda" if _cuda_may_work(ort) else "cpu")
+    wanted = device if device != "auto" else ("cuda" if cuda_may_work(ort) else "cpu")
     try:
         return _session(ort, path, wanted, threads)
     except MusiqError:
@@ -81,7 +78,8 @@ def _open(ort: Any, path: Path, device: str, threads: int) -> Any:
         raise
 
 
-def _cuda_may_work(ort: Any) -> bool:
+def cuda_may_work(ort: Any) -> bool:
+    """Whether this onnxruntime has CUDA and the machine has NVIDIA's driver; only a session tells for sure."""
     return "CUDAExecutionProvider" in ort.get_available_providers() and Path("/dev/nvidiactl").exists()
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from musiq import artifact
 from musiq.errors import MusiqError
 from musiq.runtimes import Images, Scores
 from musiq.runtimes.feed import BATCH, INPUTS, PRECISION, SPEC, Feed
@@ -28,8 +27,6 @@ class OpenVinoRuntime:
                 f"OpenVINO runs on the CPU here, not on {device}. Use --device cpu, or an ONNX export for CUDA."
             )
         openvino = import_openvino()
-        record = artifact.read_record(path)
-        self.unverified = record.unverified if record else f"there is no record {artifact.record_path(path).name}"
         core = openvino.Core()
         try:
             model = core.read_model(str(path))

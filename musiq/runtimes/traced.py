@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from musiq import artifact
 from musiq.errors import MusiqError
 from musiq.runtimes import Images, Scores
 from musiq.runtimes.eager import set_up, torch_device
@@ -49,11 +47,11 @@ class TracedRuntime:
 def open_torchscript(path: Path, device: str, threads: int | None) -> TracedRuntime:
     torch = set_up(path, threads)
     place, extra = torch_device(device), dict.fromkeys(KEYS, "")
-    data = _checked(path)
+    _check_zip(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is deprecated: known, and still asked for
-            module = torch.jit.load(io.BytesIO(data), map_location=place, _extra_files=extra)
+            module = torch.jit.load(str(path), map_location=place, _extra_files=extra)
     except RuntimeError as problem:
         raise _broken(path, problem) from problem
     return TracedRuntime(module, _texts(extra), place, "TorchScript", path)
@@ -62,9 +60,9 @@ def open_torchscript(path: Path, device: str, threads: int | None) -> TracedRunt
 def open_pt2(path: Path, device: str, threads: int | None) -> TracedRuntime:
     torch = set_up(path, threads)
     place, extra = torch_device(device), dict.fromkeys(KEYS, "")
-    data = _checked(path)
+    _check_zip(path)
     try:
-        program = torch.export.load(io.BytesIO(data), extra_files=extra)
+        program = torch.export.load(str(path), extra_files=extra)
         if place.type != "cpu":
             from torch.export.passes import move_to_device_pass
 
@@ -75,13 +73,9 @@ def open_pt2(path: Path, device: str, threads: int | None) -> TracedRuntime:
     return TracedRuntime(module, _texts(extra), place, "torch.export", path)
 
 
-def _checked(path: Path) -> bytes:
-    """The file's bytes, which must be the recorded ones: what is checked is what is loaded."""
-    artifact.read_record(path)
-    data = path.read_bytes()
-    if not zipfile.is_zipfile(io.BytesIO(data)):
+def _check_zip(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
         raise _broken(path, "it is no zip archive")
-    return data
 
 
 def _texts(extra: dict[str, Any]) -> dict[str, str]:
