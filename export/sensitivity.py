@@ -75,7 +75,8 @@ def choose(
     limits: Limits,
     advance: Callable[[], None],
 ) -> Sensitivity:
-    """Keep the costliest groups in fp32 until the rest scores within `limits` less a margin.
+    """Keep as few of the costliest groups in fp32 as needed for the rest to score within `limits` less a margin, found
+    by halving.
 
     `scores` gives the scores (n,) of the first n pictures with the groups named quantised; `reference` is the fp32 ones
     (N,) of all. Raises MusiqError where no group may be quantised.
@@ -84,14 +85,19 @@ def choose(
     for name in groups:
         costs[name] = cost(scores([name], ALONE), reference[:ALONE])
         advance()
-    left = sorted(groups, key=lambda name: costs[name].mean_difference)
-    kept: list[str] = []
-    while left:
-        found = scores(left, len(reference))
+    order = sorted(groups, key=lambda name: -costs[name].mean_difference)
+    few, many, best = 0, len(order), None  # how many are kept: the least that may do, the least known to do
+    middle = 0  # mostly nothing has to be kept
+    while few < many:
+        found = scores(order[middle:], len(reference))
         if good_enough(found, reference, spec, limits):
-            return Sensitivity(costs, tuple(kept), cost(found, reference), len(reference))
-        kept.append(left.pop())
-    worst = ", ".join(kept[:3])
+            many, best = middle, cost(found, reference)
+        else:
+            few = middle + 1
+        middle = (few + many) // 2
+    if best is not None:
+        return Sensitivity(costs, tuple(order[:many]), best, len(reference))
+    worst = ", ".join(order[:3])
     raise MusiqError(
         f"Nothing of this model can be int8 within SRCC {limits.srcc} and {limits.difference}% of the score range (worst: "
         f"{worst}). Take fp16 or fp32, or loosen --max-difference and --min-srcc."
