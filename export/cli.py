@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from musiq.errors import MusiqError
 from musiq.spec import Spec
 
 from .check import LIMITS, Limits
-from .formats import check_possible, find
+from .formats import FORMATS, Format, check_possible, find
 from .request import INPUTS, Batch, Request
 
 if TYPE_CHECKING:
@@ -43,7 +44,14 @@ PRECISIONS = tuple(LIMITS)
 @click.option(
     "--width", type=click.IntRange(32), show_default="the checkpoint's, else 1024", help="Of the pictures, in pixels."
 )
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", help="Of trunk, transformer and head.")
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(PRECISIONS),
+    multiple=True,
+    default=("fp32",),
+    help="Of trunk, transformer and head; repeatable.",
+)
 @click.option(
     "--inputs", type=click.Choice(INPUTS), default="image", help="One uint8 picture, or its normalised scales."
 )
@@ -77,43 +85,110 @@ PRECISIONS = tuple(LIMITS)
     show_default="in ~/.cache/musiq",
     help="For trt: kernel timings kept between builds.",
 )
-def main(checkpoint: Path | None, formats: tuple[str, ...], out: Path, images: Path | None, **options: Any) -> None:
+@click.option(
+    "--verify",
+    "unverified",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Finish the check of this artefact, which could not run where it was built.",
+)
+@click.option(
+    "--table",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Only show the artefacts of this folder as a Markdown table, from their records.",
+)
+def main(
+    checkpoint: Path | None,
+    formats: tuple[str, ...],
+    precisions: tuple[str, ...],
+    out: Path,
+    unverified: Path | None,
+    folder: Path | None,
+    **options: Any,
+) -> None:
     """Turn a checkpoint into files that score like it, proven before they get their names.
 
     \b
     musiq-export --checkpoint runs/koniq/best.safetensors --format onnx
-    musiq-export --checkpoint musiq_koniq.npz --height 384 --width 512
+    musiq-export --checkpoint musiq_koniq.npz --height 384 --width 512 --format all --precision fp32 --precision bf16
+    musiq-export --table exports/
     """
+    # A terminated export cleans up like an interrupted one.
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if folder is not None:
+        from .summary import table
+
+        click.echo(table(folder))
+        return
+    chosen = [find(name) for name in formats if name != "all"]
+    checkpoint = checkpoint or newest_checkpoint(Path("runs"))
+    if unverified is not None:
+        from .verify import verify
+
+        verify(unverified, checkpoint, partial(make_reference, options), partial(limits_of, options), click.echo)
+        click.echo(f"{unverified} is verified")
+        return
+    every = "all" in formats
+    export_all(checkpoint, list(FORMATS.values()) if every else chosen, precisions, out, options, patient=every)
+
+
+def export_all(
+    checkpoint: Path,
+    formats: list[Format],
+    precisions: tuple[str, ...],
+    out: Path,
+    options: dict[str, Any],
+    patient: bool,
+) -> None:
+    """Every format in every precision; one that fails costs no other. `patient`: what cannot be made is passed over."""
     from musiq import checkpoint as checkpoints
 
     from .exporter import export
     from .simplify import gflop, simplify
 
-    # A terminated export cleans up like an interrupted one.
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    chosen = [find(name) for name in formats]
-    batch, limits = parse_batch(options["batch"], options["batch_opt"]), limits_of(options)
-    engine = engine_options(options)
-    checkpoint = checkpoint or newest_checkpoint(Path("runs"))
+    batch, engine = parse_batch(options["batch"], options["batch_opt"]), engine_options(options)
     click.echo(f"{checkpoint}: reading")
     model = checkpoints.load(checkpoint, options["height"], options["width"])
-    simple = simplify(model)
-    request = Request(simple, options["precision"], options["inputs"], batch, opset_of(options))
-    request = replace(request, options={**engine, **int8_options(options, limits, model.spec)})
-    for format in chosen:
-        check_possible(format, request)
-    spec = model.spec
+    simple, spec = simplify(model), model.spec
+    wanted = []
+    for precision in precisions:
+        limits = limits_of(options, LIMITS[precision])
+        request = Request(simple, precision, options["inputs"], batch, opset_of(options, precision))
+        request = replace(request, options={**engine, **int8_options(options, precision, limits, spec)})
+        wanted += [(format, request, limits) for format in possible(formats, request, patient)]
     click.echo(
         f"{spec.preset}, {spec.width}x{spec.height}, {spec.tokens} tokens: "
         f"{gflop(model):.1f} GFLOP, simplified {gflop(simple):.1f}"
     )
-    reference = make_reference(checkpoint, model, images, options["max_images"])
-    for format in chosen:
-        path = out / (file_name(options["name"], request) + format.suffix)
+    reference = make_reference(options, checkpoint, model)
+    failures: list[MusiqError] = []
+    for format, request, limits in wanted:
+        path = out / (file_name(options["name"], request, len(precisions) > 1) + format.suffix)
         click.echo(f"{format.name} {request.precision}: building")
-        record = export(format, request, reference, limits, path, click.echo)
-        tell_done(path, record, images)
+        try:
+            tell_done(path, export(format, request, reference, limits, path, click.echo), options["images"])
+        except MusiqError as problem:
+            if len(wanted) == 1:
+                raise
+            click.echo(f"Error: {problem}", err=True)
+            failures.append(problem)
+    if failures:
+        raise MusiqError(f"{len(failures)} of {len(wanted)} artefacts could not be made; the reasons are above.")
+
+
+def possible(formats: list[Format], request: Request, patient: bool) -> list[Format]:
+    """The formats that can be made; the first that cannot is an error, or where `patient` only a line."""
+    fine = []
+    for format in formats:
+        try:
+            check_possible(format, request)
+            fine.append(format)
+        except MusiqError as problem:
+            if not patient:
+                raise
+            click.echo(f"[-] {format.name} {request.precision} is left out: {problem}")
+    return fine
 
 
 def tell_done(path: Path, record: artifact.Record, images: Path | None) -> None:
@@ -122,6 +197,8 @@ def tell_done(path: Path, record: artifact.Record, images: Path | None) -> None:
     click.echo(f"{path}  {size:.1f} MB{nodes}, built in {record.details['build_s']} s")
     if record.unverified:
         click.echo(f"[-] unverified: {record.unverified}")
+        click.echo(f"next:  musiq-export --verify {path} --checkpoint CHECKPOINT, where it can run")
+        return
     photos = images or "PHOTOS/"
     click.echo(f"next:  musiq-score {photos} --model {path}\n       musiq-bench --images {photos} --models {path}")
 
@@ -149,8 +226,8 @@ def parse_batch(text: str, best: int = 8) -> Batch:
     return Batch(low, high, max(low, min(best, high or best)))
 
 
-def limits_of(options: dict[str, Any]) -> Limits:
-    limits = LIMITS[options["precision"]]
+def limits_of(options: dict[str, Any], limits: Limits) -> Limits:
+    """The default limits of a precision, changed as asked."""
     if options["max_difference"] is not None:
         limits = replace(limits, difference=options["max_difference"])
     if options["min_srcc"] is not None:
@@ -166,9 +243,9 @@ def engine_options(options: dict[str, Any]) -> dict[str, Any]:
     return {"gpus": gpus, **{name: options[name] for name in ("tf32", "compatible", "timing_cache")}}
 
 
-def int8_options(options: dict[str, Any], limits: Limits, spec: Spec) -> dict[str, Any]:
+def int8_options(options: dict[str, Any], precision: str, limits: Limits, spec: Spec) -> dict[str, Any]:
     """What int8 needs beyond the request: real pictures, and the limits that its own measuring keeps to."""
-    if options["precision"] != "int8":
+    if precision != "int8":
         return {}
     from . import calibration
 
@@ -179,9 +256,9 @@ def int8_options(options: dict[str, Any], limits: Limits, spec: Spec) -> dict[st
     return {"calibration": pictures, "limits": limits, "force": options["force"]}
 
 
-def opset_of(options: dict[str, Any]) -> int:
+def opset_of(options: dict[str, Any], precision: str) -> int:
     """18 unless asked; bf16 convolutions exist from opset 22 on."""
-    needed = 22 if options["precision"] == "bf16" else 18
+    needed = 22 if precision == "bf16" else 18
     opset: int = options["opset"] or needed
     if opset < needed:
         raise MusiqError(
@@ -190,24 +267,26 @@ def opset_of(options: dict[str, Any]) -> int:
     return opset
 
 
-def file_name(name: str | None, request: Request) -> str:
+def file_name(name: str | None, request: Request, several: bool = False) -> str:
+    """Without the ending; a name that the user chose is kept, but for the precision where `several` are made."""
     spec = request.model.spec
     parts = [name or f"{spec.preset}-{spec.width}x{spec.height}"]
-    parts += [] if name or request.precision == "fp32" else [request.precision]
+    parts += [] if request.precision == "fp32" or (name and not several) else [request.precision]
     parts += [] if name or request.inputs == "image" else [request.inputs]
     return "-".join(parts)
 
 
-def make_reference(checkpoint: Path, model: Musiq, images: Path | None, most: int) -> Reference:
+def make_reference(options: dict[str, Any], checkpoint: Path, model: Musiq) -> Reference:
+    """The original's scores of the pictures that were asked for."""
     from . import pictures
-    from .exporter import Reference, reference_scores
+    from .exporter import Reference
 
-    spec = model.spec
+    spec, images, most = model.spec, options["images"], options["max_images"]
     if images is None:
         chosen, called = pictures.generated(spec.height, spec.width), "generated"
     else:
         chosen, called = pictures.read(images, spec.height, spec.width, most), images.name
-    return Reference(checkpoint.name, artifact.sha256(checkpoint), chosen, reference_scores(model, chosen), called)
+    return Reference(model, checkpoint.name, artifact.sha256(checkpoint), chosen, called)
 
 
 if __name__ == "__main__":

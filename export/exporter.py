@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,15 +33,20 @@ Say = Callable[[str], None]
 Pictures = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reference:
-    """The original: its name and hash, the pictures, and PyTorch's fp32 scores for them."""
+    """The original model, its file's name and hash, the pictures, and PyTorch's fp32 scores for them."""
 
+    model: Musiq
     name: str
     sha256: str
     pictures: Pictures
-    scores: NDArray[np.float32]
     called: str  # the pictures, as a person would call them
+
+    @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        """Computed when first asked for: an artefact that cannot run here needs none."""
+        return reference_scores(self.model, self.pictures)
 
 
 def reference_scores(model: Musiq, pictures: Pictures) -> NDArray[np.float32]:

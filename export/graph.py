@@ -36,11 +36,11 @@ class FromPyramid(nn.Module):
         return self.model.read(self.model.rate(list(scales)))
 
 
-class Fp32LayerNorm(nn.Module):
-    """A layer norm whose statistics stay in fp32 when the rest does not: `resnet50-classic` adds 1e-12, which is zero
-    in fp16, and squares of activations leave its range."""
+class Fp32Norm(nn.Module):
+    """A layer or group norm whose statistics stay in fp32 when the rest does not: `resnet50-classic` adds 1e-12, which is
+    zero in fp16, and sums of squared activations leave fp16's range."""
 
-    def __init__(self, norm: nn.LayerNorm) -> None:
+    def __init__(self, norm: nn.LayerNorm | nn.GroupNorm) -> None:
         super().__init__()
         self.norm = norm.float()
 
@@ -63,7 +63,7 @@ def output_names(model: Musiq) -> list[str]:
 
 
 def in_precision(model: Musiq, precision: str) -> Musiq:
-    """A copy of `model` with trunk, transformer and head in `precision`; the pyramid, the statistics of layer norms and
+    """A copy of `model` with trunk, transformer and head in `precision`; the pyramid, the norms and
     the reading of the head stay in fp32."""
     if precision not in DTYPES:
         raise MusiqError(f"There is no precision {precision!r} of floats; there are {', '.join(DTYPES)}.")
@@ -80,7 +80,7 @@ def in_precision(model: Musiq, precision: str) -> Musiq:
 
 def _keep_norms(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, nn.LayerNorm):
-            setattr(module, name, Fp32LayerNorm(child))
+        if isinstance(child, nn.LayerNorm | nn.GroupNorm):
+            setattr(module, name, Fp32Norm(child))
         else:
             _keep_norms(child)

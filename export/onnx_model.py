@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from musiq import __version__
 from musiq.runtimes.ort import cuda_may_work, import_onnxruntime
 
+from . import inside
 from .request import Built, Request, feed, versions
 
 if TYPE_CHECKING:
@@ -30,8 +31,17 @@ def build(request: Request, path: Path) -> Built:
     if request.precision == "bf16" and not cuda_may_work(import_onnxruntime()):
         unverified = "ONNX Runtime computes bf16 convolutions on CUDA only, which this machine has not"
     layers = dict(Counter(node.op_type for node in model.graph.node))
-    details = {"opset": request.opset, "nodes": len(model.graph.node)}
+    details = {"opset": request.opset, "nodes": len(model.graph.node), **_weights(model, request.precision)}
     return Built(layers, versions("torch", "onnx", "onnxscript"), details, unverified=unverified)
+
+
+def _weights(model: onnx.ModelProto, precision: str) -> dict[str, Any]:
+    import onnx
+
+    if precision == "int8":  # counted where it is quantised
+        return {}
+    tensors = ((onnx.helper.tensor_dtype_to_np_dtype(t.data_type).name, t.dims) for t in model.graph.initializer)
+    return inside.check(inside.count(tensors), precision)
 
 
 def to_onnx(request: Request, symmetric: bool = False) -> onnx.ModelProto:

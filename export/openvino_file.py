@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from musiq.runtimes.ov import import_openvino
 
+from . import inside
 from .request import Built, Request, feed, versions
 
 
@@ -25,5 +28,18 @@ def build(request: Request, path: Path) -> Built:
         model.set_rt_info(value, ["musiq", key])
     # Weights are compressed to fp16 only where that precision was asked for, and then they are typed so in the graph.
     openvino.save_model(model, str(path), compress_to_fp16=False)
+    weights = {} if request.precision == "int8" else inside.check(inside.count(_constants(model)), request.precision)
     layers = Counter(node.get_type_name() for node in model.get_ops())
-    return Built(dict(layers), versions("torch", "onnx", "onnxscript", "openvino"), files=(path.with_suffix(".bin"),))
+    made_with = versions("torch", "onnx", "onnxscript", "openvino")
+    return Built(dict(layers), made_with, dict(weights), files=(path.with_suffix(".bin"),))
+
+
+OPENVINO_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+
+
+def _constants(model: Any) -> Iterator[tuple[str, list[int]]]:
+    """(type, shape) of the constants in an OpenVINO graph."""
+    for node in model.get_ops():
+        if node.get_type_name() == "Constant":
+            kind = node.get_element_type().get_type_name()
+            yield OPENVINO_TYPES.get(kind, kind), list(node.get_output_shape(0))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from . import inside
 from .graph import traced_module
 from .request import Built, Request, feed, versions
 
@@ -22,8 +24,20 @@ def build_torchscript(request: Request, path: Path) -> Built:
         warnings.simplefilter("ignore")  # deprecated: known
         frozen = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
         frozen.save(str(path), _extra_files=feed(request).metadata(request.precision))
+    weights = inside.check(inside.count(_tensors(frozen.inlined_graph)), request.precision)
     layers = Counter(node.kind() for node in frozen.inlined_graph.nodes() if not node.kind().startswith(NO_LAYERS))
-    return Built(dict(layers), versions("torch"))
+    return Built(dict(layers), versions("torch"), dict(weights))
+
+
+def _tensors(graph: Any) -> Iterator[tuple[str, list[int]]]:
+    """(type, shape) of the constants in a frozen graph."""
+    for node in graph.findAllNodes("prim::Constant"):
+        if node.hasAttribute("value") and node.kindOf("value") == "t":
+            yield _named(node.t("value"))
+
+
+def _named(tensor: torch.Tensor) -> tuple[str, list[int]]:
+    return str(tensor.dtype).removeprefix("torch."), list(tensor.shape)
 
 
 def build_pt2(request: Request, path: Path) -> Built:
@@ -38,6 +52,7 @@ def build_pt2(request: Request, path: Path) -> Built:
     for node in program.graph.nodes:  # where the exporting machine keeps its sources is nobody's business
         node.meta.pop("stack_trace", None)
         node.meta.pop("nn_module_stack", None)
+    weights = inside.check(inside.count(map(_named, module.state_dict().values())), request.precision)
     torch.export.save(program, str(path), extra_files=feed(request).metadata(request.precision))
     layers = Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
-    return Built(dict(layers), versions("torch"))
+    return Built(dict(layers), versions("torch"), dict(weights))

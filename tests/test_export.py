@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -81,17 +82,104 @@ def test_graphs_at_1024x768_have_well_under_1500_nodes(tmp_path: Path) -> None:
         assert 100 < len(graph.node) < 1000
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_half_precision_is_inside_the_graph(tiny_checkpoint: Path, tmp_path: Path, precision: str) -> None:
-    from musiq_export.onnx_model import to_onnx
-    from musiq_export.request import Request
-    from musiq_export.simplify import simplify
+def test_every_format_and_float_precision_by_one_command_with_that_precision_inside(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    formats = ["onnx", "openvino", "torchscript", "pt2"]
+    arguments = [part for name in formats for part in ("--format", name)]
+    arguments += [part for name in ("fp16", "bf16") for part in ("--precision", name)]
+    result = run("--checkpoint", tiny_checkpoint, *arguments, "--out", tmp_path, "--name", "t")
+    assert result.exit_code == 0, result.output
+    for name in formats:
+        for precision, kind in (("fp16", "float16"), ("bf16", "bfloat16")):
+            record = artifact.read_record(tmp_path / f"t-{precision}{FORMATS[name].suffix}")
+            assert record is not None
+            weights = record.details["weights"]
+            assert weights[kind] > 0.8 * sum(weights.values()), (name, precision, weights)
+            assert record.unverified if (name, precision) == ("onnx", "bf16") else record.check is not None
+    table = run("--table", tmp_path).output
+    assert len(table.strip().splitlines()) == 2 + 8
+    assert "| t-fp16.xml | openvino | fp16 |" in table
 
-    opset = 22 if precision == "bf16" else 18
-    graph = to_onnx(Request(simplify(checkpoint.load(tiny_checkpoint)), precision, opset=opset)).graph
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    weights = [types[name] for node in graph.node if node.op_type == "Conv" for name in node.input if name in types]
-    assert set(weights) == {onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16}
+
+def test_an_artefact_of_another_precision_inside_does_not_pass() -> None:
+    from musiq_export import inside
+
+    elements = inside.count([("float32", [10, 10]), ("float16", [3]), ("int64", [1000])])
+    assert elements == {"float32": 100, "float16": 3}
+    with pytest.raises(MusiqError, match="was to be fp16, but of 103 weights only 3 are"):
+        inside.check(elements, "fp16")
+
+
+def test_one_format_that_fails_costs_no_other(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MusiqError("TorchScript is broken today.")
+
+    monkeypatch.setattr("musiq_export.torch_files.build_torchscript", fail)
+    result = run(
+        "--checkpoint", tiny_checkpoint, "--format", "ts", "--format", "onnx", "--out", tmp_path, "--name", "t"
+    )
+    assert result.exit_code == 1
+    assert "Error: TorchScript is broken today." in result.output
+    assert "1 of 2 artefacts could not be made" in result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.onnx", "t.onnx.json"]
+
+
+def test_a_check_can_be_finished_later_with_the_same_checkpoint_only(
+    tiny_checkpoint: Path, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(tiny_onnx.read_bytes())
+    record = artifact.read_record(tiny_onnx)
+    assert record is not None
+    artifact.write_record(path, dataclasses.replace(record, check=None, unverified="no driver there"))
+    with pytest.warns(UserWarning, match=r"unverified: no driver there.*musiq-export --verify"):
+        open_runtime(path)
+    checkpoint.save(lively_model("tiny", outputs=5), tmp_path / "other.safetensors")
+    refused = run("--verify", path, "--checkpoint", tmp_path / "other.safetensors")
+    assert "is not the checkpoint that tiny.onnx was made from (tiny.safetensors)" in refused.output
+    with pytest.warns(UserWarning, match="no driver there"):
+        assert run("--verify", path, "--checkpoint", tiny_checkpoint).exit_code == 0
+    verified = artifact.read_record(path)
+    assert verified is not None
+    assert verified.check is not None
+    assert (verified.unverified, verified.check.passed) == ("", True)
+
+
+def test_a_full_disk_ends_an_export_with_one_line_and_nothing_left(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
+        "from musiq_export.cli import main\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code, "--checkpoint", tiny_checkpoint, "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: Cannot write")
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_onnx_file_whose_data_lies_outside_its_folder_is_refused(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    (tmp_path / "secret.bin").write_bytes(bytes(16))
+    weight = TensorProto(name="w", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value="../secret.bin")
+    floats = [helper.make_tensor_value_info(name, 1, [4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", floats[:1], floats[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "m.onnx").write_bytes(model.SerializeToString())
+    with (
+        pytest.warns(UserWarning, match="no record"),
+        pytest.raises(MusiqError, match=r"cannot open .*External data path"),
+    ):
+        open_runtime(tmp_path / "in" / "m.onnx", "cpu")
 
 
 def test_the_check_uses_the_users_own_pictures(tiny_checkpoint: Path, tmp_path: Path) -> None:

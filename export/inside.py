@@ -1,0 +1,33 @@
+"""What precision is really inside a finished artefact: its weights are counted, not believed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from math import prod
+
+from musiq.errors import MusiqError
+
+WANTED = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+LEAST_SHARE = 0.5
+"""The pyramid's matrices and the layer norms stay in fp32; in every preset the other weights outnumber them."""
+
+
+def count(tensors: Iterable[tuple[str, Iterable[int]]]) -> dict[str, int]:
+    """Elements by type, of floating-point tensors given as (type, shape)."""
+    elements: Counter[str] = Counter()
+    for kind, shape in tensors:
+        if kind in WANTED.values():
+            elements[kind] += prod(shape)
+    return dict(elements)
+
+
+def check(elements: Mapping[str, int], precision: str) -> dict[str, dict[str, int]]:
+    """Raise MusiqError if an artefact of `precision` holds mostly other weights; else what the record says of it."""
+    wanted, total = WANTED[precision], sum(elements.values())
+    if elements.get(wanted, 0) < LEAST_SHARE * total:
+        raise MusiqError(
+            f"The artefact was to be {precision}, but of {total:,} weights only {elements.get(wanted, 0):,} are: "
+            f"{dict(elements)}. Nothing was kept; please report this with the versions you use."
+        )
+    return {"weights": dict(elements)}

@@ -1,0 +1,64 @@
+"""The records of a folder as one table: what each artefact is, how it agrees, what is inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from musiq import artifact
+from musiq.artifact import Record
+from musiq.errors import MusiqError
+from musiq.runtimes import RUNTIMES
+
+from .check import score_span
+
+HEADINGS = ("artefact", "format", "precision", "MB", "largest difference", "% of range", "SRCC", "n", "layers", "built")
+# Layers that do the work, under the names that the formats give them.
+WORK = ("conv", "matmul", "matrix_multiply", "gemm", "linear", "attention", "softmax")
+NO_WORK = ("convert",)
+
+
+def table(folder: Path) -> str:
+    """A Markdown table of the artefacts in `folder`, from their records. Raises MusiqError if there are none."""
+    rows = [
+        _row(path, record)
+        for path in sorted(folder.rglob("*"))
+        if artifact.suffix(path, list(RUNTIMES)) and (record := artifact.read_record(path))
+    ]
+    if not rows:
+        raise MusiqError(f"There is no artefact with a record in {folder}. Give the --out folder of an export.")
+    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _row(path: Path, record: Record) -> tuple[str, ...]:
+    size = sum(file.stat().st_size for file in (path, *(path.with_suffix(ending) for ending in record.files)))
+    return (
+        path.name,
+        record.format,
+        record.precision,
+        f"{size / 1e6:.1f}",
+        *_agreement(record),
+        layers(record),
+        f"{record.details.get('build_s', '?')} s",
+    )
+
+
+def _agreement(record: Record) -> tuple[str, str, str, str]:
+    check = record.check
+    if check is None:
+        return f"unverified: {record.unverified}", "", "", ""
+    span = score_span(record.spec, None)
+    share = f"{100 * check.max_difference / span:.4f}" if span else "range unknown"
+    srcc = "undefined" if check.srcc is None else f"{check.srcc:.5f}"
+    return f"{check.max_difference:.2g}", share, srcc, str(check.images)
+
+
+def layers(record: Record, most: int = 4) -> str:
+    """The layers that do the work, the most frequent first, and how many others there are."""
+    working = {kind: n for kind, n in record.layers.items() if _works(kind.lower())}
+    shown = ", ".join(f"{n} {kind}" for kind, n in sorted(working.items(), key=lambda item: -item[1])[:most])
+    return f"{shown}; {sum(record.layers.values()) - sum(working.values())} others"
+
+
+def _works(kind: str) -> bool:
+    return any(word in kind for word in WORK) and not any(word in kind for word in NO_WORK)
