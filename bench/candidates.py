@@ -39,6 +39,8 @@ def find_models(paths: Sequence[Path]) -> list[Candidate]:
     """Each file as given, and of each folder every file that a runtime opens. Raises MusiqError where there is none."""
     files: list[Path] = []
     for path in paths:
+        if not path.suffix and not path.exists():  # a folder, by its name
+            raise MusiqError(f"There is no folder {path}. Make a model with musiq-export, or give one with --models.")
         inside = sorted(path.rglob("*")) if path.is_dir() else []
         files += [file for file in inside if artifact.suffix(file, list(RUNTIMES)) and not file.name.startswith(".")]
         if not path.is_dir():
