@@ -1,24 +1,19 @@
-"""A model as ONNX: one graph, dynamic in the batch, without a word of where it was made."""
+"""ONNX files in every precision, and the ONNX model that other formats are made from."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musiq import __version__
 from musiq.runtimes.ort import cuda_may_work, import_onnxruntime
 
 from . import inside
-from .request import Built, Request, feed, versions
+from .onnx_trace import float_onnx
+from .request import Built, Request, versions
 
 if TYPE_CHECKING:
     import onnx
-
-OPSETS = range(18, 24)
 
 
 def build(request: Request, path: Path) -> Built:
@@ -46,75 +41,8 @@ def _weights(model: onnx.ModelProto, precision: str) -> dict[str, Any]:
 
 def to_onnx(request: Request, symmetric: bool = False) -> onnx.ModelProto:
     """The ONNX model with the Spec in its metadata; `symmetric` for the kind of int8 that TensorRT takes."""
-    import onnx
-
     if request.precision == "int8":
         from .quantise import quantised
 
         return quantised(request, symmetric)
-    program = _trace(request)
-    model: onnx.ModelProto = program.model_proto
-    _forget_origin(model)
-    onnx.helper.set_model_props(model, feed(request).metadata(request.precision))
-    model.producer_name, model.producer_version, model.doc_string = "musiq", __version__, ""
-    return model
-
-
-def _trace(request: Request) -> Any:
-    import torch
-
-    from .graph import output_names, traced_module
-
-    module, example, names = traced_module(request.model, request.inputs, request.precision)
-    if request.batch.dynamic:
-        shapes: Any = tuple({0: torch.export.Dim("batch")} for _ in example)
-        if request.inputs == "pyramid":
-            shapes = (shapes,)  # the module takes *scales
-    else:
-        shapes, example = None, tuple(x[:1].repeat(request.batch.largest, *[1] * (x.ndim - 1)) for x in example)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        return torch.onnx.export(
-            module,
-            example,
-            dynamo=True,
-            opset_version=request.opset,
-            dynamic_shapes=shapes,
-            input_names=names,
-            output_names=output_names(request.model),
-            custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
-            verbose=False,
-        )
-
-
-def _attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
-    """Attention whose scale is already in the query: two products and a softmax, which runtimes fuse as they can.
-
-    The exporter's own form scales query and key again and computes shapes at run time.
-    """
-    from onnxscript import opset18 as op
-
-    assert scale == 1.0, "simplify() puts the scale into the query projection"
-    assert attn_mask is None
-    assert not is_causal
-    return op.MatMul(op.Softmax(op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2])), axis=-1), value)
-
-
-def _forget_origin(model: onnx.ModelProto) -> None:
-    """Nodes carry source paths and module names of the exporting machine."""
-    del model.metadata_props[:]
-    graph = model.graph
-    del graph.metadata_props[:]
-    for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        item.doc_string = ""
-        if hasattr(item, "metadata_props"):
-            del item.metadata_props[:]
+    return float_onnx(request)

@@ -26,6 +26,7 @@ from musiq.threads import available_cpus
 from . import calibration as calibrations
 from .calibration import Pictures, progress
 from .check import LIMITS, Limits
+from .onnx_trace import float_onnx
 from .request import Request, feed
 from .sensitivity import Scores, Sensitivity, choose
 
@@ -93,9 +94,7 @@ def _plain(request: Request) -> onnx.ModelProto:
     """The fp32 graph with the shapes of all its tensors, which the quantiser reads."""
     import onnx
 
-    from .onnx_model import to_onnx
-
-    return onnx.shape_inference.infer_shapes(to_onnx(replace(request, precision="fp32")))
+    return onnx.shape_inference.infer_shapes(float_onnx(replace(request, precision="fp32")))
 
 
 def groups_of(model: onnx.ModelProto) -> Groups:
