@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from .exporter import Reference
 
 PRECISIONS = tuple(LIMITS)
+FORMAT_HELP = (
+    ", ".join(f"{name} ({format.note})" if format.note else name for name, format in FORMATS.items())
+    + "; repeatable; 'all' for all that can be built here."
+)
 
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -35,9 +39,7 @@ PRECISIONS = tuple(LIMITS)
     show_default="best of the newest run in runs/",
     help="Checkpoint of any layout: ours, the ResNet-50 reimplementation's, pyiqa's, the original .npz.",
 )
-@click.option(
-    "--format", "formats", multiple=True, default=("onnx",), help="Repeatable; 'all' for all that can be built here."
-)
+@click.option("--format", "formats", multiple=True, default=("onnx",), help=FORMAT_HELP)
 @click.option(
     "--height", type=click.IntRange(32), show_default="the checkpoint's, else 768", help="Of the pictures, in pixels."
 )

@@ -109,7 +109,6 @@ def details(request: Request, package: str, batch: Batch) -> dict[str, Any]:
     return {
         "opset": request.opset,
         "gpus": list(gpus_of(request)) if rtx else [found.capability] if found else [],
-        "tf32": bool(request.options.get("tf32")),
         "compatible": bool(request.options.get("compatible")),
         "profile": [batch.smallest, batch.best, batch.largest],
         **({"pyramid": "fp16"} if 75 in request.options["gpus"] and request.inputs == "image" else {}),

@@ -123,7 +123,7 @@ def _record(format: Format, request: Request, reference: Reference, built: Built
         versions=built.versions,
         layers=dict(sorted(built.layers.items(), key=lambda item: -item[1])),
         unverified=built.unverified,
-        details={**built.details, "build_s": round(seconds, 1)},
+        details={**built.details, "tf32": bool(request.options.get("tf32")), "build_s": round(seconds, 1)},
     )
 
 
