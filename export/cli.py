@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import signal
 from dataclasses import replace
 from functools import partial
@@ -123,6 +124,7 @@ def main(
 
         click.echo(table(folder))
         return
+    check_torch()
     chosen = [find(name) for name in formats if name != "all"]
     checkpoint = checkpoint or newest_checkpoint(Path("runs"))
     if unverified is not None:
@@ -133,6 +135,14 @@ def main(
         return
     every = "all" in formats
     export_all(checkpoint, list(FORMATS.values()) if every else chosen, precisions, out, options, patient=every)
+
+
+def check_torch() -> None:
+    for package in ("torch", "torchvision", "safetensors", "einops"):
+        if importlib.util.find_spec(package) is None:
+            raise MusiqError(
+                f"musiq-export reads the checkpoint with PyTorch and needs {package}: pip install 'musiq[train]'."
+            )
 
 
 def export_all(

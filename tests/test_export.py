@@ -266,6 +266,14 @@ def test_without_any_run_the_message_says_what_to_do(tmp_path: Path, monkeypatch
     assert "Give --checkpoint, or run train.py first" in run().output
 
 
+def test_without_torch_the_install_line_is_given(tiny_checkpoint: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from musiq_export.cli import main; main()"
+    command = [sys.executable, "-c", code, "--checkpoint", tiny_checkpoint]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("needs torch: pip install 'musiq[train]'.")
+
+
 def test_an_unwritable_folder_is_an_error_and_not_a_traceback(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     result = run("--checkpoint", tiny_checkpoint, "--out", tmp_path / "file")
