@@ -25,6 +25,7 @@ from musiq_export.cli import main
 from tests.fake_gpu import FakeCuda, FakeEngine, fake_tensorrt
 from tests.recipe import picture
 
+SMALL = {"height": 64, "width": 96}
 needs_rtx = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt-rtx is not installed")
 no_gpu_here = pytest.mark.skipif(not gpu.problem(), reason="this machine has a GPU")
 
