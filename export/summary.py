@@ -14,7 +14,7 @@ from .check import score_span
 HEADINGS = ("artefact", "format", "precision", "MB", "largest difference", "% of range", "SRCC", "n", "layers", "built")
 # Layers that do the work, under the names that the formats give them.
 WORK = ("conv", "matmul", "matrix_multiply", "gemm", "linear", "attention", "softmax")
-NO_WORK = ("convert",)
+NO_WORK = ("convert", "quantizelinear")
 
 
 def table(folder: Path) -> str:
@@ -22,7 +22,7 @@ def table(folder: Path) -> str:
     rows = [
         _row(path, record)
         for path in sorted(folder.rglob("*"))
-        if artifact.suffix(path, list(RUNTIMES)) and (record := artifact.read_record(path))
+        if _is_artefact(path.relative_to(folder)) and (record := artifact.read_record(path))
     ]
     if not rows:
         raise MusiqError(f"There is no artefact with a record in {folder}. Give the --out folder of an export.")
@@ -58,6 +58,11 @@ def layers(record: Record, most: int = 4) -> str:
     working = {kind: n for kind, n in record.layers.items() if _works(kind.lower())}
     shown = ", ".join(f"{n} {kind}" for kind, n in sorted(working.items(), key=lambda item: -item[1])[:most])
     return f"{shown}; {sum(record.layers.values()) - sum(working.values())} others"
+
+
+def _is_artefact(path: Path) -> bool:
+    """Of a kind that a runtime opens, and not in the folder of an export that is under way."""
+    return artifact.suffix(path, list(RUNTIMES)) is not None and not any(part.startswith(".") for part in path.parts)
 
 
 def _works(kind: str) -> bool:
