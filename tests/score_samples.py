@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
-from musiq.runtimes.ort import SPEC_KEY
+from musiq.runtimes.feed import SPEC
 from musiq.spec import Spec, preset
 
 HEIGHT, WIDTH = 64, 96
@@ -42,7 +42,7 @@ def save_mean_model(path: Path, outputs: int = 1) -> Path:
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", HEIGHT, WIDTH, 3])
     graph = helper.make_graph(nodes, "mean", [image], results, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    helper.set_model_props(model, {SPEC_KEY: mean_spec(outputs).to_json()})
+    helper.set_model_props(model, {SPEC: mean_spec(outputs).to_json()})
     onnx.save(model, path)
     return path
 
