@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
+from musiq.artifact import Record, sha256, write_record
 from musiq.runtimes.feed import SPEC
 from musiq.spec import Spec, preset
 
@@ -44,6 +45,7 @@ def save_mean_model(path: Path, outputs: int = 1) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     helper.set_model_props(model, {SPEC: mean_spec(outputs).to_json()})
     onnx.save(model, path)
+    write_record(path, Record(mean_spec(outputs), "onnx", "fp32", sha256(path)))
     return path
 
 

@@ -175,10 +175,7 @@ def test_an_onnx_file_whose_data_lies_outside_its_folder_is_refused(tmp_path: Pa
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "m.onnx").write_bytes(model.SerializeToString())
-    with (
-        pytest.warns(UserWarning, match="no record"),
-        pytest.raises(MusiqError, match=r"cannot open .*External data path"),
-    ):
+    with pytest.raises(MusiqError, match=r"cannot open .*External data path"):
         open_runtime(tmp_path / "in" / "m.onnx", "cpu")
 
 

@@ -111,14 +111,15 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
     if ending is None:
         raise MusiqError(f"{path} cannot be opened: its name should end in one of {', '.join(RUNTIMES)}.")
     check_device(device)
-    if path.suffix not in CHECKPOINTS:
-        _check_record(path)
-    return RUNTIMES[ending](path, device, threads)
+    if ending in CHECKPOINTS:
+        return RUNTIMES[ending](path, device, threads)
+    record = artifact.read_record(path)  # refuses an artefact that is not the recorded one
+    runtime = RUNTIMES[ending](path, device, threads)
+    _warn_if_unverified(path, record)
+    return runtime
 
 
-def _check_record(path: Path) -> None:
-    """Refuse an artefact that is not the recorded one; warn of one that nobody has checked."""
-    record = artifact.read_record(path)
+def _warn_if_unverified(path: Path, record: artifact.Record | None) -> None:
     if record is None:
         warnings.warn(f"{path} is unverified: it has no record {artifact.record_path(path).name}", stacklevel=3)
     elif record.unverified:
