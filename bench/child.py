@@ -116,10 +116,10 @@ class Pictures:
 
     def from_files(self, index: int, count: int) -> Images:
         """The same pictures, but read, decoded and fitted now."""
-        from musiq.image import decode, fit
+        from musiq.image import prepare
 
         wanted = [self.files[(index + place) % len(self.files)] for place in range(count)]
-        return np.stack([fit(decode(file), self.shape[0], self.shape[1])[0] for file in wanted])
+        return np.stack([prepare(file, self.shape[0], self.shape[1])[0] for file in wanted])
 
 
 def _figures(job: Job, runtime: Runtime, pictures: Pictures, say: Say) -> dict[str, Any]:

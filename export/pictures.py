@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musiq.errors import ImageError, MusiqError
-from musiq.image import decode, find_images, fit
+from musiq.image import find_images, prepare
 
 GENERATED = 16
 Pictures = NDArray[np.uint8]
@@ -60,6 +60,6 @@ def read(folder: Path, height: int, width: int, most: int) -> Pictures:
 def _fitted(files: list[Path], height: int, width: int) -> Iterator[Pictures]:
     for file in files:
         try:
-            yield fit(decode(file), height, width)[0]
+            yield prepare(file, height, width)[0]
         except ImageError:
             continue
