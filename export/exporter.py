@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 Pictures = NDArray[np.uint8]
+Scores = NDArray[np.float32]
+
+
+class DisagreesError(MusiqError):
+    """An artefact ran and does not score like the original."""
 
 
 @dataclass
@@ -92,17 +97,23 @@ def run_check(path: Path, record: Record, reference: Reference, limits: Limits, 
         provider = runtime.provider
     finally:
         runtime.close()
-    off = np.abs(together - scores[: len(together)])
-    worse = off > np.abs(one_by_one - scores)[: len(together)]
-    one_by_one[: len(together)][worse] = together[worse]
-    check = compare(one_by_one, scores, record.spec, limits, provider, reference.called)
+    check = compare(worse_of(one_by_one, together, scores), scores, record.spec, limits, provider, reference.called)
     tell(check, record.spec, limits, reference.scores, say)
     if not check.passed:
-        raise MusiqError(
+        raise DisagreesError(
             f"{path.name} does not score like {reference.name}, so it was not kept. Try another precision, or loosen "
             "--max-difference and --min-srcc if that is good enough for you."
         )
     return check
+
+
+def worse_of(alone: Scores, together: Scores, reference: Scores) -> Scores:
+    """`alone` (N,), with those of `together` (n <= N,) that are further from `reference`; a NaN of either stays."""
+    found, n = alone.copy(), len(together)
+    off, off_together = np.abs(alone[:n] - reference[:n]), np.abs(together - reference[:n])
+    worse = ~np.isnan(off) & ~(off_together <= off)
+    found[:n][worse] = together[worse]
+    return found
 
 
 def _scored(runtime: Callable[[Pictures], NDArray[np.float32]], pictures: Pictures, size: int) -> NDArray[np.float32]:

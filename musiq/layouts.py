@@ -98,7 +98,7 @@ def _classic_entries(spec: Spec) -> Iterator[Entry]:
     encoder = f"{TRANSFORMER}transformer.encoder."
     yield Entry("embed.position", f"{encoder}pos_embedding", (1, spec.position_grid, spec.position_grid, d))
     yield Entry("embed.class_token", f"{encoder}cls_token", (1, 1, d))
-    # Stored apart, stacked by `_stack_scales`; the last one is never used but kept, so that nothing is lost.
+    # Stored apart, stacked by `stack_scales`; the last one is never used but kept, so that nothing is lost.
     yield Entry("embed.scale", STACKED_SCALES, (3, d))
     for i in range(spec.layers):
         ours, theirs = f"layers.{i}.", f"{encoder}layers.{i}."

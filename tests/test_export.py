@@ -148,6 +148,40 @@ def test_a_check_can_be_finished_later_with_the_same_checkpoint_only(
     assert (verified.unverified, verified.check.passed) == ("", True)
 
 
+def test_a_nan_at_either_batch_size_is_not_hidden_by_the_other() -> None:
+    reference, fine = np.zeros(4, np.float32), np.full(4, 0.1, np.float32)
+    broken = np.array([0.1, np.nan], np.float32)
+    assert np.isnan(exporter.worse_of(fine, broken, reference)[1])
+    alone = fine.copy()
+    alone[1] = np.nan
+    assert np.isnan(exporter.worse_of(alone, fine[:2], reference)[1])
+    further = exporter.worse_of(fine, np.array([0.3, 0.05], np.float32), reference)
+    np.testing.assert_allclose(further, [0.3, 0.1, 0.1, 0.1])
+
+
+def test_a_record_says_that_a_check_failed_but_not_that_a_machine_could_not_run_it(
+    tiny_checkpoint: Path, tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(tiny_onnx.read_bytes())
+    before = artifact.record_path(tiny_onnx).read_text()
+    artifact.record_path(path).write_text(before)
+
+    def cannot_open(*_: object) -> None:
+        raise MusiqError("no such runtime here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exporter, "open_runtime", cannot_open)
+        assert "no such runtime here" in run("--verify", path, "--checkpoint", tiny_checkpoint).output
+    assert artifact.record_path(path).read_text() == before
+    honest = exporter.reference_scores
+    monkeypatch.setattr(exporter, "reference_scores", lambda *given: honest(*given) + 0.5)
+    assert run("--verify", path, "--checkpoint", tiny_checkpoint).exit_code == 1
+    record = artifact.read_record(path)
+    assert record is not None
+    assert record.unverified.startswith("its check failed: tiny.onnx does not score like")
+
+
 def test_a_full_disk_ends_an_export_with_one_line_and_nothing_left(tiny_checkpoint: Path, tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys\n"
