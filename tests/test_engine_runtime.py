@@ -184,7 +184,7 @@ def test_without_a_driver_an_engine_is_refused_with_what_to_do(tiny_onnx: Path, 
     with pytest.raises(MusiqError, match="auto cannot be used: no NVIDIA driver here"):
         open_runtime(path)
     with pytest.raises(MusiqError, match=r"TensorRT cannot be imported|was not built by TensorRT"):
-        trt.TensorRtRuntime(path, "auto", "tensorrt")
+        trt.TensorRtRuntime(path, "auto", "tensorrt", artifact.read_record(path))
 
 
 @pytest.mark.gpu

@@ -38,49 +38,50 @@ class Runtime(Protocol):
         ...
 
 
-Opener = Callable[[Path, str, int | None], Runtime]
+Opener = Callable[[Path, str, int | None, artifact.Record | None], Runtime]
+"""Opens a file on a device with so many CPU threads; the record, read and checked already, is what engines live by."""
 
 
-def _checkpoint(path: Path, device: str, threads: int | None) -> Runtime:
+def _checkpoint(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
     from musiq.runtimes.eager import EagerRuntime
 
     return EagerRuntime(path, device, threads)
 
 
-def _onnx(path: Path, device: str, threads: int | None) -> Runtime:
+def _onnx(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
     from musiq.runtimes.ort import OrtRuntime
 
     return OrtRuntime(path, device, threads)
 
 
-def _openvino(path: Path, device: str, threads: int | None) -> Runtime:
+def _openvino(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
     from musiq.runtimes.ov import OpenVinoRuntime
 
     return OpenVinoRuntime(path, device, threads)
 
 
-def _torchscript(path: Path, device: str, threads: int | None) -> Runtime:
+def _torchscript(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
     from musiq.runtimes.traced import open_torchscript
 
     return open_torchscript(path, device, threads)
 
 
-def _pt2(path: Path, device: str, threads: int | None) -> Runtime:
+def _pt2(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
     from musiq.runtimes.traced import open_pt2
 
     return open_pt2(path, device, threads)
 
 
-def _trt(path: Path, device: str, threads: int | None) -> Runtime:
+def _trt(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
     from musiq.runtimes.trt import TensorRtRuntime
 
-    return TensorRtRuntime(path, device, "tensorrt")
+    return TensorRtRuntime(path, device, "tensorrt", record)
 
 
-def _trt_rtx(path: Path, device: str, threads: int | None) -> Runtime:
+def _trt_rtx(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
     from musiq.runtimes.trt import TensorRtRuntime
 
-    return TensorRtRuntime(path, device, "tensorrt_rtx")
+    return TensorRtRuntime(path, device, "tensorrt_rtx", record)
 
 
 CHECKPOINTS = (".safetensors", ".pth", ".pt", ".npz")
@@ -112,9 +113,9 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
         raise MusiqError(f"{path} cannot be opened: its name should end in one of {', '.join(RUNTIMES)}.")
     check_device(device)
     if ending in CHECKPOINTS:
-        return RUNTIMES[ending](path, device, threads)
+        return RUNTIMES[ending](path, device, threads, None)
     record = artifact.read_record(path)  # refuses an artefact that is not the recorded one
-    runtime = RUNTIMES[ending](path, device, threads)
+    runtime = RUNTIMES[ending](path, device, threads, record)
     _warn_if_unverified(path, record)
     return runtime
 

@@ -32,17 +32,16 @@ class TensorRtRuntime:
     """Everything about the model comes from the record beside the engine. Safe to call from several threads: an
     execution context serves one caller at a time, so a lock lets them in one by one."""
 
-    def __init__(self, path: Path, device: str, package: str) -> None:
+    def __init__(self, path: Path, device: str, package: str, record: Record | None) -> None:
         if device == "cpu":
             raise MusiqError(
                 f"{path.name} is an engine and runs on an NVIDIA GPU alone: use an ONNX export on the CPU."
             )
         trt = import_tensorrt(package)
-        record = known_record(path)
+        record = known(path, record)
         check_version(path, record, trt, package)
         found = gpu.find(device)
         self.spec = record.spec
-        self.unverified = record.unverified
         self.provider = f"{TITLES[package]} {trt.__version__} {found.name}"
         self._feed = Feed(record.spec, record.inputs, *record.batch)
         self._names = ["image"] if record.inputs == "image" else [scale.name for scale in record.spec.scales]
@@ -154,9 +153,8 @@ def make_logger(trt: Any) -> Any:
     return Logger()
 
 
-def known_record(path: Path) -> Record:
-    """The record beside an engine, without which nothing is known of it. Raises MusiqError where there is none."""
-    record = artifact.read_record(path)
+def known(path: Path, record: Record | None) -> Record:
+    """The record of an engine, without which nothing is known of it. Raises MusiqError where there is none."""
     if record is None:
         raise MusiqError(
             f"{path} has no record {artifact.record_path(path).name} beside it, and an engine does not say what model "
