@@ -17,7 +17,7 @@ import click
 from musiq.cli import Command
 from musiq.data import Dataset, as_shares, missing, read_koniq, read_labels
 from musiq.errors import ImageError, MusiqError
-from musiq.image import decode, fit
+from musiq.image import prepare
 from musiq.losses import MARGIN, ON_SCORES, ON_SHARES, parse
 from musiq.spec import PRESETS
 from musiq.splits import sample, settle_split
@@ -290,7 +290,7 @@ def describe(run: Run, say: Callable[[str], None]) -> None:
     )
     with suppress(ImageError):  # it will be named where it is left out
         first = run.dataset.split("train")[0]
-        _, how = fit(decode(first.path), settings.height, settings.width)
+        _, how = prepare(first.path, settings.height, settings.width)
         if how:
             say(
                 f"Pictures are made to fit: {first.image} is {how}. Another --height and --width would keep more of them."

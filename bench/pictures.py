@@ -11,7 +11,7 @@ from typing import Any
 
 from musiq.data import Dataset, read_labels
 from musiq.errors import ImageError, MusiqError
-from musiq.image import Image, decode, find_images, fit
+from musiq.image import Image, find_images, prepare
 from musiq.noise import without_decoder_noise
 from musiq.threads import available_cpus
 
@@ -113,7 +113,7 @@ def _decode_all(files: Sequence[Path], height: int, width: int) -> Iterator[tupl
 
     def one(path: Path) -> tuple[Path, Image | None, str]:
         try:
-            return path, *fit(decode(path), height, width)
+            return path, *prepare(path, height, width)
         except ImageError as problem:
             return path, None, str(problem)
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from musiq.data import Labelled
 from musiq.errors import ImageError
-from musiq.image import decode, fit
+from musiq.image import prepare
 
 Batch = tuple[Tensor, Tensor, list[str]]
 """Images uint8 (n, H, W, 3); their places in the list of items, int64 (n,); one line for each that cannot be read."""
@@ -37,7 +37,7 @@ class Pictures(Dataset[tuple[int, "Tensor | str"]]):
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         """The index, and the picture or why there is none."""
         try:
-            image, _ = fit(decode(self.items[index].path), self.height, self.width)
+            image, _ = prepare(self.items[index].path, self.height, self.width)
         except ImageError as problem:
             return index, f"{self.items[index].image}: {problem}"
         if self.flips is not None and np.random.default_rng([*self.flips, index]).random() < 0.5:
