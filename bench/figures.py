@@ -13,12 +13,16 @@ SUPPORT = {50: 5, 90: 100, 95: 200, 99: 1000}
 NOISY = 0.025
 """Coefficient of variation above which a row says so."""
 
+KEPT = 200
+"""Single latencies of a row that a report keeps: enough to draw a distribution."""
+
 
 @dataclass(frozen=True)
 class Latency:
     """Milliseconds of one call, over `n` calls; a percentile is None where `n` does not support it (see SUPPORT).
 
     `cv` is the standard deviation over the mean, `rounds_p50` the median of each round: drift shows there.
+    `samples` are single calls in the order in which they were made, evenly thinned out to KEPT at most, for plots.
     """
 
     n: int
@@ -31,6 +35,7 @@ class Latency:
     p95: float | None
     p99: float | None
     rounds_p50: list[float]
+    samples: list[float]
 
 
 def summarise(rounds: Sequence[Sequence[float]]) -> Latency | None:
@@ -52,4 +57,5 @@ def summarise(rounds: Sequence[Sequence[float]]) -> Latency | None:
         p95=percentiles[95],
         p99=percentiles[99],
         rounds_p50=[float(np.median(latencies)) for latencies in taken],
+        samples=[float(pooled[i * n // min(n, KEPT)]) for i in range(min(n, KEPT))],
     )

@@ -42,7 +42,7 @@ def flatten(row: Row) -> dict[str, Any]:
         if name.endswith("_interval"):
             flat[f"{name}.low"], flat[f"{name}.high"] = value or (None, None)
         elif name in ("latency_ms", "end_to_end_ms"):
-            fields = [f.name for f in dataclasses.fields(Latency) if f.name != "rounds_p50"]
+            fields = [f.name for f in dataclasses.fields(Latency) if f.name not in ("rounds_p50", "samples")]
             flat.update({f"{name}.{key}": value and value[key] for key in fields})
         elif name == "words":
             flat[name] = "; ".join(f"{key}: {word}" for key, word in value.items())

@@ -294,4 +294,4 @@ def test_what_is_no_model_is_named(tmp_path: Path, name: str, message: str) -> N
 
 def test_the_latency_schema_keeps_its_names() -> None:
     names = [field.name for field in dataclasses.fields(Latency)]
-    assert names == ["n", "mean", "min", "max", "cv", "p50", "p90", "p95", "p99", "rounds_p50"]
+    assert names == ["n", "mean", "min", "max", "cv", "p50", "p90", "p95", "p99", "rounds_p50", "samples"]

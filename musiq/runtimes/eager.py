@@ -12,16 +12,28 @@ from musiq.threads import available_cpus
 
 
 class EagerRuntime:
-    """PyTorch, fp32, TF32 off. Safe to call from several threads."""
+    """PyTorch, fp32, TF32 off. Safe to call from several threads.
 
-    def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
-        set_up(path, threads)
+    `size` (height, width) is for pictures of another size than the checkpoint's own. `compiled` runs the model through
+    torch.compile, whose compiler starts at the first call of each batch size.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        device: str = "auto",
+        threads: int | None = None,
+        size: tuple[int, int] | None = None,
+        compiled: bool = False,
+    ) -> None:
+        torch = set_up(path, threads)
         from musiq import checkpoint
 
         self._device = torch_device(device)
-        self._model = checkpoint.load(path).to(self._device)
+        self._model = checkpoint.load(path, *(size or ())).to(self._device)
+        self._predict = torch.compile(self._model.predict, dynamic=False) if compiled else self._model.predict
         self.spec = self._model.spec
-        self.provider = f"PyTorch {self._device.type}"
+        self.provider = f"PyTorch {'compiled ' if compiled else ''}{self._device.type}"
 
     def __call__(self, images: Images) -> Scores:
         return self.run(images)["score"]
@@ -31,11 +43,11 @@ class EagerRuntime:
 
         check_images(images, self.spec)
         with torch.inference_mode():
-            outputs = self._model.predict(torch.from_numpy(images).to(self._device))
+            outputs = self._predict(torch.from_numpy(images).to(self._device))
             return dict(zip(("score", "shares"), (output.cpu().numpy() for output in outputs), strict=False))
 
     def close(self) -> None:
-        del self._model
+        del self._model, self._predict
 
 
 def set_up(path: Path, threads: int | None) -> ModuleType:
