@@ -33,7 +33,7 @@ class EagerRuntime:
         self._model = checkpoint.load(path, *(size or ())).to(self._device)
         self._predict = torch.compile(self._model.predict, dynamic=False) if compiled else self._model.predict
         self.spec = self._model.spec
-        self.provider = f"PyTorch {'compiled ' if compiled else ''}{self._device.type}"
+        self.provider = f"{'torch.compile' if compiled else 'PyTorch'} {self._device.type}"
 
     def __call__(self, images: Images) -> Scores:
         return self.run(images)["score"]
