@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from musiq import datasets
 from musiq.cli import Command
-from musiq.data import Dataset, as_shares, missing, read_koniq, read_labels
-from musiq.errors import ImageError, MusiqError
+from musiq.collect import open_dataset
+from musiq.errors import ImageError
 from musiq.image import prepare
 from musiq.losses import MARGIN, ON_SCORES, ON_SHARES, parse
 from musiq.spec import PRESETS
-from musiq.splits import sample, settle_split
 from musiq.training import runs
 from musiq.training.runs import Settings
 
@@ -39,7 +39,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 NEEDS = f"""train.py needs pictures with quality labels, higher being better:
 
-  KonIQ-10k as its authors publish it (http://database.mmsp-kn.de/koniq-10k-database.html), unpacked in DIR:
+  A public dataset as its authors publish it, unpacked in DIR (what each needs and where it is: --list-data):
       python train.py --data koniq10k --root DIR
   Your own: a CSV with the columns image,mos[,split], the pictures relative to its folder:
       python train.py --labels labels.csv
@@ -89,35 +89,6 @@ def train(run: Run) -> None:
         save_state(run, model, optimizer)
 
 
-def open_dataset(options: dict[str, Any], say: Callable[[str], None]) -> Dataset:
-    """The labelled pictures that the options ask for, every one in a split, every picture there."""
-    labels, root = options["labels"], options["root"]
-    if options["data"] == "koniq10k":
-        if labels or not root:
-            raise MusiqError("--data koniq10k needs --root DIR, the folder with its files, and no --labels.")
-        dataset = read_koniq(root)
-    else:
-        dataset = read_labels(labels, root)
-    if options["outputs"] > 1:
-        dataset = as_shares(dataset, options["outputs"])
-    changes = {name: options[name] for name in ("target", "score_range") if options[name]}
-    dataset, drawn = settle_split(dataclasses.replace(dataset, **changes), options["seed"])
-    if options["max_images"]:
-        dataset = sample(dataset, options["max_images"], options["seed"])
-    if lost := missing(dataset.items):
-        what = f"{len(lost)} of {len(dataset.items)} pictures are missing, {lost[0].path} first"
-        if not options["skip_missing"]:
-            raise MusiqError(f"{what}. Put them there, give --root, or train without them by --skip-missing.")
-        gone = {item.image for item in lost}
-        dataset = dataclasses.replace(dataset, items=tuple(item for item in dataset.items if item.image not in gone))
-        say(f"{what}; going on without them.")
-    if drawn:
-        say(drawn)
-    if len(dataset.split("train")) < 2 or not dataset.split("val"):
-        raise MusiqError(f"There are {dataset.counts()} pictures: too few to train and choose the best epoch.")
-    return dataset
-
-
 def settle(options: dict[str, Any]) -> Settings:
     """Options, completed by the preset's defaults."""
     defaults = DEFAULTS[options["preset"]]
@@ -149,10 +120,29 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command(cls=Command, context_settings={"show_default": True, "max_content_width": 110})
-@click.option("--data", type=click.Choice(["koniq10k"]), help="A public dataset as its authors publish it, in --root.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="NAME[=DIR]",
+    help=f"A public dataset as its authors publish it, in DIR or --root: {', '.join(datasets.DATASETS)}. Several are "
+    "joined, their scales aligned.",
+)
+@click.option(
+    "--list-data", is_flag=True, help="Say what each dataset needs on disk and where it is published, and exit."
+)
 @click.option("--labels", type=FILE, help="A CSV image,mos[,split][,std][,c1..cK], or koniq-10k.txt.")
 @click.option(
-    "--root", type=FOLDER, help="Folder of the dataset, or that pictures are relative to.  [default: that of --labels]"
+    "--root",
+    type=FOLDER,
+    multiple=True,
+    help="Folder of the dataset (one for each --data), or that pictures are relative to.  [default: that of --labels]",
+)
+@click.option(
+    "--near-duplicates",
+    type=click.Choice(["keep", "group", "drop"]),
+    default="group",
+    help="group: a split drawn here keeps near copies of a picture together, one that the labels give is reported and "
+    "marked where it does not; drop: also leave copies of val and test pictures out of train; keep: do not look.",
 )
 @click.option("--target", help="What the labels are, as every figure will name it.  [default: from the label file]")
 @click.option(
@@ -219,9 +209,12 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 def main(context: click.Context, /, **options: Any) -> None:
     """Train a MUSIQ model on pictures with quality labels, higher being better.
 
-    Labels come from --data koniq10k --root DIR or from --labels FILE. The run's folder gets best.safetensors (by SRCC
+    Labels come from --data NAME --root DIR or from --labels FILE. The run's folder gets best.safetensors (by SRCC
     on the validation split), and at the end metrics.json and predictions.csv of the test split.
     """
+    if options["list_data"]:
+        click.echo(datasets.describe())
+        return
     options["outputs"] = int(options["outputs"])
     if not (options["data"] or options["labels"] or options["resume"]):
         click.echo(NEEDS)
@@ -270,7 +263,8 @@ def open_run(options: dict[str, Any], given: set[str]) -> Run:
         folder = agree_on_folder(accelerator, options["out"], settings.preset)
         runs.check_new(folder)
         parse(settings.loss, settings.outputs)
-        dataset = open_dataset(options, say)
+        with accelerator.main_process_first():  # the others find its thumbnails
+            dataset = open_dataset(options, folder, say)
     run = Run(accelerator, settings, dataset, folder, options["workers"], options["save_every"])
     accelerator.wait_for_everyone()  # before one process writes what the others look for
     if accelerator.is_main_process and begin:

@@ -1,4 +1,4 @@
-"""Labelled pictures: read any manifest, and KonIQ-10k as its authors publish it.
+"""Labelled pictures: read any manifest and KonIQ-10k's tables; further public datasets are in `musiq.datasets`.
 
 Nothing here opens a picture or needs torch, so the benchmark reads its labels here too.
 """
@@ -18,11 +18,12 @@ from musiq.artifact import whole
 from musiq.errors import MusiqError
 
 SPLITS = ("train", "val", "test")
+NEAR_DUPLICATE = "near_duplicate_in_train"
+"""The column that says 1 of a picture of val or test which has a near duplicate in train, else 0."""
 
 KONIQ_MOS = "KonIQ-10k MOS (0-100)"
 KONIQ_RATING = "KonIQ-10k mean rating (1-5)"
-KONIQ_HOME = "http://database.mmsp-kn.de/koniq-10k-database.html"
-KONIQ_TABLE, KONIQ_LIST, KONIQ_PICTURES = "koniq10k_distributions_sets.csv", "koniq-10k.txt", "1024x768"
+KONIQ_PICTURES = "1024x768"
 
 # What the columns are called elsewhere, lower case, first found first taken. MOS_zscore is the 0-100 target in KonIQ's
 # own koniq10k_scores_and_distributions.csv, whose plain MOS is the mean rating.
@@ -50,6 +51,11 @@ class Labelled:
     std: float | None = None
     shares: tuple[float, ...] | None = None
     extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def dataset(self) -> str:
+        """Which of several datasets it is from: its column `dataset`, "" without one."""
+        return self.extra.get("dataset", "")
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,9 @@ def read_labels(path: Path, root: Path | None = None) -> Dataset:
     Pictures lie relative to `root`, by default the label file's folder (or 1024x768/ in it, for KonIQ-10k). Raises
     MusiqError, naming the row, for a file that is none of these.
     """
-    text = _read_text(path)
+    text = read_text(path)
     first = text.split("\n", 1)[0].split("\t")
-    return _read_list(path, root) if len(first) == 3 and _number(first[2]) is not None else read_manifest(path, root)
+    return _read_list(path, root) if len(first) == 3 and number_in(first[2]) is not None else read_manifest(path, root)
 
 
 def read_manifest(path: Path, root: Path | None = None) -> Dataset:
@@ -100,7 +106,7 @@ def read_manifest(path: Path, root: Path | None = None) -> Dataset:
     c1..cK are the shares (or counts) of the ratings 1..K. Raises MusiqError naming the row for a value that is none, a
     picture named twice, and missing columns.
     """
-    text = _read_text(path)
+    text = read_text(path)
     header = text.split("\n", 1)[0]
     reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
     columns = _columns(path, list(reader.fieldnames or []))
@@ -122,30 +128,13 @@ def read_manifest(path: Path, root: Path | None = None) -> Dataset:
     return Dataset(tuple(items.values()), folder, f"mos of {path.resolve().parent.name}/{path.name}")
 
 
-def read_koniq(root: Path) -> Dataset:
-    """KonIQ-10k in a folder as its authors publish it: 1024x768/ and koniq10k_distributions_sets.csv, whose MOS (0-100)
-    and official split are taken; or, where that table is not there, the list koniq-10k.txt of mean ratings (1-5)."""
-    tables = [root / name for name in (KONIQ_TABLE, KONIQ_LIST) if (root / name).is_file()]
-    if not tables:
-        raise MusiqError(
-            f"{root} has neither {KONIQ_TABLE} (the official split and MOS) nor {KONIQ_LIST}. Its authors publish it at "
-            f"{KONIQ_HOME}; put it there, beside {KONIQ_PICTURES}/."
-        )
-    if not (root / KONIQ_PICTURES).is_dir():
-        raise MusiqError(
-            f"{root} has no folder {KONIQ_PICTURES}/ with the pictures. Its authors publish them at {KONIQ_HOME} as "
-            "koniq10k_1024x768.zip; unpack it there."
-        )
-    return read_labels(tables[0], root)
-
-
 def _read_list(path: Path, root: Path | None) -> Dataset:
     """koniq-10k.txt: scene, picture, mean rating 1-5, tab separated. Has no split: 80/20, validation out of the 80."""
     folder = _koniq_pictures(root or path.parent)
     items = []
-    for number, line in enumerate(_read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         parts = line.strip().split("\t")
-        mos = _number(parts[-1])
+        mos = number_in(parts[-1])
         if len(parts) != 3 or mos is None:
             raise MusiqError(f"{path}, row {number}: {line!r} is not scene, picture and score with tabs between.")
         items.append(Labelled(parts[1], folder / parts[1], mos, extra={"scene": parts[0]}))
@@ -156,7 +145,8 @@ def _koniq_pictures(root: Path) -> Path:
     return root / KONIQ_PICTURES if (root / KONIQ_PICTURES).is_dir() else root
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A label file's text with plain line ends. Raises MusiqError where it cannot be read or is no text."""
     try:
         return path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").lstrip("\n")
     except OSError as problem:
@@ -195,7 +185,7 @@ def _columns(path: Path, names: list[str]) -> _Columns:
 
 def _row(where: str, values: dict[str, str | None], columns: _Columns, folder: Path) -> Labelled:
     def number(column: str) -> float:
-        found = _number(values.get(column))
+        found = number_in(values.get(column))
         if found is None:
             raise MusiqError(f"{where}: {column} is {values.get(column)!r}; expected a number.")
         return found
@@ -220,7 +210,8 @@ def _row(where: str, values: dict[str, str | None], columns: _Columns, folder: P
     )
 
 
-def _number(text: str | None) -> float | None:
+def number_in(text: str | None) -> float | None:
+    """The finite number that a field holds, None where it holds none."""
     try:
         value = float(text or "")
     except ValueError:
@@ -243,6 +234,13 @@ def write_manifest(dataset: Dataset, path: Path) -> None:
 def missing(items: Sequence[Labelled]) -> list[Labelled]:
     """Those whose picture is not there."""
     return [item for item in items if not item.path.is_file()]
+
+
+def dataset_numbers(items: Sequence[Labelled]) -> list[int]:
+    """For each item the number of its dataset, counted from 0 in their order: pairs of one number can be ranked by their
+    labels, others cannot, having been rated by other people on other scales."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(item.dataset, len(numbers)) for item in items]
 
 
 def as_shares(dataset: Dataset, ratings: int) -> Dataset:
