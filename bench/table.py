@@ -26,7 +26,7 @@ SHORT = {
     "reference": "ref",
     "out of memory": "no memory",
     "missing package": "missing",
-    "interrupted": "stopped",
+    "not measured (interrupted)": "stopped",
 }
 """What stands in a cell for the reason of a missing figure or row; remarks and report have it in full."""
 
@@ -69,7 +69,7 @@ def milliseconds(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
-def _runs_on(row: Row) -> str:
+def runs_on(row: Row) -> str:
     runtime = RUNTIMES.get(row.format, row.format)
     if row.provider is None:
         return runtime
@@ -83,7 +83,7 @@ def _per_s(value: float | None) -> str:
 
 COLUMNS = (
     Column("model", lambda row: row.model, right=False),
-    Column("runs on", _runs_on, right=False),
+    Column("runs on", runs_on, right=False),
     Column("type", lambda row: row.precision, right=False, least=96),
     Column("batch", lambda row: str(row.batch)),
     Column(
@@ -163,7 +163,7 @@ def remarks(report: Report) -> list[str]:
 
 
 def _name(row: Row) -> str:
-    return f"{row.model} on {_runs_on(row)}, batch {row.batch}"
+    return f"{row.model} on {runs_on(row)}, batch {row.batch}"
 
 
 def _remarks(row: Row) -> list[str]:
