@@ -1,4 +1,4 @@
-"""Label files of every layout, and the splits drawn where they have none."""
+"""Label files of every layout."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from pathlib import Path
 import pytest
 
 from musiq.data import (
-    KONIQ_HOME,
     KONIQ_MOS,
     KONIQ_RATING,
     as_shares,
+    dataset_numbers,
     missing,
-    read_koniq,
     read_labels,
     read_manifest,
     write_manifest,
 )
 from musiq.errors import MusiqError
-from musiq.splits import sample, settle_split
 
 # Three rows in the words of KonIQ-10k's own files, of pictures that do not exist.
 SETS = """image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set
@@ -94,36 +92,11 @@ def test_a_label_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> N
         read_labels(tmp_path / "photo.jpg")
 
 
-def test_koniq_is_read_with_its_official_split_its_shares_and_its_target(tmp_path: Path) -> None:
-    (tmp_path / "1024x768").mkdir()
-    (tmp_path / "koniq10k_distributions_sets.csv").write_text(SETS)
-    (tmp_path / "koniq-10k.txt").write_text("0\t1.jpg\t3.8\n")  # the table with the official split goes first
-    dataset = read_koniq(tmp_path)
-    assert [item.split for item in dataset.items] == ["train", "val", "test"]
-    assert (dataset.target, dataset.score_range) == (KONIQ_MOS, (0, 100))
-    assert dataset.items[0].mos == 77.38
-    assert dataset.items[0].shares == pytest.approx((0, 0, 0.25, 0.7, 0.05))
-    assert dataset.items[0].path == tmp_path / "1024x768/1.jpg"
-
-
 def test_koniqs_other_table_counts_ratings_and_has_the_0_to_100_score_under_another_name(write: Write) -> None:
     dataset = read_labels(write(SCORES))
     assert (dataset.target, dataset.items[0].mos) == (KONIQ_MOS, 77.38)
     assert sum(dataset.items[0].shares or ()) == pytest.approx(1)
     assert (dataset.items[0].shares or ())[3] == pytest.approx(73 / 105)
-
-
-def test_the_list_of_mean_ratings_is_another_target_and_splits_80_20_by_scene(tmp_path: Path) -> None:
-    path = tmp_path / "koniq-10k.txt"
-    path.write_text("".join(f"{i // 2}\t{i}.jpg\t{1 + i / 100}\n" for i in range(200)))
-    dataset, said = settle_split(read_labels(path), seed=3)
-    assert (dataset.target, dataset.score_range) == (KONIQ_RATING, (1, 5))
-    assert [len(dataset.split(name)) for name in ("train", "val", "test")] == [144, 16, 40]
-    assert "seed 3" in said
-    scenes = [{item.extra["scene"] for item in dataset.split(name)} for name in ("train", "val", "test")]
-    assert not scenes[0] & scenes[1]
-    assert not scenes[0] & scenes[2]
-    assert not scenes[1] & scenes[2]
 
 
 def test_a_bad_row_of_the_list_is_named(tmp_path: Path) -> None:
@@ -132,41 +105,9 @@ def test_a_bad_row_of_the_list_is_named(tmp_path: Path) -> None:
         read_labels(tmp_path / "list.txt")
 
 
-def test_what_is_missing_of_koniq_is_named_with_where_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(MusiqError, match=r"koniq10k_distributions_sets\.csv") as caught:
-        read_koniq(tmp_path)
-    assert KONIQ_HOME in str(caught.value)
-    (tmp_path / "koniq-10k.txt").write_text("0\t1.jpg\t3.8\n")
-    with pytest.raises(MusiqError, match="no folder 1024x768/") as caught:
-        read_koniq(tmp_path)
-    assert KONIQ_HOME in str(caught.value)
-
-
 def test_pictures_that_are_not_there_are_found_out(write: Write, tmp_path: Path) -> None:
     (tmp_path / "2.png").write_bytes(b"x")
     assert [item.image for item in missing(read_labels(write("image,mos\n1.png,1\n2.png,2\n")).items)] == ["1.png"]
-
-
-def test_a_drawn_split_depends_on_the_seed_alone(write: Write) -> None:
-    dataset = read_labels(write("image,mos\n" + "".join(f"{i}.png,{i}\n" for i in range(50))))
-    first, again, other = (settle_split(dataset, seed)[0] for seed in (0, 0, 1))
-    assert first == again
-    assert first != other
-    assert [len(first.split(name)) for name in ("train", "val", "test")] == [40, 5, 5]
-
-
-def test_validation_is_drawn_from_train_where_only_it_is_missing(write: Write) -> None:
-    rows = "".join(f"{i}.png,{i},{'test' if i < 10 else 'train'}\n" for i in range(50))
-    dataset, said = settle_split(read_labels(write("image,mos,split\n" + rows)), seed=0)
-    assert {item.image for item in dataset.split("test")} == {f"{i}.png" for i in range(10)}
-    assert (len(dataset.split("train")), len(dataset.split("val"))) == (36, 4)
-    assert "no validation split" in said
-
-
-def test_a_half_filled_split_column_is_refused(write: Write) -> None:
-    dataset = read_labels(write("image,mos,split\n1.png,1,train\n2.png,2,\n"))
-    with pytest.raises(MusiqError, match=r"1 pictures have no split, 2\.png first"):
-        settle_split(dataset, seed=0)
 
 
 def test_a_written_manifest_reads_back_equal_to_the_last_bit(write: Write, tmp_path: Path) -> None:
@@ -191,15 +132,6 @@ def test_shares_that_are_not_there_are_asked_for(write: Write, text: str, says: 
     assert says in str(caught.value)
 
 
-def test_a_sample_keeps_the_proportions_of_the_splits(write: Write) -> None:
-    rows = "".join(f"{i}.png,{i},{'train' if i < 60 else 'val' if i < 80 else 'test'}\n" for i in range(100))
-    dataset = read_labels(write("image,mos,split\n" + rows))
-    small = sample(dataset, 10, seed=0)
-    assert small.counts() == "6 train, 2 val, 2 test"
-    assert sample(dataset, 10, seed=0) == small
-    assert sample(dataset, 1000, seed=0) == dataset
-
-
 def test_pictures_are_matched_to_labels_by_path_and_else_by_a_name_that_is_unique(write: Write, tmp_path: Path) -> None:
     dataset = read_labels(write("image,mos\na/1.png,1\nb/1.png,2\nb/2.png,3\n"))
     asked = [tmp_path / "x/../b/1.png", Path("elsewhere/2.png"), Path("elsewhere/1.png"), Path("3.png")]
@@ -209,3 +141,9 @@ def test_pictures_are_matched_to_labels_by_path_and_else_by_a_name_that_is_uniqu
 def test_reading_labels_needs_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import musiq.data, musiq.metrics, musiq.losses, musiq.demo"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_column_dataset_numbers_the_datasets_and_without_it_all_are_one(write: Write) -> None:
+    path = write("image,mos,dataset\n1.png,1,spaq\n2.png,2,ava\n3.png,3,spaq\n")
+    assert dataset_numbers(read_labels(path).items) == [0, 1, 0]
+    assert dataset_numbers(read_labels(write("image,mos\n1.png,1\n2.png,2\n")).items) == [0, 0]
