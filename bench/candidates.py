@@ -9,10 +9,21 @@ from pathlib import Path
 from musiq import artifact
 from musiq.artifact import Record, sha256
 from musiq.errors import MusiqError
-from musiq.runtimes import RUNTIMES
+from musiq.runtimes import CHECKPOINTS, RUNTIMES
 
-CHECKPOINTS = (".safetensors", ".pth", ".pt", ".npz")
-"""Endings of what PyTorch runs; every other ending that a runtime opens is an artefact's."""
+FORMATS = {
+    **dict.fromkeys(CHECKPOINTS, "pytorch"),
+    ".torchscript": "torchscript",
+    ".pt2": "pt2",
+    ".onnx": "onnx",
+    ".xml": "openvino",
+    ".engine": "trt",
+    ".rtx.engine": "trt-rtx",
+}
+"""File name ending to format, called as musiq-export calls it; checkpoints are what PyTorch runs."""
+
+COMPILED = "torch.compile"
+"""The format of a checkpoint that PyTorch compiles before it runs it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,33 @@ class Candidate:
 
     @property
     def precision(self) -> str:
-        return "fp32" if self.format == "pytorch" else self.record.precision if self.record else "unknown"
+        if self.format in ("pytorch", COMPILED):
+            return "fp32"
+        return self.record.precision if self.record else "unknown"
+
+    @property
+    def inside(self) -> str | None:
+        """What its exporter counted in the finished file, such as "float16 97%, float32 3%"; None without a count."""
+        if self.format in ("pytorch", COMPILED):
+            return "float32 100%"
+        details = self.record.details if self.record else {}
+        if "int8_products" in details:
+            return f"{details['int8_products']} products in int8"
+        weights = details.get("weights")
+        if not isinstance(weights, dict) or not (total := sum(weights.values())):
+            return None
+        ordered = sorted(weights.items(), key=lambda item: -item[1])
+        return ", ".join(f"{kind} {100 * count / total:.3g}%" for kind, count in ordered)
+
+    @property
+    def file_mb(self) -> float | None:
+        """Megabytes (1e6 bytes) of the file and of those that belong to it, such as OpenVINO's .bin."""
+        endings = {*(self.record.files if self.record else ()), *((".bin",) if self.format == "openvino" else ())}
+        others = [self.path.with_suffix(ending) for ending in endings]
+        try:
+            return sum(file.stat().st_size for file in [self.path, *others] if file.exists()) / 1e6 or None
+        except OSError:
+            return None
 
 
 def find_models(paths: Sequence[Path]) -> list[Candidate]:
@@ -76,7 +113,7 @@ def describe(path: Path) -> Candidate:
         record = artifact.read_record(path)
     except MusiqError:  # its runtime refuses it for the same reason, and that becomes its row
         record = None
-    return Candidate(path, "pytorch" if ending in CHECKPOINTS else ending.lstrip("."), digest, record)
+    return Candidate(path, FORMATS[ending], digest, record)
 
 
 def reference_of(artefact: Candidate, checkpoint: Candidate | None) -> tuple[Candidate | None, str]:

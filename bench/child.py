@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,13 +18,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .environment import device_memory_mib, peak_memory_mib
+from musiq.threads import available_cpus
+
+from .candidates import COMPILED
+from .environment import peak_memory_mib
+from .gpu import Watch
 from .process import Job
 
 if TYPE_CHECKING:
+    from musiq.artifact import Record
     from musiq.runtimes import Images, Runtime
 
 T = TypeVar("T")
+R = TypeVar("R")
 Say = Callable[..., None]
 
 
@@ -50,21 +55,20 @@ def _private_stdout() -> Say:
 
 
 def measure(job: Job, say: Say) -> None:
-    memory_before = device_memory_mib()
-    runtime, load_s = open_model(job)
-    wanted, provider = job.device.split(":")[0], runtime.provider
-    if wanted not in ("auto", "cpu") and "cpu" in provider.lower():
-        say("failed", status="fallback", reason=f"asked for {job.device}, but {provider} is what runs")
-        return
-    spec = runtime.spec
-    facts = {"height": spec.height, "width": spec.width, "target": spec.target}
-    say("opened", provider=provider, load_s=load_s, **facts)
-    pictures = Pictures(**json.loads(sys.stdin.readline()), height=spec.height, width=spec.width)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    figures = _figures(job, runtime, pictures, say)
-    memory_after = device_memory_mib()
-    taken = None if memory_before is None or memory_after is None else max(0.0, memory_after - memory_before)
-    say("finished", **figures, peak_memory_mib=peak_memory_mib(), device_memory_mib=taken, tf32=tf32())
+    with Watch() as watch:
+        runtime, load_s = open_model(job)
+        wanted, provider = job.device.split(":")[0], runtime.provider
+        if wanted not in ("auto", "cpu") and "cpu" in provider.lower():
+            say("failed", status="fallback", reason=f"asked for {job.device}, but {provider} is what runs")
+            return
+        spec = runtime.spec
+        facts = {"height": spec.height, "width": spec.width, "target": spec.target}
+        say("opened", provider=provider, load_s=load_s, threads=job.threads or available_cpus(), **facts)
+        pictures = Pictures(**json.loads(sys.stdin.readline()), height=spec.height, width=spec.width)
+        threading.Thread(target=_die_with_parent, daemon=True).start()
+        figures = _figures(job, runtime, pictures, say, watch)
+    devices = {"device_memory_mib": watch.peak_mib, "gpu_clock_mhz": watch.clock_mhz}
+    say("finished", **figures, **devices, peak_memory_mib=peak_memory_mib(), tf32=tf32(job, provider))
 
 
 def _die_with_parent() -> None:
@@ -78,20 +82,28 @@ def open_model(job: Job) -> tuple[Runtime, float]:
     from musiq.runtimes import open_runtime
 
     start = time.perf_counter()
-    runtime = open_runtime(Path(job.path), job.device, job.threads)
-    load_s = time.perf_counter() - start
-    size = runtime.spec.height, runtime.spec.width
-    wanted = job.height or size[0], job.width or size[1]
-    if wanted == size:
-        return runtime, load_s
-    runtime.close()
-    # Only a checkpoint can be asked for another size: the same weights, saved once more with that size for their own.
+    special = job.compiled or job.height
+    runtime = _open_checkpoint(job) if special else open_runtime(Path(job.path), job.device, job.threads)
+    return runtime, time.perf_counter() - start
+
+
+def _open_checkpoint(job: Job) -> Runtime:
+    """A checkpoint as it is asked for: at another picture size than its own, or compiled."""
+    if job.cache:
+        # What was compiled for an earlier run would make this one's cold start a warm one.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = job.cache
+    from musiq.runtimes import check_device
+    from musiq.runtimes.feed import Feed
+    from musiq.runtimes.pt import TorchRuntime, set_up, torch_device
+
+    check_device(job.device)
+    torch = set_up(Path(job.path), job.threads)
     from musiq import checkpoint
 
-    with tempfile.TemporaryDirectory(prefix="musiq-bench-") as folder:
-        resized = Path(folder) / "resized.safetensors"
-        checkpoint.save(checkpoint.load(job.path, *wanted), resized)
-        return open_runtime(resized, job.device, job.threads), load_s
+    place = torch_device(job.device)
+    model = checkpoint.load(job.path, job.height, job.width).to(place)
+    predict = torch.compile(model.predict, dynamic=False) if job.compiled else model.predict
+    return TorchRuntime(predict, Feed(model.spec), place, COMPILED if job.compiled else "PyTorch")
 
 
 class Pictures:
@@ -109,49 +121,64 @@ class Pictures:
         size = int(np.prod(self.shape))
         batch = np.empty((count, *self.shape), np.uint8)
         with open(self.raw, "rb") as file:
-            for place in range(count):
-                file.seek((index + place) % len(self.files) * size)
-                file.readinto(batch[place].data)
+            for row, place in enumerate(self.places(index, count)):
+                file.seek(place * size)
+                file.readinto(batch[row].data)
         return batch
+
+    def places(self, index: int, count: int) -> list[int]:
+        """Which of the pictures those `count` from `index` on are."""
+        return [(index + row) % len(self.files) for row in range(count)]
 
     def from_files(self, index: int, count: int) -> Images:
         """The same pictures, but read, decoded and fitted now."""
         from musiq.image import prepare
 
-        wanted = [self.files[(index + place) % len(self.files)] for place in range(count)]
+        wanted = [self.files[place] for place in self.places(index, count)]
         return np.stack([prepare(file, self.shape[0], self.shape[1])[0] for file in wanted])
 
 
-def _figures(job: Job, runtime: Runtime, pictures: Pictures, say: Say) -> dict[str, Any]:
+def _figures(job: Job, runtime: Runtime, pictures: Pictures, say: Say, watch: Watch) -> dict[str, Any]:
     first = pictures.decoded(0, job.batch)
-    cold_ms = _timed(runtime, first)
-    scores: list[float] = []
-    if job.score:
-        # Whole batches alone, the last filled up from the start, so that every call has the shape that is measured.
-        for index in range(0, len(pictures.files), job.batch):
-            scores += runtime(pictures.decoded(index, job.batch)).tolist()
-            say("progress", doing="scoring", done=min(len(scores), len(pictures.files)), of=len(pictures.files))
+    cold_ms, _ = _timed(runtime, first)
+    scores = _scores(job, runtime, pictures, say) if job.score else []
     warm_calls = -(-len(scores) // job.batch)
     for _ in _until(job.warmup_calls - warm_calls, job.warmup_seconds, say, "warming up"):
         runtime(first)
-    calls = _until(job.calls, job.seconds, say, "timing")
-    latencies = [_timed(runtime, pictures.decoded(call * job.batch, job.batch)) for call in calls]
+    latencies, seen = [], dict[int, float]()
+    watch.timing = True
+    for call in _until(job.calls, job.seconds, say, "timing"):
+        taken_ms, found = _timed(runtime, pictures.decoded(call * job.batch, job.batch))
+        latencies.append(taken_ms)
+        seen.update(zip(pictures.places(call * job.batch, job.batch), found.tolist(), strict=True))
+    watch.timing = False
     calls = _until(job.end_to_end_calls, 0, say, "timing from files")
-    end_to_end = [_timed(lambda at: runtime(pictures.from_files(at, job.batch)), call * job.batch) for call in calls]
+    end_to_end = [_timed(lambda at: runtime(pictures.from_files(at, job.batch)), call * job.batch)[0] for call in calls]
     runtime.close()
     return {
         "cold_start_ms": cold_ms,
         "latencies_ms": latencies,
         "end_to_end_ms": end_to_end,
-        "scores": scores[: len(pictures.files)],
+        "scores": scores,
+        "seen": {str(place): score for place, score in seen.items()},
     }
 
 
-def _timed(call: Callable[[T], object], argument: T) -> float:
-    """Milliseconds of one call; a runtime that has returned has finished."""
+def _scores(job: Job, runtime: Runtime, pictures: Pictures, say: Say) -> list[float]:
+    """The score of every picture, in whole batches alone, the last filled up from the start: every call has the shape
+    that is measured."""
+    scores: list[float] = []
+    for index in range(0, len(pictures.files), job.batch):
+        scores += runtime(pictures.decoded(index, job.batch)).tolist()
+        say("progress", doing="scoring", done=min(len(scores), len(pictures.files)), of=len(pictures.files))
+    return scores[: len(pictures.files)]
+
+
+def _timed(call: Callable[[T], R], argument: T) -> tuple[float, R]:
+    """Milliseconds of one call, and what it gave; a runtime that has returned has finished."""
     start = time.perf_counter_ns()
-    call(argument)
-    return (time.perf_counter_ns() - start) / 1e6
+    result = call(argument)
+    return (time.perf_counter_ns() - start) / 1e6, result
 
 
 def _until(calls: int, seconds: float, say: Say, doing: str) -> Iterator[int]:
@@ -166,14 +193,28 @@ def _until(calls: int, seconds: float, say: Say, doing: str) -> Iterator[int]:
             said = time.perf_counter()
 
 
-def tf32() -> str | None:
-    """What PyTorch may round to TF32 on a GPU, where this process runs PyTorch on one; None elsewhere."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+def tf32(job: Job, provider: str) -> str | None:
+    """What may be rounded to TF32 on a GPU; None on a CPU, which has no TF32, and where nothing tells.
+
+    PyTorch is asked; the ONNX Runtime runtime turns it off; an engine's record has what it was built with.
+    """
+    if "cpu" in provider.lower():
         return None
-    convolutions = "on" if torch.backends.cudnn.allow_tf32 else "off"
-    products = "on" if torch.backends.cuda.matmul.allow_tf32 else "off"
-    return f"matrix products {products}, convolutions {convolutions}"
+    torch = sys.modules.get("torch")
+    if torch is not None and provider.lower().startswith(("torch", "pytorch")):
+        convolutions = "on" if torch.backends.cudnn.allow_tf32 else "off"
+        products = "on" if torch.backends.cuda.matmul.allow_tf32 else "off"
+        return f"matrix products {products}, convolutions {convolutions}"
+    if "CUDAExecutionProvider" in provider:
+        return "off"
+    built = record.details.get("tf32") if (record := _record(Path(job.path))) else None
+    return None if built is None else "on" if built else "off"
+
+
+def _record(path: Path) -> Record | None:
+    from musiq.artifact import read_record
+
+    return read_record(path)
 
 
 def diagnose(problem: BaseException) -> tuple[str, str]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from musiq.threads import available_cpus
 
+from . import gpu
+
 PACKAGES = (
     "musiq",
     "numpy",
@@ -59,30 +61,22 @@ def memory_gib() -> float | None:
         return None
 
 
-def gpus() -> list[dict[str, str]]:
-    """Name, driver, memory and clocks of each NVIDIA GPU; an empty list without any."""
-    fields = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "power.limit")
-    return [dict(zip(fields, line.split(", "), strict=False)) for line in _nvidia_smi(*fields)]
+def gpus() -> list[dict[str, Any]]:
+    """Each NVIDIA GPU as NVML tells, else as nvidia-smi does; an empty list without any."""
+    return gpu.describe() or _nvidia_smi()
 
 
-def device_memory_mib() -> float | None:
-    """MiB taken on all NVIDIA GPUs together, by whomever; None without one."""
-    taken = _nvidia_smi("memory.used")
-    try:
-        return sum(float(line.split()[0]) for line in taken) if taken else None
-    except (ValueError, IndexError):
-        return None
-
-
-def _nvidia_smi(*fields: str) -> list[str]:
+def _nvidia_smi() -> list[dict[str, Any]]:
+    """Names and drivers, for machines with a driver and without nvidia-ml-py."""
     if shutil.which("nvidia-smi") is None:
         return []
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return done.stdout.strip().splitlines() if done.returncode == 0 else []
+    lines = done.stdout.strip().splitlines() if done.returncode == 0 else []
+    return [dict(zip(("name", "driver"), line.split(", "), strict=False)) for line in lines]
 
 
 def versions() -> dict[str, str]:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from musiq.data import Dataset, read_labels
+from musiq.datasets import DATASETS, read_named
 from musiq.errors import ImageError, MusiqError
 from musiq.image import Image, find_images, prepare
 from musiq.noise import without_decoder_noise
+from musiq.published import LacksError
 from musiq.threads import available_cpus
 
 CHUNK = 16  # pictures decoded ahead: bounds memory whatever a picture's size
@@ -22,16 +24,20 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of one split, "all" for every one, out of the file `source`."""
+    """The labels of one split, "all" for every one, out of the file or folder `source`."""
 
     dataset: Dataset
     split: str
     source: Path
 
     @classmethod
-    def read(cls, path: Path, split: str | None) -> Labels:
-        """The labels of `split`; by default the test pictures where there are any, since a model has not seen those."""
-        dataset = read_labels(path)
+    def read(cls, source: Path | str, split: str | None) -> Labels:
+        """The labels of `split`; by default the test pictures where there are any, since a model has not seen those.
+
+        `source` is a label file, or the folder of a public dataset as its authors publish it, also as NAME=FOLDER. Raises
+        MusiqError for what is neither, and a split without pictures.
+        """
+        path, dataset = _read(source)
         split = split or ("test" if dataset.split("test") else "all")
         if split != "all":
             dataset = dataclasses.replace(dataset, items=tuple(dataset.split(split)))
@@ -42,8 +48,48 @@ class Labels:
     def of(self, files: Sequence[Path]) -> list[float | None]:
         return [None if item is None else item.mos for item in self.dataset.match(files)]
 
+    def files(self) -> list[Path]:
+        """The labelled pictures that are there."""
+        return sorted(item.path for item in self.dataset.items if item.path.is_file())
+
     def describe(self, n: int) -> dict[str, Any]:
         return {"source": str(self.source), "target": self.dataset.target, "split": self.split, "n": n}
+
+
+def _read(source: Path | str) -> tuple[Path, Dataset]:
+    name, _, folder = str(source).partition("=")
+    if folder and name in DATASETS:
+        return Path(folder), read_named(name, Path(folder))
+    path = Path(source)
+    if not path.is_dir():
+        return path, read_labels(path)
+    dataset = known_dataset(path)
+    if dataset is None:
+        raise MusiqError(
+            f"{path} is no dataset that is known here ({', '.join(DATASETS)}, as their authors publish them). Give the "
+            "label file, a CSV with the columns image,mos."
+        )
+    return path, dataset
+
+
+def known_dataset(folder: Path) -> Dataset | None:
+    """The public dataset that lies in `folder`, None where none does. Raises MusiqError for one that is broken."""
+    for name in DATASETS:
+        try:
+            return read_named(name, folder)
+        except MusiqError as problem:
+            if not isinstance(problem.__cause__, LacksError):
+                raise
+    return None
+
+
+def find_labels(images: Sequence[Path], source: str | None, split: str | None) -> Labels | None:
+    """The labels asked for; without any, those of the public dataset whose folder is all of `images`."""
+    if source is not None:
+        return Labels.read(source, split)
+    if len(images) == 1 and images[0].is_dir() and known_dataset(images[0]) is not None:
+        return Labels.read(images[0], split)
+    return None
 
 
 @dataclass
@@ -130,7 +176,8 @@ def choose(folders: Sequence[Path], labels: Labels | None, at_most: int, scratch
     missing = [str(folder) for folder in folders if not folder.exists()]
     if missing:
         raise MusiqError(f"There is no {missing[0]}; give a folder of pictures with --images.")
-    files = list(find_images(folders))
+    own = labels is not None and list(folders) == [labels.source]  # a dataset's folder may hold its pictures twice
+    files = labels.files() if labels is not None and own else list(find_images(folders))
     found = len(files)
     if labels is not None:
         files = [file for file, label in zip(files, labels.of(files), strict=True) if label is not None]

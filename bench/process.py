@@ -22,7 +22,8 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What one child is to measure. `height` and `width`: the picture size where the file itself allows any."""
+    """What one child is to measure. `height` and `width`: the picture size where the file itself allows any.
+    `compiled`: a checkpoint goes through torch.compile, which keeps what it made in the folder `cache`."""
 
     path: str
     device: str
@@ -36,6 +37,8 @@ class Job:
     height: int | None = None
     width: int | None = None
     score: bool = True
+    compiled: bool = False
+    cache: str | None = None
 
 
 @dataclass

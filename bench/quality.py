@@ -24,10 +24,16 @@ Metric = Callable[[ArrayLike, ArrayLike], float]
 
 @dataclass
 class Quality:
-    """Figures by name, None where undefined, and then a word under the same name."""
+    """Figures by name, None where undefined, and then a word under the same name; notes for the reader."""
 
     figures: dict[str, Any] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, other: Quality) -> None:
+        self.figures.update(other.figures)
+        self.words.update(other.words)
+        self.notes += other.notes
 
     def put(self, name: str, value: float | None, word: str = "undefined") -> None:
         sound = value is not None and math.isfinite(value)

@@ -1,13 +1,7 @@
-"""What a run has measured, and the schema of `report.json`, which is kept stable.
+"""What a run has measured. `report.json` is a `Report`; `report.schema.json` beside this module says what each field is.
 
-report.json is one object, schema "musiq-bench/1":
-
-- `schema`, `created` (ISO 8601, UTC), `command`, `interrupted`, `caption`
-- `environment`: platform, python, cpu, cores, memory_gib, gpus, versions, variables, load_average
-- `settings`: what the run was asked for; `pictures`: folders, found, used, fitted (resized or cropped), broken
-  [{path, reason}]; `labels`: null or source, target, split, n
-- `rows`: one for each model and batch, with the fields of `Row` in its order. A figure that does not exist is null, and
-  `words` has the reason under the figure's name. Fields may be added in this version, not changed or removed.
+The schema "musiq-bench/1" is kept stable: fields may be added in this version, not changed or removed. A figure that does
+not exist is null, and `words` has the reason under the figure's name.
 """
 
 from __future__ import annotations
@@ -19,13 +13,16 @@ from .figures import Latency
 
 SCHEMA = "musiq-bench/1"
 
+INTERRUPTED = "not measured (interrupted)"
+"""The status of a row that Ctrl-C left without a single round."""
+
 Interval = list[float]  # [low, high], 95%
 
 
 @dataclass
 class Row:
     """One model at one batch size. `status` is "ok", "failed", "missing package", "out of memory", "crashed",
-    "timed out", "fallback" or "interrupted", and `reason` says more.
+    "timed out", "fallback" or INTERRUPTED, and `reason` says more.
 
     Times are milliseconds of one call with `batch` pictures, unless the name has another unit. `model` clock
     (`latency_ms`): uint8 pictures in host memory to scores there. `end_to_end_ms`: files on disk to scores, one after
@@ -36,7 +33,7 @@ class Row:
     path: str
     sha256: str
     format: str
-    role: str  # "reference": PyTorch fp32, which others are compared with; "candidate"
+    role: str  # "reference": PyTorch fp32, which others are compared with; "baseline": it compiled; "candidate"
     precision: str
     device: str  # asked for
     batch: int
@@ -46,19 +43,22 @@ class Row:
     height: int | None = None
     width: int | None = None
     target: str | None = None
-    threads: int | None = None  # asked for; None leaves it to the runtime
+    precision_inside: str | None = None  # what its exporter counted in the finished file, in words
+    threads: int | None = None  # that the runtime was opened with
     tf32: str | None = None
     file_mb: float | None = None
     load_s: float | None = None  # median over rounds, imports included
-    cold_start_ms: float | None = None  # the first call, median over rounds
+    cold_start_ms: float | None = None  # the first call, median over rounds; compiled: of the first round
     latency_ms: Latency | None = None
     images_per_s: float | None = None  # of the model clock: pictures over the sum of latencies
     end_to_end_ms: Latency | None = None
     end_to_end_images_per_s: float | None = None
     peak_memory_mib: float | None = None  # of the whole process, Python and packages included
-    device_memory_mib: float | None = None  # what all GPUs hold more after the run than before
+    device_memory_mib: float | None = None  # the most that all GPUs held beyond what they held before
+    gpu_clock_mhz: float | None = None  # median while timed, of the GPU that was used
     reference: str | None = None
-    pictures: int | None = None  # scored, for the figures below
+    pictures: int | None = None  # scored, for the figures below; scored once for a model, at its first batch size
+    batch_difference: float | None = None  # largest between scores of timed calls and those figures' scores
     srcc_reference: float | None = None
     max_difference: float | None = None
     mean_difference: float | None = None
@@ -90,4 +90,5 @@ class Report:
     caption: str
     rows: list[Row]
     interrupted: bool = False
+    resumed: int = 0  # rounds taken over from an earlier run (--resume)
     schema: str = SCHEMA

@@ -21,7 +21,7 @@ from musiq_bench import environment
 from musiq_bench.candidates import describe, find_models, reference_of, short_names
 from musiq_bench.child import diagnose
 from musiq_bench.figures import Latency, summarise
-from musiq_bench.gates import offending
+from musiq_bench.gates import Limits, offending
 from musiq_bench.quality import against_labels, against_reference
 from musiq_bench.report import SCHEMA, Report, Row
 from musiq_bench.table import show
@@ -132,19 +132,19 @@ def test_the_paired_difference_is_far_narrower_than_either_interval() -> None:
 
 def test_limits_name_the_row_and_the_figure_that_offends() -> None:
     rows = [measured(), measured(batch=8, max_difference=0.25, difference_at="a.jpg", srcc=0.5)]
-    assert offending(rows, None, None) == []
-    assert offending(rows, None, 1.0) == []
-    assert offending(rows, None, 0.1) == [
+    assert offending(rows, Limits()) == []
+    assert offending(rows, Limits(None, 1.0)) == []
+    assert offending(rows, Limits(None, 0.1)) == [
         "model fp32 on CPUExecutionProvider, batch 8: largest difference to PyTorch is 0.25, above 0.1 (a.jpg)"
     ]
-    assert offending(rows, 0.8, None) == [
+    assert offending(rows, Limits(0.8, None)) == [
         "model fp32 on CPUExecutionProvider, batch 8: SRCC to the labels is 0.500000, below 0.8"
     ]
 
 
 def test_without_labels_the_srcc_limit_is_held_against_pytorch() -> None:
     rows = [measured(srcc=None, srcc_reference=0.9), row(role="reference", words={"srcc_reference": "reference"})]
-    offences = offending(rows, 0.99, None)
+    offences = offending(rows, Limits(0.99, None))
     assert len(offences) == 1
     assert "SRCC to PyTorch is 0.900000, below 0.99" in offences[0]
 
@@ -154,8 +154,8 @@ def test_what_could_not_be_measured_does_not_pass_a_limit() -> None:
     wordy = measured(
         srcc=None, max_difference=None, words={"srcc": "constant labels", "max_difference": "no reference"}
     )
-    assert offending([failed, wordy], None, None) == []
-    first, second, third = offending([failed, wordy], 0.5, 0.1)
+    assert offending([failed, wordy], Limits()) == []
+    first, second, third = offending([failed, wordy], Limits(0.5, 0.1))
     assert "crashed: SIGSEGV" in first
     assert "constant labels" in second
     assert "no reference" in third

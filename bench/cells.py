@@ -1,0 +1,104 @@
+"""What a run is made of: how it measures (`Settings`), and one `Cell` for each model at each batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from musiq.errors import MusiqError
+
+from .candidates import COMPILED, Candidate, describe, reference_of, short_names
+from .process import Outcome
+
+BASELINES = ("eager", "compile", "none")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run measures. `calls` and `seconds` are each row's least, over all rounds together."""
+
+    device: str = "auto"
+    threads: int | None = None
+    batches: tuple[int, ...] = (1,)
+    calls: int = 100
+    seconds: float = 3.0
+    rounds: int = 3
+    warmup_calls: int = 10
+    warmup_seconds: float = 1.0
+    timeout_s: float = 3600.0
+
+
+@dataclass
+class Cell:
+    """One model at one batch size, and what its rounds have given so far. `timed` is False for a reference that is
+    run for its scores alone."""
+
+    name: str
+    candidate: Candidate
+    batch: int
+    role: str
+    reference: Candidate | None = None
+    doubt: str = ""  # about the reference, or why there is none
+    timed: bool = True
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def broken(self) -> bool:
+        return bool(self.outcomes) and self.outcomes[-1].status != "ok"
+
+    @property
+    def sound(self) -> list[Outcome]:
+        """The rounds that were finished."""
+        return [outcome for outcome in self.outcomes if outcome.status == "ok"]
+
+    @property
+    def scores(self) -> list[float] | None:
+        """Scores of all pictures, if it was this cell that gave its model's."""
+        return next((outcome.figures["scores"] for outcome in self.sound if outcome.figures.get("scores")), None)
+
+    def rounds(self, settings: Settings) -> int:
+        return settings.rounds if self.timed else 1
+
+
+def lay_out(
+    models: Sequence[Candidate], checkpoint: Path | None, settings: Settings, baselines: Sequence[str] = ()
+) -> list[Cell]:
+    """The rows to measure: the references first, then compiled ones, then the artefacts, each at every batch size.
+
+    With "none" among `baselines` the references of artefacts are scored and not timed, with "compile" each reference is
+    there compiled as well; a checkpoint that is one of the `models` is timed whatever the baselines.
+    """
+    chosen = describe(checkpoint) if checkpoint else None
+    artefacts = [model for model in models if model.format != "pytorch"]
+    settled = {artefact: reference_of(artefact, chosen) for artefact in artefacts}
+    references = list(dict.fromkeys(reference for reference, _ in settled.values() if reference))
+    asked = {model.sha256 for model in models if model.format == "pytorch"}
+    alone = [model for model in [*([chosen] if chosen else []), *models] if model.format == "pytorch"]
+    known = {reference.sha256 for reference in references}
+    references += [model for model in dict.fromkeys(alone) if model.sha256 not in known]
+    names = short_names([*references, *artefacts])
+    cells = []
+    for it in references:
+        timed = "none" not in baselines or it.sha256 in asked
+        batches = settings.batches if timed else settings.batches[:1]
+        cells += [Cell(names[it], it, batch, "reference", it, timed=timed) for batch in batches]
+    if "compile" in baselines:
+        for it in references:
+            compiled = replace(it, format=COMPILED)
+            cells += [Cell(names[it], compiled, batch, "baseline", it) for batch in settings.batches]
+    for it, (reference, doubt) in settled.items():
+        cells += [Cell(names[it], it, batch, "candidate", reference, doubt) for batch in settings.batches]
+    return cells
+
+
+def check_baselines(baselines: Sequence[str], cells: Sequence[Cell]) -> None:
+    """Raise MusiqError for baselines that exclude each other or that no checkpoint is there for."""
+    if {"none", "eager"} <= set(baselines):
+        raise MusiqError("--baseline none and --baseline eager exclude each other; leave one out.")
+    wanted = [baseline for baseline in baselines if baseline != "none"]
+    if wanted and not any(cell.role == "reference" for cell in cells):
+        why = next((f" ({cell.candidate.path.name}: {cell.doubt})" for cell in cells if cell.doubt), "")
+        raise MusiqError(
+            f"--baseline {wanted[0]} needs a checkpoint, and none is known{why}. Give it with --checkpoint FILE."
+        )

@@ -1,0 +1,186 @@
+"""The musiq-bench command on real files, in real processes: what it measures, what it says, and what it survives."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.bench_place import QUICK, bench, mean_pixels, report_of, without_torch
+
+pytest_plugins = ["tests.bench_fixtures"]
+
+
+def test_artefacts_are_measured_without_torch_and_a_corrupt_one_is_a_row(place: Path, tmp_path: Path) -> None:
+    path = without_torch(tmp_path)
+    asked = ("--images", "photos", "--labels", "labels.csv", "--batch", 1, "--batch", 5, "--out", tmp_path / "out")
+    done = bench(*asked, *QUICK, cwd=place, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    found = report_of(tmp_path / "out")
+    by_name = {(each["model"], each["batch"]): each for each in found["rows"]}
+    assert set(by_name) == {(name, batch) for name in ("brightness", "brighter", "corrupt") for batch in (1, 5)}
+
+    means = mean_pixels(place)
+    listed = {Path(each["image"]).name: each for each in csv.DictReader((place / "labels.csv").open())}
+    used = [name for name in means if listed[name]["split"] == "test"]
+    labels, scores = [float(listed[name]["mos"]) for name in used], [means[name] for name in used]
+    assert len(used) == 10
+    for batch in (1, 5):
+        row = by_name["brightness", batch]
+        assert (row["status"], row["provider"], row["pictures"]) == ("ok", "CPUExecutionProvider", 10)
+        assert row["srcc"] == pytest.approx(stats.spearmanr(scores, labels).statistic, abs=1e-9)
+        assert row["plcc"] == pytest.approx(stats.pearsonr(scores, labels).statistic, abs=1e-5)
+        assert row["krcc"] == pytest.approx(stats.kendalltau(scores, labels).statistic, abs=1e-9)
+        assert row["rmse"] == pytest.approx(np.sqrt(np.mean((np.array(scores) - labels) ** 2)), abs=1e-3)
+        assert row["srcc_interval"][0] <= row["srcc"] <= row["srcc_interval"][1]
+        assert row["latency_ms"]["n"] == 6
+        assert len(row["latency_ms"]["rounds_p50"]) == 2
+        assert row["latency_ms"]["min"] <= row["latency_ms"]["p50"] <= row["latency_ms"]["max"]
+        assert row["latency_ms"]["p90"] is None
+        assert row["images_per_s"] == pytest.approx(1000 * batch / row["latency_ms"]["mean"])
+        assert row["end_to_end_ms"]["mean"] > row["latency_ms"]["min"]
+        assert 0 < row["load_s"] < 60
+        assert row["peak_memory_mib"] > 20
+        assert row["file_mb"] == pytest.approx((place / "exports" / "brightness.onnx").stat().st_size / 1e6)
+        assert row["srcc_reference"] is row["max_difference"] is None
+        assert "no record names its checkpoint" in row["words"]["srcc_reference"]
+        assert by_name["corrupt", batch]["status"] == "failed"
+        assert by_name["corrupt", batch]["latency_ms"] is None
+    assert [Path(each["path"]).name for each in found["pictures"]["broken"]] == ["08.png"]
+    assert found["labels"] == {"source": "labels.csv", "target": found["labels"]["target"], "split": "test", "n": 10}
+    assert "split test, n = 10" in done.stdout
+    assert "1 that cannot be read left out" in done.stdout
+    assert "failed" in done.stdout
+    assert max(map(len, done.stdout.split("Written:")[0].splitlines())) <= 100
+    assert done.stderr == ""
+
+
+def test_pytorch_and_its_export_stand_side_by_side(torch_place: Path, tmp_path: Path) -> None:
+    asked = (
+        "--images",
+        "photos",
+        "--batch",
+        2,
+        "--threads",
+        1,
+        "--out",
+        tmp_path / "out",
+        "--fail-above-difference",
+        1e-3,
+    )
+    done = bench(*asked, *QUICK, cwd=torch_place)
+    assert done.returncode == 0, done.stderr
+    reference, exported = report_of(tmp_path / "out")["rows"]
+    assert (reference["role"], reference["provider"], reference["precision"]) == ("reference", "PyTorch cpu", "fp32")
+    assert (exported["role"], exported["provider"], exported["precision"]) == (
+        "candidate",
+        "CPUExecutionProvider",
+        "fp32",
+    )
+    # The checkpoint was trained for another size; the reference is it at the size of the artefact.
+    assert (reference["height"], reference["width"]) == (exported["height"], exported["width"]) == (64, 96)
+    assert exported["pictures"] == 11
+    assert exported["max_difference"] < 1e-4
+    assert exported["mean_difference"] <= exported["max_difference"]
+    assert exported["srcc_reference"] > 0.99
+    assert exported["srcc"] is None
+    assert "srcc" not in exported["words"]
+    assert Path(exported["reference"]).name == "best.safetensors"
+    assert reference["words"]["srcc_reference"] == "reference"
+    assert "SRCC ref" in done.stdout
+
+
+def test_without_torch_the_exporters_own_check_is_told(torch_place: Path, tmp_path: Path) -> None:
+    path = without_torch(tmp_path)
+    asked = ("--images", "photos", "--out", tmp_path / "out", "--fail-above-difference", 1)
+    done = bench(*asked, *QUICK, cwd=torch_place, PYTHONPATH=path)
+    assert done.returncode == 4
+    reference, exported = report_of(tmp_path / "out")["rows"]
+    assert (reference["status"], exported["status"]) == ("missing package", "ok")
+    assert exported["latency_ms"]["n"] == 6
+    assert "PyTorch did not run" in exported["words"]["max_difference"]
+    assert exported["notes"] == ["when exported it differed from PyTorch by at most 2.0e-06, SRCC 1.00000 (9 pictures)"]
+    assert "a difference of at most 1 is wanted, and there is none" in done.stderr
+
+
+def test_a_score_below_the_limit_exits_with_4_and_names_the_row(place: Path, tmp_path: Path) -> None:
+    asked = ("--images", "photos", "--labels", "labels.csv", "--models", "exports/brightness.onnx", "--out", tmp_path)
+    done = bench(*asked, *QUICK, "--fail-below-srcc", 0.9999, cwd=place)
+    assert done.returncode == 4
+    assert "brightness unknown on CPUExecutionProvider, batch 1: SRCC to the labels is" in done.stderr
+    assert report_of(tmp_path)["rows"][0]["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("--images", "nowhere"), "There is no nowhere"),
+        (("--images", "photos", "--models", "no.onnx"), "Cannot read no.onnx"),
+        (("--images", "photos", "--models", "labels.csv"), "labels.csv is of no known kind"),
+        (("--images", "photos", "--labels", "no.csv"), "Cannot read the labels no.csv"),
+        (("--images", "photos", "--labels", "labels.csv", "--split", "val"), "no picture in the split val"),
+        (("--images", "photos", "--models", "exports/corrupt.onnx", *QUICK), "No model could be measured"),
+        (
+            ("--images", "photos/08.png", "--models", "exports/brightness.onnx", *QUICK),
+            "None of 1 pictures can be read",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_1(
+    place: Path, tmp_path: Path, asked: tuple[str, ...], message: str
+) -> None:
+    done = bench(*asked, "--out", tmp_path, cwd=place)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_keeps_what_is_finished_and_resume_measures_the_rest(place: Path, tmp_path: Path) -> None:
+    models = ("--models", "exports/brightness.onnx", "--models", "exports/brighter.onnx")
+    asked = ["--images", "photos", *models, "--calls", "6", "--seconds", "8", "--rounds", "1", "--warmup", "0"]
+    command = [sys.executable, "-m", "musiq_bench", *asked, "--out", str(tmp_path / "out")]
+    variables = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, cwd=place, env=variables, stderr=subprocess.PIPE, stdout=-3, text=True)
+    journal = tmp_path / "out" / "measured.jsonl"
+    waited = time.monotonic()
+    while not (journal.is_file() and journal.read_text().count("\n") > 1) and time.monotonic() - waited < 100:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted: the rows above are what was finished; the same command with --resume goes on." in said
+    found = report_of(tmp_path / "out")
+    assert (found["interrupted"], found["resumed"]) == (True, 0)
+    done, stopped = found["rows"]
+    assert (done["model"], done["status"], done["pictures"]) == ("brightness", "ok", 11)
+    assert (stopped["model"], stopped["status"]) == ("brighter", "not measured (interrupted)")
+    assert stopped["latency_ms"] is None
+    assert not list(tmp_path.glob("musiq-bench-*"))
+
+    with journal.open("a") as file:
+        file.write('{"round": {"cut short')
+    resumed = bench(*asked, "--resume", "--plan", "--out", tmp_path / "out", cwd=place)
+    assert resumed.returncode == 0, resumed.stderr
+    planned = resumed.stdout.splitlines()
+    assert "1 of 1 rounds done" in planned[0]
+    assert "2 rows, 12 pictures" in planned[2]
+    resumed = bench(*asked, "--resume", "--out", tmp_path / "out", cwd=place)
+    assert resumed.returncode == 0, resumed.stderr
+    found = report_of(tmp_path / "out")
+    assert (found["interrupted"], found["resumed"]) == (False, 1)
+    assert [row["status"] for row in found["rows"]] == ["ok", "ok"]
+    assert found["rows"][0]["latency_ms"] == done["latency_ms"]
+    assert found["pictures"]["used"] == 11
+
+    other = bench(*asked, "--threads", 1, "--resume", "--out", tmp_path / "out", cwd=place)
+    assert other.returncode == 1
+    assert "measured with other threads (null then, 1 now)" in other.stderr
+    assert other.stderr.count("\n") == 1
