@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -60,16 +60,24 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Backgrou
 def prepare(
     source: Source, height: int, width: int, *, max_pixels: int = MAX_PIXELS, background: Background = "white"
 ) -> tuple[Image, str]:
-    """`decode`, then `fit`, for many threads at once: they decode pictures of more than LARGE pixels in turn.
+    """`decode`, then `fit`, for many threads at once: see `decoded`."""
+    with decoded(source, max_pixels=max_pixels, background=background) as image:
+        return fit(image, height, width)
+
+
+@contextmanager
+def decoded(source: Source, *, max_pixels: int = MAX_PIXELS, background: Background = "white") -> Iterator[Image]:
+    """`decode` for many threads at once: they take turns with pictures of more than LARGE pixels, to the block's end.
 
     So the memory of N threads is bounded by N pictures of LARGE pixels and one of `max_pixels`, at 6 bytes a pixel, or up
     to 16 with alpha, 16 bits or AVIF (measured).
     """
     if isinstance(source, np.ndarray):
-        return fit(decode(source, max_pixels=max_pixels, background=background), height, width)
+        yield decode(source, max_pixels=max_pixels, background=background)
+        return
     data, header = _opened(source, max_pixels)
     with _LARGE_IN_TURN if header.width * header.height > LARGE else nullcontext():
-        return fit(_upright(data, header, background), height, width)
+        yield _upright(data, header, background)
 
 
 def fit(image: Image, height: int, width: int) -> tuple[Image, str]:
