@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -16,6 +16,7 @@ from .report import Report, Row
 WIDTH = 100  # columns, where nothing says how wide the output is
 WIDE = 150  # columns from which the rest of the figures is shown too
 
+NAMED = 4  # rows of unsteady latency that are named
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ORT"}
 
 SHORT = {
@@ -40,7 +41,7 @@ class Column:
     labelled: bool = False  # only where there are labels
 
 
-def _figure(name: str, form: str) -> Callable[[Row], str]:
+def figure(name: str, form: str) -> Callable[[Row], str]:
     """A cell of one figure, or the word for why there is none."""
 
     def text(row: Row) -> str:
@@ -52,7 +53,7 @@ def _figure(name: str, form: str) -> Callable[[Row], str]:
     return text
 
 
-def _time(clock: str, name: str) -> Callable[[Row], str]:
+def time(clock: str, name: str) -> Callable[[Row], str]:
     """A cell of one latency in milliseconds; a percentile that so few calls do not support is a dash."""
 
     def text(row: Row) -> str:
@@ -87,21 +88,21 @@ COLUMNS = (
     Column("type", lambda row: row.precision, right=False, least=96),
     Column("batch", lambda row: str(row.batch)),
     Column(
-        "p50 ms", lambda row: _time("latency_ms", "p50")(row) if row.latency_ms else SHORT.get(row.status, row.status)
+        "p50 ms", lambda row: time("latency_ms", "p50")(row) if row.latency_ms else SHORT.get(row.status, row.status)
     ),
-    Column("p90 ms", _time("latency_ms", "p90")),
+    Column("p90 ms", time("latency_ms", "p90")),
     Column("n", lambda row: str(row.latency_ms.n) if row.latency_ms else ""),
     Column("img/s", lambda row: _per_s(row.images_per_s), least=96),
-    Column("max diff", _figure("max_difference", ".1e")),
-    Column("SRCC ref", _figure("srcc_reference", ".5f")),
-    Column("SRCC", _figure("srcc", ".4f"), labelled=True),
-    Column("PLCC", _figure("plcc", ".4f"), labelled=True),
-    Column("files ms", _time("end_to_end_ms", "p50"), least=WIDE),
-    Column("load s", _figure("load_s", ".2f"), least=WIDE),
-    Column("first ms", _figure("cold_start_ms", ".0f"), least=WIDE),
-    Column("peak MiB", _figure("peak_memory_mib", ".0f"), least=WIDE),
-    Column("GPU MiB", _figure("device_memory_mib", ".0f"), least=WIDE),
-    Column("file MB", _figure("file_mb", ".1f"), least=WIDE),
+    Column("max diff", figure("max_difference", ".1e")),
+    Column("SRCC ref", figure("srcc_reference", ".5f")),
+    Column("SRCC", figure("srcc", ".4f"), labelled=True),
+    Column("PLCC", figure("plcc", ".4f"), labelled=True),
+    Column("files ms", time("end_to_end_ms", "p50"), least=WIDE),
+    Column("load s", figure("load_s", ".2f"), least=WIDE),
+    Column("first ms", figure("cold_start_ms", ".0f"), least=WIDE),
+    Column("peak MiB", figure("peak_memory_mib", ".0f"), least=WIDE),
+    Column("GPU MiB", figure("device_memory_mib", ".0f"), least=WIDE),
+    Column("file MB", figure("file_mb", ".1f"), least=WIDE),
 )
 
 
@@ -144,9 +145,13 @@ def caption(report: Report) -> str:
     return "".join(said)
 
 
-def remarks(report: Report) -> list[str]:
-    """One line for each thing that the table's figures do not say by themselves."""
-    said = [f"{_name(row)}: {remark}" for row in report.rows for remark in _remarks(row)]
+def remarks(report: Report, paired: bool = True) -> list[str]:
+    """One line for each thing that the table's figures do not say by themselves; `paired` with SRCC minus PyTorch's."""
+    batches: dict[tuple[str, str], list[str]] = {}
+    for row in report.rows:
+        for remark in _remarks(row, paired):
+            batches.setdefault((_name(row), remark), []).append(str(row.batch))
+    said = [f"{name}, batch {' and '.join(those)}: {remark}" for (name, remark), those in batches.items()]
     wanted = report.labels["target"] if report.labels else None
     for target in dict.fromkeys(row.target for row in report.rows if wanted and row.target not in (None, wanted)):
         trained = (
@@ -155,24 +160,31 @@ def remarks(report: Report) -> list[str]:
             else f"Scores predict {target}"
         )
         said.append(f"{trained}; the labels are {wanted}: compare ranks, not RMSE.")
-    unsteady = [(row, row.latency_ms.cv) for row in report.rows if row.latency_ms and row.latency_ms.cv]
-    noisy = [f"{_name(row)} {cv:.0%}" for row, cv in unsteady if cv > NOISY]
-    if noisy:
-        said.append(f"Latencies vary by more than {NOISY:.1%} (standard deviation over mean): {', '.join(noisy)}.")
-    return said
+    return said + _unsteady(report.rows)
+
+
+def _unsteady(rows: Sequence[Row]) -> list[str]:
+    """A line for the rows whose calls vary much, the worst first; the rest of many are counted alone."""
+    steady = [(row.latency_ms.cv, row) for row in rows if row.latency_ms and row.latency_ms.cv]
+    noisy = sorted(((cv, row) for cv, row in steady if cv > NOISY), key=lambda each: -each[0])
+    if not noisy:
+        return []
+    worst = [f"{_name(row)}, batch {row.batch} by {cv:.0%}" for cv, row in noisy[:NAMED]]
+    more = [f"and {len(noisy) - NAMED} rows more"] if len(noisy) > NAMED else []
+    return [f"Latencies vary by more than {NOISY:.1%} (standard deviation over mean): {', '.join(worst + more)}."]
 
 
 def _name(row: Row) -> str:
-    return f"{row.model} on {runs_on(row)}, batch {row.batch}"
+    return f"{row.model} on {runs_on(row)}"
 
 
-def _remarks(row: Row) -> list[str]:
+def _remarks(row: Row, paired: bool) -> list[str]:
     said = []
     if row.status != "ok":
         said.append(f"{row.status}: {row.reason}")
     elif row.role != "reference" and row.words.get("srcc_reference") and row.max_difference is None:
         said.append(f"not compared with PyTorch: {row.words['srcc_reference']}")
-    if row.srcc_delta and row.srcc_delta_interval is not None:
+    if paired and row.srcc_delta and row.srcc_delta_interval is not None:
         low, high = row.srcc_delta_interval
         said.append(f"SRCC {row.srcc_delta:+.5f} from PyTorch's, 95% interval {low:+.5f} to {high:+.5f}")
     return said + row.notes

@@ -1,32 +1,66 @@
-"""`report.json`, `report.csv` and `report.md`: the same rows for programs, spreadsheets and people."""
+"""`report.json`, `report.csv`, `report.md`, `report.html` and plots: the same rows for programs, spreadsheets, people."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 from musiq.artifact import whole
+from musiq.errors import MusiqError
 
 from .figures import Latency
+from .html import page
+from .plots import NAMES, Plot, draw
 from .report import Report, Row
 from .table import COLUMNS, remarks
 
+FILES = ("report.json", "report.csv", "report.md", "report.html")
+
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Write the three files into `folder`, each whole or not at all; their paths."""
-    texts = {"report.json": _json(report), "report.md": markdown(report)}
-    for name, text in texts.items():
-        with whole(folder / name) as part:
-            part.write_text(text, encoding="utf-8")
-    with whole(folder / "report.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-        flat = [flatten(row) for row in report.rows]
-        writer = csv.DictWriter(file, flat[0])
-        writer.writeheader()
-        writer.writerows(flat)
-    return [folder / name for name in ("report.json", "report.csv", "report.md")]
+    """Write FILES and the plots into `folder`, each whole or not at all; their paths.
+
+    Figures first, since drawing may fail where a measurement of hours is at stake. Without matplotlib there are no plots,
+    and a warning says so. Plots of an earlier report that this one has no figures for are removed.
+    """
+    _put(folder / "report.json", _json(report))
+    _put(folder / "report.csv", _csv(report))
+    _put(folder / "report.md", markdown(report))
+    plots, without = _draw(report)
+    _put(folder / "report.html", page(report, plots, without))
+    for name in NAMES:
+        (folder / f"{name}.png").unlink(missing_ok=True)
+    for plot in plots:
+        _put(folder / f"{plot.name}.png", plot.png)
+    return [folder / name for name in (*FILES, *(f"{plot.name}.png" for plot in plots))]
+
+
+def _put(path: Path, content: str | bytes) -> None:
+    with whole(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _draw(report: Report) -> tuple[list[Plot], str]:
+    """The plots, or why there are none."""
+    try:
+        return draw(report), ""
+    except MusiqError as problem:
+        warnings.warn(str(problem), stacklevel=3)
+        return [], str(problem)
+
+
+def _csv(report: Report) -> str:
+    file = io.StringIO(newline="")
+    flat = [flatten(row) for row in report.rows]
+    writer = csv.DictWriter(file, flat[0])
+    writer.writeheader()
+    writer.writerows(flat)
+    return file.getvalue()
 
 
 def _json(report: Report) -> str:
