@@ -1,6 +1,7 @@
 """Train a MUSIQ model on labelled pictures: one visible loop, on a CPU, a GPU, or several by `accelerate launch`.
 
-This file is the loop and the command; musiq/training has the parts of a step (learning) and what surrounds the loop.
+This file is the loop and the command; musiq/training has the parts of a step (learning, gradients), what surrounds the
+loop, and the options that make a recipe.
 """
 
 from __future__ import annotations
@@ -19,23 +20,13 @@ from musiq.cli import Command
 from musiq.collect import open_dataset
 from musiq.errors import ImageError
 from musiq.image import prepare
-from musiq.losses import MARGIN, ON_SCORES, ON_SHARES, parse
+from musiq.losses import parse
 from musiq.spec import PRESETS
 from musiq.training import runs
-from musiq.training.runs import Settings
+from musiq.training.options import recipe_options, settle
 
 if TYPE_CHECKING:
     from musiq.training.surroundings import Run
-
-# What a preset needs so that nothing else has to be given. The tiny one's are tuned on the demo's pictures; the others
-# follow common practice for a pretrained trunk at these picture sizes.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "resnet50": {"epochs": 30, "batch_size": 8, "lr": 5e-5, "trunk_weights": "download", "loss": "l1"},
-    "resnet50-classic": {"epochs": 30, "batch_size": 8, "lr": 5e-5, "trunk_weights": "download", "loss": "l1"},
-    "musiq": {"epochs": 30, "batch_size": 16, "lr": 1e-4, "trunk_weights": "none", "loss": "l1"},
-    "musiq-pyiqa": {"epochs": 30, "batch_size": 16, "lr": 1e-4, "trunk_weights": "none", "loss": "l1"},
-    "tiny": {"epochs": 6, "batch_size": 16, "lr": 1e-3, "trunk_weights": "none", "loss": "l1+ranking"},
-}
 
 NEEDS = f"""train.py needs pictures with quality labels, higher being better:
 
@@ -54,68 +45,44 @@ All options: python train.py --help"""
 def train(run: Run) -> None:
     """Train, or go on training, to the last epoch; leaves best.safetensors and last.safetensors in the run's folder."""
     from musiq.training import learning
-    from musiq.training.surroundings import end_epoch, epoch_batches, note_step, restore, save_if_due, save_state
+    from musiq.training.gradients import Objective
+    from musiq.training.surroundings import (
+        end_epoch,
+        epoch_batches,
+        note_step,
+        prepare_learner,
+        save_if_due,
+        save_state,
+    )
 
     accelerator, settings, state = run.accelerator, run.settings, run.state
-    items, terms = run.dataset.split("train"), parse(settings.loss, settings.outputs)
-    model = learning.build_model(settings, run.dataset)
-    wrapped, optimizer = restore(run, model, learning.build_optimizer(settings, model))
-    wanted_scores, wanted_shares = learning.wanted_of(items, model.spec, accelerator.device)
+    items = run.dataset.split("train")
     size = min(settings.batch_size, len(items)) // accelerator.num_processes * accelerator.num_processes
     per_epoch = len(items) // size
     steps = per_epoch * settings.epochs
+    learner = prepare_learner(run)
+    wanted = learning.wanted_of(items, learner.model.spec, accelerator.device)
+    objective = Objective(accelerator, settings, wanted, share=size // accelerator.num_processes)
     task = run.progress.add_task("train", total=steps, completed=state.epoch * per_epoch + state.step)
 
     while state.epoch < settings.epochs:
-        learning.set_training(model, settings.batch_norm)
+        learning.set_training(learner.model, state.frozen_norms)
         for images, indices in epoch_batches(run, size):
             step = state.epoch * per_epoch + state.step
             rate = learning.learning_rate(step, steps, settings.lr, settings.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            outputs = wrapped(images).float()  # (B, K)
-            wanted = wanted_scores[indices], None if wanted_shares is None else wanted_shares[indices]
-            loss = learning.loss_of(outputs, wanted, terms, settings.margin)
-            accelerator.backward(loss)
+            learning.set_rates(learner.optimizer, rate)
+            loss = objective.backward(learner.wrapped, images, indices, step)
             if settings.clip:
-                accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            note_step(run, step, float(loss.detach()), rate)
+                accelerator.clip_grad_norm_(learner.wrapped.parameters(), settings.clip)
+            learner.learn()
+            note_step(run, step, loss, rate)
             run.progress.update(task, completed=step + 1, description=f"epoch {state.epoch + 1}/{settings.epochs}")
             if state.step < per_epoch:
-                save_if_due(run, model, optimizer)
-        end_epoch(run, model, per_epoch)
-        save_state(run, model, optimizer)
+                save_if_due(run, learner)
+        end_epoch(run, learner, per_epoch, size)
+        save_state(run, learner)
 
 
-def settle(options: dict[str, Any]) -> Settings:
-    """Options, completed by the preset's defaults."""
-    defaults = DEFAULTS[options["preset"]]
-    values: dict[str, Any] = {
-        name: defaults.get(name) if options[name] is None else options[name] for name in Settings.__annotations__
-    }
-    spec = PRESETS[options["preset"]]
-    values["height"], values["width"] = values["height"] or spec.height, values["width"] or spec.width
-    values["start"] = str(options["start"]) if options["start"] else None
-    if values["start"]:
-        values["trunk_weights"] = "none"
-    if options["loss"] is None and options["outputs"] > 1:
-        values["loss"] = "emd"
-    if values["batch_norm"] == "auto":
-        values["batch_norm"] = "trained" if values["trunk_weights"] == "none" and not values["start"] else "frozen"
-    return Settings(**values)
-
-
-def by_preset(name: str) -> str:
-    """The defaults of an option that differ among presets, for its help."""
-    groups: dict[Any, list[str]] = {}
-    for key, values in DEFAULTS.items():
-        groups.setdefault(values[name], []).append(key)
-    return "; ".join(f"{value} for {', '.join(keys)}" for value, keys in groups.items())
-
-
-FILE = click.Path(exists=False, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -130,7 +97,11 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--list-data", is_flag=True, help="Say what each dataset needs on disk and where it is published, and exit."
 )
-@click.option("--labels", type=FILE, help="A CSV image,mos[,split][,std][,c1..cK], or koniq-10k.txt.")
+@click.option(
+    "--labels",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A CSV image,mos[,split][,std][,c1..cK], or koniq-10k.txt.",
+)
 @click.option(
     "--root",
     type=FOLDER,
@@ -145,6 +116,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     "marked where it does not; drop: also leave copies of val and test pictures out of train; keep: do not look.",
 )
 @click.option("--target", help="What the labels are, as every figure will name it.  [default: from the label file]")
+@click.option("--terms", help="Terms of the pictures and labels, for the model card.  [default: known for --data]")
 @click.option(
     "--score-range", type=(float, float), help="Worst and best possible label.  [default: known for KonIQ-10k]"
 )
@@ -152,56 +124,19 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     "--max-images", type=click.IntRange(3), help="Use only so many, each split in its proportion.  [default: all]"
 )
 @click.option("--skip-missing", is_flag=True, help="Go on without pictures that are not there.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="resnet50", help="The model.")
-@click.option(
-    "--start", type=FILE, help="Start from this checkpoint (of any known layout), with a new head.  [default: none]"
-)
-@click.option(
-    "--trunk-weights",
-    metavar="FILE|download|none",
-    help=f"Where the trunk starts.  [default: {by_preset('trunk_weights')}]",
-)
-@click.option(
-    "--height", type=int, help="Of the pictures; others are resized to cover and cropped.  [default: 768; tiny: 192]"
-)
-@click.option("--width", type=int, help="[default: 1024; tiny: 256]")
-@click.option(
-    "--outputs", type=click.Choice(["1", "5", "10"]), default="1", help="1: a score; more: the shares c1..cK."
-)
-@click.option("--epochs", type=click.IntRange(1), help=f"[default: {by_preset('epochs')}]")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    help=f"Pictures in a step, over all GPUs.  [default: {by_preset('batch_size')}]",
-)
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help=f"Peak rate.  [default: {by_preset('lr')}]")
-@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", help="sgd has momentum 0.9.")
-@click.option("--weight-decay", type=click.FloatRange(0), default=0.01)
-@click.option(
-    "--warmup", type=click.FloatRange(0, 1), default=0.05, help="Part of all steps; a cosine to zero follows."
-)
-@click.option("--clip", type=click.FloatRange(0), default=1.0, help="Largest norm of a gradient; 0: any.")
-@click.option(
-    "--loss",
-    help=f"{', '.join([*ON_SCORES, *ON_SHARES])} or l1+0.5*ranking and the like.  "
-    f"[default: {by_preset('loss')}; with shares emd]",
-)
-@click.option("--margin", type=click.FloatRange(0), default=MARGIN, help="Of ranking, in the labels' deviations.")
-@click.option("--flip/--no-flip", default=True, help="Mirror half of the pictures, anew in each epoch.")
-@click.option(
-    "--batch-norm",
-    type=click.Choice(["auto", "frozen", "trained"]),
-    default="auto",
-    help="Statistics of a ResNet trunk; auto freezes those that came with weights.",
-)
-@click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), default="no")
+@recipe_options
 @click.option("--cpu", is_flag=True, help="Leave GPUs alone.")
 @click.option(
     "--workers", type=click.IntRange(0), default=min(8, os.cpu_count() or 1), help="Processes that decode pictures."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of weights, order, flips and a split not given.")
 @click.option("--out", type=FOLDER, help="The run's folder.  [default: runs/PRESET-DATE-TIME]")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out, or the newest; its own settings apply.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="auto",
+    metavar="[auto|DIR]",
+    help="Go on with the run in DIR, or (auto) in --out, or the newest one that can be read; its own settings apply.",
+)
 @click.option(
     "--save-every", type=click.FloatRange(0), default=10.0, help="Minutes between saved states within an epoch."
 )
@@ -210,7 +145,7 @@ def main(context: click.Context, /, **options: Any) -> None:
     """Train a MUSIQ model on pictures with quality labels, higher being better.
 
     Labels come from --data NAME --root DIR or from --labels FILE. The run's folder gets best.safetensors (by SRCC
-    on the validation split), and at the end metrics.json and predictions.csv of the test split.
+    on the validation split), and at the end metrics.json, predictions.csv, MODEL_CARD.md and curve.png.
     """
     if options["list_data"]:
         click.echo(datasets.describe())
@@ -219,9 +154,11 @@ def main(context: click.Context, /, **options: Any) -> None:
     if not (options["data"] or options["labels"] or options["resume"]):
         click.echo(NEEDS)
         return
-    given = {name for name in options if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
+    sources = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP
+    given = {name for name in options if context.get_parameter_source(name) in sources}
     run = open_run(options, given)
-    from musiq.training.surroundings import StopAskedError, open_log, show_progress, stop_on_signals, test
+    from musiq.training.report import test
+    from musiq.training.surroundings import StopAskedError, open_log, show_progress, stop_on_signals
 
     if run.state.epoch >= run.settings.epochs and runs.scored(run.folder):
         click.echo(
@@ -243,24 +180,25 @@ def open_run(options: dict[str, Any], given: set[str]) -> Run:
     """A new run, or the one to resume, with its folder written once everything is known to be right."""
     # Threads that wait by spinning slow a machine with other work on it several times; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from musiq.training.card import terms_of
     from musiq.training.surroundings import Run, agree_on_folder, start_accelerator
 
+    def say(line: str) -> None:
+        if int(os.environ.get("RANK", 0)) == 0:  # of accelerate launch; before there is an accelerator to ask
+            click.echo(line)
+
     settings = settle(options)
+    folder = options["out"] if options["resume"] in (None, "auto") else Path(options["resume"])
     # A job that may be stopped at any time has one command line: it begins the run where there is none yet.
-    begin = not options["resume"] or bool(given & {"labels", "data"} and not runs.exists(options["out"]))
+    begin = not options["resume"] or bool(given & {"labels", "data"} and not runs.exists(folder))
     if not begin:
-        folder = options["out"] or runs.newest()
+        folder = folder or runs.newest(say)
         saved, dataset = runs.read_run(folder)
         runs.check_same(saved, dataclasses.asdict(settings), given)
         settings = saved
     accelerator = start_accelerator(settings.mixed_precision, options["cpu"])
-
-    def say(line: str) -> None:
-        if accelerator.is_main_process:
-            click.echo(line)
-
     if begin:
-        folder = agree_on_folder(accelerator, options["out"], settings.preset)
+        folder = agree_on_folder(accelerator, folder, settings.preset)
         runs.check_new(folder)
         parse(settings.loss, settings.outputs)
         with accelerator.main_process_first():  # the others find its thumbnails
@@ -268,8 +206,8 @@ def open_run(options: dict[str, Any], given: set[str]) -> Run:
     run = Run(accelerator, settings, dataset, folder, options["workers"], options["save_every"])
     accelerator.wait_for_everyone()  # before one process writes what the others look for
     if accelerator.is_main_process and begin:
-        runs.write_run(folder, settings, dataset)
-    run.state, run.parts = runs.load_state(folder)
+        runs.write_run(folder, settings, dataset, options["terms"] or terms_of(options["data"]))
+    run.state, run.parts = runs.load_state(folder, say)
     describe(run, say)
     return run
 

@@ -1,11 +1,14 @@
-"""Training losses: plain functions and one literal table; weighted sums such as "l1+0.5*ranking".
+"""Training losses: plain functions and literal tables; weighted sums such as "l1+0.5*ranking".
 
 Losses on scores take predicted and wanted scores, float (B,); losses on shares take the predicted and wanted shares of
-the ratings 1..K, float (B, K), each row summing to 1. All return a scalar, the mean over the batch (or its pairs).
+the ratings 1..K, float (B, K), each row summing to 1; both are means over the pictures. Losses over pairs also take
+`groups`, int64 (B,) or None: only pictures of the same group are compared, because the scores of two datasets have no
+common order. All return a scalar.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 
 MARGIN = 0.1
 """Of `ranking`: with one output scores are z-scores, so a pair must be apart by a tenth of the labels' deviation."""
+
+FLOOR = 1e-12
+"""Under square roots and quotients, where an exact prediction would have an infinite slope."""
 
 
 def l1(predicted: Tensor, wanted: Tensor) -> Tensor:
@@ -28,21 +34,50 @@ def mse(predicted: Tensor, wanted: Tensor) -> Tensor:
     return (predicted - wanted).square().mean()
 
 
-def ranking(predicted: Tensor, wanted: Tensor, margin: float = MARGIN) -> Tensor:
+def ranking(predicted: Tensor, wanted: Tensor, groups: Tensor | None = None, margin: float = MARGIN) -> Tensor:
     """Pairwise hinge: the mean of max(0, margin - (p_i - p_j)) over all ordered pairs with wanted_i > wanted_j.
 
     Zero for a batch without such a pair. As RankIQA (Liu et al., ICCV 2017, arXiv 1707.08347), over all pairs of a batch.
     """
     ahead = predicted[:, None] - predicted[None, :]  # (B, B)
-    better = (wanted[:, None] > wanted[None, :]).to(predicted.dtype)
+    better = ((wanted[:, None] > wanted[None, :]) & _together(wanted, groups)).to(predicted.dtype)
     return ((margin - ahead).clamp(min=0) * better).sum() / better.sum().clamp(min=1)
+
+
+def fidelity(predicted: Tensor, wanted: Tensor, groups: Tensor | None = None) -> Tensor:
+    """Fidelity of the pairs' order: the mean of 1 - sqrt(q q') - sqrt((1 - q)(1 - q')) over all pairs.
+
+    q' = Phi((p_i - p_j) / sqrt(2)) is the predicted probability that i is better (Thurstone's case V), q is 1, 1/2 or 0 by
+    the labels. In [0, 1]; zero for a batch without a pair. After Tsai et al. (FRank, SIGIR 2007) as UNIQUE trains with it
+    (arXiv 2005.13983), whose q also knows the deviation of the ratings.
+    """
+    ahead = (predicted[:, None] - predicted[None, :]).double()  # (B, B); Phi of float32 is 0 or 1 too early
+    # (1 + sign) / 2 over both orders of a pair: 1 - sqrt(q q') - sqrt((1 - q)(1 - q')) is the same for (j, i).
+    q = (1 + (wanted[:, None] - wanted[None, :]).sign().double()) / 2
+    better = _normal(ahead)
+    kept = (q * better).clamp(min=FLOOR).sqrt() + ((1 - q) * (1 - better)).clamp(min=FLOOR).sqrt()
+    pairs = _together(wanted, groups).triu(diagonal=1).double()
+    return (((1 - kept) * pairs).sum() / pairs.sum().clamp(min=1)).to(predicted.dtype)
+
+
+def plcc(predicted: Tensor, wanted: Tensor, groups: Tensor | None = None) -> Tensor:
+    """(1 - r) / 2 with Pearson's r over the batch; with groups the mean of theirs, weighted by pictures. In [0, 1].
+
+    Groups of one picture have no r and count as nothing. As the loss of linearity in MDTVSFA (arXiv 2011.04263).
+    """
+    same = _together(wanted, groups).to(predicted.dtype)  # (B, B)
+    count = same.sum(dim=1)
+    p, y = predicted - same @ predicted / count, wanted - same @ wanted / count
+    spread = ((same @ p.square()) * (same @ y.square())).clamp(min=FLOOR).sqrt()
+    r = (same @ (p * y)) / spread  # (B,): of each picture's group
+    several = (count > 1).to(predicted.dtype)
+    return ((1 - r) / 2 * several).sum() / several.sum().clamp(min=1)
 
 
 def emd(predicted: Tensor, wanted: Tensor) -> Tensor:
     """Earth mover's distance with r = 2: sqrt(mean_k (CDF_p(k) - CDF_q(k))^2), as NIMA (arXiv 1709.05424, eq. 1)."""
     gaps = (predicted - wanted).cumsum(dim=1)  # (B, K)
-    # The floor keeps the root's slope finite where a prediction is exact.
-    return gaps.square().mean(dim=1).clamp(min=1e-12).sqrt().mean()
+    return gaps.square().mean(dim=1).clamp(min=FLOOR).sqrt().mean()
 
 
 def emd1(predicted: Tensor, wanted: Tensor) -> Tensor:
@@ -50,10 +85,24 @@ def emd1(predicted: Tensor, wanted: Tensor) -> Tensor:
     return (predicted - wanted).cumsum(dim=1).abs().mean()
 
 
-LossFunction = Callable[["Tensor", "Tensor"], "Tensor"]
+def _together(scores: Tensor, groups: Tensor | None) -> Tensor:
+    """Which pictures may be compared, bool (B, B)."""
+    groups = scores.new_zeros(len(scores)) if groups is None else groups
+    return groups[:, None] == groups[None, :]
 
-ON_SCORES: dict[str, LossFunction] = {"l1": l1, "mse": mse, "ranking": ranking}
+
+def _normal(difference: Tensor) -> Tensor:
+    """Phi(difference / sqrt(2)), the normal distribution's share below."""
+    return (1 + (difference / 2).erf()) / 2
+
+
+LossFunction = Callable[["Tensor", "Tensor"], "Tensor"]
+PairLoss = Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]
+
+ON_SCORES: dict[str, LossFunction] = {"l1": l1, "mse": mse}
+ON_PAIRS: dict[str, PairLoss] = {"ranking": ranking, "fidelity": fidelity, "plcc": plcc}
 ON_SHARES: dict[str, LossFunction] = {"emd": emd, "emd1": emd1}
+NAMES = (*ON_SCORES, *ON_PAIRS, *ON_SHARES)
 
 Terms = tuple[tuple[float, str], ...]
 
@@ -68,35 +117,49 @@ def parse(text: str, outputs: int = 1) -> Terms:
 
 
 def _term(part: str, text: str, outputs: int) -> tuple[float, str]:
-    known = ", ".join([*ON_SCORES, *ON_SHARES])
     weight_text, star, name = part.rpartition("*")
     try:
         weight = float(weight_text) if star else 1.0
     except ValueError:
         weight = -1.0
-    if not 0 < weight < float("inf"):
+    if not 0 < weight < math.inf:
         raise MusiqError(f"--loss {text!r}: {weight_text!r} is no positive weight; write for example l1+0.5*ranking.")
-    if name not in ON_SCORES and name not in ON_SHARES:
-        raise MusiqError(f"--loss {text!r}: there is no loss {name!r}; the losses are {known}.")
+    if name not in NAMES:
+        raise MusiqError(f"--loss {text!r}: there is no loss {name!r}; the losses are {', '.join(NAMES)}.")
     if name in ON_SHARES and outputs == 1:
         raise MusiqError(f"--loss {text!r}: {name} compares distributions; give --outputs 5 (or 10), or use l1 or mse.")
     return weight, name
 
 
+def over_pairs(terms: Terms) -> bool:
+    """Whether any of these compares pictures with each other, so that a batch is more than the sum of its parts."""
+    return any(name in ON_PAIRS for _, name in terms)
+
+
 def total(
-    terms: Terms, scores: tuple[Tensor, Tensor], shares: tuple[Tensor, Tensor] | None, margin: float = MARGIN
+    terms: Terms,
+    scores: tuple[Tensor, Tensor],
+    shares: tuple[Tensor, Tensor] | None,
+    margin: float = MARGIN,
+    groups: Tensor | None = None,
 ) -> Tensor:
     """The weighted sum of `terms`; `scores` and `shares` are (predicted, wanted), `margin` is that of `ranking`."""
-    parts = []
+    result = scores[0].new_zeros(())
     for weight, name in terms:
-        if name in ON_SHARES:
-            assert shares is not None  # parse() refuses such a loss for a model without shares
-            parts.append(weight * ON_SHARES[name](*shares))
-        elif name == "ranking":
-            parts.append(weight * ranking(*scores, margin=margin))
-        else:
-            parts.append(weight * ON_SCORES[name](*scores))
-    result = parts[0]
-    for part in parts[1:]:
-        result = result + part
+        result = result + weight * _one(name, scores, shares, margin, groups)
     return result
+
+
+def _one(
+    name: str,
+    scores: tuple[Tensor, Tensor],
+    shares: tuple[Tensor, Tensor] | None,
+    margin: float,
+    groups: Tensor | None,
+) -> Tensor:
+    if name in ON_SHARES:
+        assert shares is not None  # parse() refuses such a loss for a model without shares
+        return ON_SHARES[name](*shares)
+    if name == "ranking":
+        return ranking(*scores, groups, margin)
+    return ON_PAIRS[name](*scores, groups) if name in ON_PAIRS else ON_SCORES[name](*scores)

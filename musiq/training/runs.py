@@ -2,20 +2,21 @@
 
 run.json          settings and what the labels are; everything needed to go on
 split.csv         the labels with the split, a manifest itself
-state.pt          model, optimiser and position, read by training alone
+state.pt          model, optimiser and position, read by training alone; state-before.pt is the one before
 best.safetensors  the checkpoint of the best validation SRCC, last.safetensors that of the last epoch
-metrics.json, predictions.csv   the test split's figures and scores, written once at the end
-tensorboard/      the curves
+metrics.json, predictions.csv, MODEL_CARD.md   the test split's figures and scores, written once at the end
+tensorboard/, curve.png   loss and validation SRCC by epoch
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from musiq.data import Dataset, read_manifest, write_manifest
 from musiq.errors import MusiqError
 
 RUNS = Path("runs")
+STATE, BEFORE = "state.pt", "state-before.pt"
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,22 @@ class Settings:
     trunk_weights: str
     batch_norm: str
     mixed_precision: str
+    scales: str = "pyramid"
+    trunk_lr: float = 1.0
+    head_lr: float = 1.0
+    layer_decay: float = 1.0
+    ema: float = 0.0
+    drop_path: float = 0.0
+    accumulate: int = 1
+    checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
 
 
 @dataclass
 class State:
-    """Where a run stands: `step` batches of `epoch` are done. `best` is (validation SRCC, epoch)."""
+    """Where a run stands: `step` batches of `epoch` are done, in so many `seconds` of which so many were spent `waiting`
+    for pictures. `history` has one record for each epoch that is done."""
 
     epoch: int = 0
     step: int = 0
@@ -61,18 +74,32 @@ class State:
     best_srcc: float = float("nan")
     best_epoch: int = -1
     seconds: float = 0.0
+    waiting: float = 0.0
+    frozen_norms: list[str] = field(default_factory=list)
+    history: list[dict[str, float | None]] = field(default_factory=list)
 
 
 def new_folder(preset: str) -> Path:
     return RUNS / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def newest() -> Path:
-    """The run folder touched last. Raises MusiqError where there is none."""
-    found = sorted(RUNS.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise MusiqError(f"There is no run in {RUNS.resolve()} to resume; give its folder with --out.")
-    return found[-1].parent
+def newest(say: Callable[[str], None] = lambda line: None) -> Path:
+    """The run folder written to last whose files can be read; those passed over are said. Raises MusiqError where there is
+    none."""
+    found = sorted(RUNS.glob("*/run.json"), key=_written, reverse=True)
+    for record in found:
+        try:
+            read_run(record.parent)
+            load_state(record.parent)
+            return record.parent
+        except MusiqError as problem:
+            say(f"Passed over: {problem}")
+    raise MusiqError(f"There is no run in {RUNS.resolve()} to resume; give its folder with --out.")
+
+
+def _written(record: Path) -> float:
+    """When a run was written to last, seconds since the epoch."""
+    return max(path.stat().st_mtime for path in (record, record.with_name(STATE)) if path.exists())
 
 
 def exists(folder: Path | None) -> bool:
@@ -89,10 +116,11 @@ def check_new(folder: Path) -> None:
         raise MusiqError(f"{folder} holds a run already: go on with --resume --out {folder}, or give another --out.")
 
 
-def write_run(folder: Path, settings: Settings, dataset: Dataset) -> None:
-    """run.json last: a folder with it is complete."""
+def write_run(folder: Path, settings: Settings, dataset: Dataset, terms: str) -> None:
+    """run.json last: a folder with it is complete. `terms` are those under which the pictures may be used."""
     write_manifest(dataset, folder / "split.csv")
     labels = {"root": str(dataset.root.resolve()), "target": dataset.target, "score_range": dataset.score_range}
+    labels["terms"] = terms
     write_json(folder / "run.json", {"settings": dataclasses.asdict(settings), "labels": labels})
 
 
@@ -127,22 +155,37 @@ def write_json(path: Path, value: object) -> None:
 
 
 def save_state(folder: Path, state: State, parts: dict[str, Any]) -> None:
-    """`parts` are state dicts: of model, optimiser and gradient scaler."""
+    """`parts` are state dicts: of model, optimiser and more. The state before this one is kept beside it.
+
+    Raises MusiqError where it cannot be written; what was saved before is then still there.
+    """
     import torch
 
-    with whole(folder / "state.pt") as part:
-        torch.save({"state": dataclasses.asdict(state), **parts}, part)
+    with whole(folder / STATE) as part:
+        try:
+            torch.save({"state": dataclasses.asdict(state), **parts}, part)
+        except RuntimeError as problem:  # what torch makes of a disk that is full
+            raise OSError(0, f"its disk may be full ({str(problem).splitlines()[0]})") from problem
+        if (folder / STATE).exists():
+            os.replace(folder / STATE, folder / BEFORE)
 
 
-def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
-    """The saved position and state dicts; the beginning and {} where a run was stopped before the first was saved."""
+def load_state(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[State, dict[str, Any]]:
+    """The saved position and state dicts, those before where the last cannot be read; the beginning and {} where a run was
+    stopped before the first was saved. Raises MusiqError where there are some and none can be read."""
+    found = [folder / name for name in (STATE, BEFORE) if (folder / name).exists()]
+    for path in found:
+        try:
+            return _read_state(path)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError):
+            say(f"{path} is broken; going on from the state saved before it, if there is one.")
+    if found:
+        raise MusiqError(f"{found[0]} is broken; start a new run, or put a copy of the file back.")
+    return State(), {}
+
+
+def _read_state(path: Path) -> tuple[State, dict[str, Any]]:
     import torch
 
-    path = folder / "state.pt"
-    if not path.exists():
-        return State(), {}
-    try:
-        parts: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return State(**parts.pop("state")), parts
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as problem:
-        raise MusiqError(f"{path} is broken; start a new run, or put a copy of the file back.") from problem
+    parts: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return State(**parts.pop("state")), parts

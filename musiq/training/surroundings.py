@@ -5,7 +5,6 @@ The parts of one step are in musiq.training.learning, the files of a run's folde
 
 from __future__ import annotations
 
-import csv
 import math
 import signal
 import sys
@@ -17,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from musiq import checkpoint
-from musiq.artifact import whole
 from musiq.data import Dataset
 from musiq.errors import MusiqError
-from musiq.metrics import agreement, srcc, undefined
+from musiq.metrics import srcc, undefined
 from musiq.model import Musiq
 from musiq.training import learning, runs
 from musiq.training.batches import Pictures, cut, epoch_order, load
 from musiq.training.runs import Settings, State
+from musiq.training.techniques import average_of, equip
 
 
 class StopAskedError(Exception):
@@ -48,31 +47,71 @@ class Run:
     workers: int
     save_every: float  # minutes
     state: State = field(default_factory=State)
-    parts: dict[str, Any] = field(default_factory=dict)  # state dicts of the model, optimiser and gradient scaler
+    parts: dict[str, Any] = field(default_factory=dict)  # state dicts of the model, average, optimiser, gradient scaler
     saved_at: float = field(default_factory=time.monotonic)
     progress: Progress = field(default_factory=lambda: show_progress(False))
     log: Any = None
     stop_asked: bool = False
 
 
-def restore(run: Run, model: Musiq, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
-    """Model and optimiser as the saved state left them, on the accelerator's device, over all processes."""
-    if run.parts:
-        model.load_state_dict(run.parts["model"])
-    wrapped, optimizer = run.accelerator.prepare(model, optimizer)
-    if run.parts:
-        optimizer.load_state_dict(run.parts["optimizer"])
-        if run.accelerator.scaler is not None and run.parts["scaler"]:
-            run.accelerator.scaler.load_state_dict(run.parts["scaler"])
+@dataclass
+class Learner:
+    """What learns: `model`, the same `wrapped` for all processes, its `optimizer`, and the `average` of its weights, which
+    is what is scored and kept, None for none."""
+
+    model: Musiq
+    wrapped: nn.Module
+    optimizer: Any
+    average: AveragedModel | None
+
+    @property
+    def kept(self) -> Musiq:
+        """The model that is scored and written to checkpoints."""
+        if self.average is None:
+            return self.model
+        averaged = self.average.module
+        assert isinstance(averaged, Musiq)
+        return averaged
+
+    def learn(self) -> None:
+        """One step along the gradient."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+
+def prepare_learner(run: Run) -> Learner:
+    """As the saved state left it or at its beginning, on the accelerator's device, over all processes."""
+    accelerator, settings, parts = run.accelerator, run.settings, run.parts
+    model, frozen, missing = learning.build_model(settings, run.dataset, resumed=bool(parts))
+    optimizer = learning.build_optimizer(settings, model)
+    average = average_of(model, settings.ema)
+    if parts:
+        model.load_state_dict(parts["model"])
+        if average is not None:
+            average.load_state_dict(parts["average"])
+    else:
+        run.state.frozen_norms = frozen
+    if missing and accelerator.is_main_process:
+        click.echo(missing)
+    if average is not None:
+        average.to(accelerator.device)
+    equip(model, settings, accelerator.device)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    if parts:
+        optimizer.load_state_dict(parts["optimizer"])
+        if accelerator.scaler is not None and parts["scaler"]:
+            accelerator.scaler.load_state_dict(parts["scaler"])
     run.parts = {}  # as large as the model and its optimiser together
-    return wrapped, optimizer
+    return Learner(model, wrapped, optimizer, average)
 
 
 def epoch_batches(run: Run, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of the epoch's batches from where the state stands: images and their indices, on the device.
 
-    Pictures that cannot be read are named and left out; where that leaves none, the images are one black picture, because
-    all processes must take each step together, and the indices are empty.
+    Pictures that cannot be read are named and left out, which may leave none. Counts what the epoch's steps take, and how
+    much of it is waiting for pictures.
     """
     settings, state, accelerator = run.settings, run.state, run.accelerator
     items = run.dataset.split("train")
@@ -80,12 +119,14 @@ def epoch_batches(run: Run, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     order = epoch_order(len(items), settings.seed, state.epoch)
     batches = cut(order, size, accelerator.process_index, accelerator.num_processes)[state.step :]
     pictures = Pictures(items, settings.height, settings.width, flips)
+    lap = time.monotonic()
     for images, indices, problems in load(pictures, batches, run.workers, pin=accelerator.device.type == "cuda"):
+        state.waiting += time.monotonic() - lap
         for problem in problems:
             click.echo(f"Left out of epoch {state.epoch + 1}: {problem}", err=True)
-        if not len(indices):
-            images = torch.zeros(1, settings.height, settings.width, 3, dtype=torch.uint8)
         yield images.to(accelerator.device, non_blocking=True), indices.to(accelerator.device)
+        before, lap = lap, time.monotonic()
+        state.seconds += lap - before
 
 
 def note_step(run: Run, step: int, loss: float, rate: float) -> None:
@@ -101,49 +142,67 @@ def note_step(run: Run, step: int, loss: float, rate: float) -> None:
         run.log.add_scalar("train/lr", rate, step)
 
 
-def save_if_due(run: Run, model: Musiq, optimizer: Any) -> None:
+def save_if_due(run: Run, learner: Learner) -> None:
     if run.stop_asked:
-        save_state(run, model, optimizer)
+        save_state(run, learner)
         raise StopAskedError(f"Stopped in epoch {run.state.epoch + 1}, after {run.state.step} of its steps.")
     if time.monotonic() - run.saved_at >= 60 * run.save_every:
-        save_state(run, model, optimizer)
+        save_state(run, learner)
 
 
-def save_state(run: Run, model: Musiq, optimizer: Any) -> None:
+def save_state(run: Run, learner: Learner) -> None:
     if run.accelerator.is_main_process:
-        scaler = run.accelerator.scaler.state_dict() if run.accelerator.scaler is not None else {}
-        parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler}
+        parts = {"model": learner.model.state_dict(), "optimizer": learner.optimizer.state_dict()}
+        parts["scaler"] = run.accelerator.scaler.state_dict() if run.accelerator.scaler is not None else {}
+        if learner.average is not None:
+            parts["average"] = learner.average.state_dict()
         runs.save_state(run.folder, run.state, parts)
     run.saved_at = time.monotonic()
 
 
-def end_epoch(run: Run, model: Musiq, per_epoch: int) -> None:
+def end_epoch(run: Run, learner: Learner, per_epoch: int, size: int) -> None:
     """Score the validation split, keep the checkpoint if it is the best yet, and set the state to the next epoch."""
     state, items = run.state, run.dataset.split("val")
-    scores, problems = learning.score(run.accelerator, model, items, run.settings.batch_size, run.workers)
-    predicted, labels = read_ones(run, scores, len(problems), "val")
-    found = srcc(predicted, labels)
+    scored = learning.score(run.accelerator, learner.kept, items, run.settings.batch_size, run.workers)
+    predicted, labels = read_ones(run, scored.scores, len(scored.problems), "val")
+    found, epoch = srcc(predicted, labels), state.epoch
     best = math.isnan(state.best_srcc) or found > state.best_srcc
-    mean_loss, epoch = state.loss_sum / per_epoch, state.epoch
     if best:
         state.best_srcc, state.best_epoch = found, epoch
-    state.epoch, state.step, state.loss_sum = epoch + 1, 0, 0.0
+    known = None if math.isnan(found) else found
+    state.history.append(
+        {
+            "loss": state.loss_sum / per_epoch,
+            "validation_srcc": known,
+            "pictures": float(per_epoch * size),
+            "seconds": state.seconds,
+            "waiting_seconds": state.waiting,
+        }
+    )
+    state.epoch, state.step, state.loss_sum, state.seconds, state.waiting = epoch + 1, 0, 0.0, 0.0, 0.0
     if not run.accelerator.is_main_process:
         return
-    for problem in problems if epoch == 0 else []:  # the same in every epoch
+    for problem in scored.problems if epoch == 0 else []:  # the same in every epoch
         click.echo(f"Left out of the validation: {problem}", err=True)
-    notes = {"epoch": epoch + 1, "validation_srcc": None if math.isnan(found) else found, **vars(run.settings)}
+    notes = {"epoch": epoch + 1, "validation_srcc": known, **vars(run.settings)}
     for name in ("last.safetensors", *(["best.safetensors"] if best else [])):
-        checkpoint.save(model, run.folder / name, notes)
-    said = f"{found:.4f}" if not math.isnan(found) else "undefined, " + undefined(predicted, labels)
-    left_out = f", {len(problems)} unreadable" if problems else ""
-    click.echo(
-        f"epoch {epoch + 1:3d}/{run.settings.epochs}  loss {mean_loss:.4f}  validation SRCC {said} "
-        f"(n={len(labels)}{left_out}){'  best' if best else ''}"
-    )
+        checkpoint.save(learner.kept, run.folder / name, notes)
+    left_out = f", {len(scored.problems)} unreadable" if scored.problems else ""
+    said = f"{found:.4f}" if known is not None else "undefined, " + undefined(predicted, labels)
+    say_epoch(run, f"{said} (n={len(labels)}{left_out}){'  best' if best else ''}")
     if run.log is not None:
         run.log.add_scalar("val/srcc", found, (epoch + 1) * per_epoch)
         run.log.flush()
+
+
+def say_epoch(run: Run, validation: str) -> None:
+    """The line of the epoch that is done."""
+    last = run.state.history[-1]
+    seconds = last["seconds"] or math.inf
+    speed = f"{(last['pictures'] or 0) / seconds:.1f} images/s, {(last['waiting_seconds'] or 0) / seconds:.0%} waiting"
+    click.echo(
+        f"epoch {run.state.epoch:3d}/{run.settings.epochs}  loss {last['loss']:.4f}  validation SRCC {validation}  {speed}"
+    )
 
 
 def read_ones(run: Run, scores: list[float], unreadable: int, split: str) -> tuple[list[float], list[float]]:
@@ -155,51 +214,6 @@ def read_ones(run: Run, scores: list[float], unreadable: int, split: str) -> tup
             f"The model's scores are no numbers any more. Start again with a smaller --lr (now {run.settings.lr:g})."
         )
     return [score for score, _ in read], [mos for _, mos in read]
-
-
-def test(run: Run) -> None:
-    """Score the test split with the best checkpoint; writes predictions.csv and metrics.json, and prints the figures."""
-    items, target = run.dataset.split("test"), run.dataset.target
-    if not items:
-        click.echo("Test: the labels have no test split.")
-        return
-    model = checkpoint.load(run.folder / "best.safetensors").to(run.accelerator.device)
-    task = run.progress.add_task("test", total=len(items))
-    scores, problems = learning.score(
-        run.accelerator,
-        model,
-        items,
-        run.settings.batch_size,
-        run.workers,
-        lambda count: run.progress.advance(task, count),
-    )
-    if not run.accelerator.is_main_process:
-        return
-    for problem in problems:
-        click.echo(f"Left out of the test: {problem}", err=True)
-    write_predictions(run, scores)
-    predicted, labels = read_ones(run, scores, len(problems), "test")
-    figures = agreement(predicted, labels)
-    known = {name: None if math.isnan(value) else value for name, value in figures.items()}
-    epoch = run.state.best_epoch + 1
-    facts = {"target": target, "split": "test", "n": len(labels), "unreadable": len(problems), "best_epoch": epoch}
-    runs.write_json(run.folder / "metrics.json", {**facts, **known, "undefined": undefined(predicted, labels)})
-    shown = "  ".join(f"{SHOWN[name]} {value:.4f}" for name, value in figures.items() if not math.isnan(value))
-    click.echo(f"Test: {shown or undefined(predicted, labels)}")
-    click.echo(f"      n={len(labels)} pictures of the test split, target {target!r}, checkpoint of epoch {epoch}")
-
-
-SHOWN = {"srcc": "SRCC", "plcc": "PLCC", "plcc_fitted": "PLCC (fitted)", "krcc": "KRCC", "rmse": "RMSE"}
-
-
-def write_predictions(run: Run, scores: list[float]) -> None:
-    items = run.dataset.split("test")
-    extra = list(items[0].extra) if items else []
-    with whole(run.folder / "predictions.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "mos", "score", *extra])
-        for item, score in zip(items, scores, strict=True):
-            writer.writerow([item.image, item.mos, "" if math.isnan(score) else score, *item.extra.values()])
 
 
 @contextmanager

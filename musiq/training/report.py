@@ -1,0 +1,160 @@
+"""What a run says of itself at its end: the test split's figures, its predictions, a model card, a learning curve."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from musiq import checkpoint
+from musiq.artifact import whole
+from musiq.data import NEAR_DUPLICATE, Labelled
+from musiq.losses import emd
+from musiq.metrics import agreement, intervals, srcc, undefined
+from musiq.training import learning, runs
+from musiq.training.card import SHOWN, write_card
+from musiq.training.learning import Scored
+from musiq.training.surroundings import Run, read_ones
+
+
+def test(run: Run) -> None:
+    """Score the test split with the best checkpoint, print its figures, and write what belongs to a finished run:
+    predictions.csv, curve.png, MODEL_CARD.md and, last, metrics.json."""
+    items = run.dataset.split("test")
+    if not items:
+        if run.accelerator.is_main_process:
+            click.echo("Test: the labels have no test split.")
+        return
+    model = checkpoint.load(run.folder / "best.safetensors").to(run.accelerator.device)
+    task = run.progress.add_task("test", total=len(items))
+    size = run.settings.batch_size
+    scored = learning.score(
+        run.accelerator, model, items, size, run.workers, lambda count: run.progress.advance(task, count)
+    )
+    if not run.accelerator.is_main_process:
+        return
+    for problem in scored.problems:
+        click.echo(f"Left out of the test: {problem}", err=True)
+    read_ones(run, scored.scores, len(scored.problems), "test")
+    write_predictions(run.folder / "predictions.csv", items, scored)
+    metrics = all_figures(run, items, scored)
+    draw_curve(run)
+    write_card(run.folder, run.settings, run.dataset, metrics)
+    runs.write_json(run.folder / "metrics.json", metrics)
+    say_figures(run, metrics)
+
+
+def all_figures(run: Run, items: Sequence[Labelled], scored: Scored) -> dict[str, Any]:
+    """What metrics.json holds."""
+    read = [index for index, value in enumerate(scored.scores) if not math.isnan(value)]
+    metrics: dict[str, Any] = {"target": run.dataset.target, "split": "test", "best_epoch": run.state.best_epoch + 1}
+    metrics |= {"unreadable": len(scored.problems), **figures(items, scored, read)}
+    near = [
+        index for index in read if items[index].extra.get(NEAR_DUPLICATE, "0").lower() not in ("", "0", "false", "no")
+    ]
+    if near:
+        apart = sorted(set(read) - set(near))
+        metrics |= {"near_duplicates": len(near), "without_near_duplicates": figures(items, scored, apart)}
+    if items[0].shares and scored.shares[read[0]] if read else False:
+        metrics["distribution"] = distribution(items, scored, read)
+    return metrics | {"training": costs(run.state.history)}
+
+
+def figures(items: Sequence[Labelled], scored: Scored, which: Sequence[int]) -> dict[str, Any]:
+    """Figures and their intervals over some of the items; None where undefined, and why."""
+    predicted, labels = [scored.scores[index] for index in which], [items[index].mos for index in which]
+    found: dict[str, Any] = {"n": len(which), "undefined": undefined(predicted, labels)}
+    found |= {name: None if math.isnan(value) else value for name, value in agreement(predicted, labels).items()}
+    return found | {f"{name}_interval": ends for name, ends in intervals(predicted, labels).items()}
+
+
+def distribution(items: Sequence[Labelled], scored: Scored, which: Sequence[int]) -> dict[str, float | None]:
+    """How well the ratings' spread (their standard deviation) and their shares are predicted."""
+    import torch
+
+    ours, theirs = [scored.shares[index] for index in which], [items[index].shares or () for index in which]
+    agreeing = srcc([spread(shares) for shares in ours], [spread(shares) for shares in theirs])
+    distance = float(emd(torch.tensor(ours, dtype=torch.float64), torch.tensor(theirs, dtype=torch.float64)))
+    return {"spread_srcc": None if math.isnan(agreeing) else agreeing, "emd": distance}
+
+
+def spread(shares: Sequence[float]) -> float:
+    """The standard deviation of ratings 1..K with these shares."""
+    mean = sum(rating * share for rating, share in enumerate(shares, 1))
+    return math.sqrt(max(0.0, sum((rating - mean) ** 2 * share for rating, share in enumerate(shares, 1))))
+
+
+def costs(history: Sequence[dict[str, float | None]]) -> dict[str, Any]:
+    """Training pictures a second over all epochs, the share of that time spent waiting for pictures, and every epoch."""
+    seconds, waiting, pictures = (
+        sum(epoch[name] or 0 for epoch in history) for name in ("seconds", "waiting_seconds", "pictures")
+    )
+    rate = {"images_per_second": pictures / seconds, "waiting_share": waiting / seconds} if seconds else {}
+    return {**rate, "epochs": list(history)}
+
+
+def say_figures(run: Run, metrics: dict[str, Any]) -> None:
+    click.echo(f"Test: {in_words(metrics)}")
+    epoch, target = metrics["best_epoch"], run.dataset.target
+    click.echo(f"      n={metrics['n']} pictures of the test split, target {target!r}, checkpoint of epoch {epoch}")
+    if apart := metrics.get("without_near_duplicates"):
+        click.echo(
+            f"      without {metrics['near_duplicates']} near duplicates of training pictures: {in_words(apart)}"
+        )
+    if told := metrics.get("distribution"):
+        agreeing = "undefined" if told["spread_srcc"] is None else f"{told['spread_srcc']:.4f}"
+        click.echo(f"      ratings: EMD {told['emd']:.4f}, SRCC of their spread {agreeing}")
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """ "SRCC 0.7047 (0.65-0.75)  PLCC ...", in brackets the 95% interval of SRCC."""
+    shown = [f"{name} {found[key]:.4f}" for key, name in SHOWN.items() if found[key] is not None]
+    if shown and (ends := found["srcc_interval"]):
+        shown[0] += f" ({ends[0]:.3f}-{ends[1]:.3f})"
+    return "  ".join(shown) or found["undefined"]
+
+
+def write_predictions(path: Path, items: Sequence[Labelled], scored: Scored) -> None:
+    """One row for each picture: label, score, for distributions both spreads and the shares, the labels' other columns."""
+    several = max(map(len, scored.shares), default=0)
+    shares = [f"share_{rating}" for rating in range(1, several + 1)]
+    header = ["image", "mos", "score", *(["mos_spread", "score_spread"] if several else []), *shares]
+    with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*header, *(items[0].extra if items else [])])
+        for item, score, given in zip(items, scored.scores, scored.shares, strict=True):
+            row: list[object] = [item.image, item.mos, "" if math.isnan(score) else score]
+            if several:
+                row += [spread(item.shares or ()), spread(given), *given] if given else [""] * (several + 2)
+            writer.writerow([*row, *item.extra.values()])
+
+
+def draw_curve(run: Run) -> None:
+    """curve.png: loss and validation SRCC by epoch; nothing where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        click.echo("No curve.png: matplotlib is not installed (pip install 'musiq[train]').", err=True)
+        return
+    history = run.state.history
+    epochs = range(1, len(history) + 1)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left = figure.subplots()
+    right = left.twinx()
+    left.plot(epochs, [math.nan if epoch["loss"] is None else epoch["loss"] for epoch in history], "C0.-")
+    found = [math.nan if epoch["validation_srcc"] is None else epoch["validation_srcc"] for epoch in history]
+    right.plot(epochs, found, "C1.-")
+    left.set(
+        xlabel="epoch",
+        ylabel=f"training loss ({run.settings.loss})",
+        title=f"{run.settings.preset}: {run.dataset.target}",
+    )
+    right.set_ylabel("validation SRCC")
+    left.yaxis.label.set_color("C0")
+    right.yaxis.label.set_color("C1")
+    with whole(run.folder / "curve.png") as part:
+        figure.savefig(part, dpi=120)
