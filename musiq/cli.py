@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from musiq.image import MAX_PIXELS, find_images
 from musiq.noise import without_decoder_noise
 from musiq.rows import FORMATS, RowFile, Table
 from musiq.score import BATCH, MAX_WORKERS, Row, Scorer
+
+if TYPE_CHECKING:
+    from musiq.ray_engine import RayScorer
 
 SOME_FAILED = 3
 
@@ -73,6 +76,11 @@ def _plain_warnings() -> Iterator[None]:
 @click.option("--threads", type=click.IntRange(1), show_default="the CPUs allowed", help="The model's own, on a CPU.")
 @click.option("--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Larger pictures are not decoded.")
 @click.option("--background", type=click.Choice(["white", "black"]), default="white", help="Behind transparent pixels.")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", help="Where: here, or on a Ray cluster."
+)
+@click.option("--address", show_default="one started here", help="Of a running Ray cluster (--engine ray).")
+@click.option("--column", show_default="bytes, image or path", help="Of pictures or paths in *.parquet (--engine ray).")
 @click.option("--resume", is_flag=True, help="Continue an interrupted --out: skip the pictures that it has rows for.")
 @click.option("--fail-on-error", is_flag=True, help="Stop at the first picture that cannot be scored, and exit with 1.")
 def main(
@@ -82,6 +90,9 @@ def main(
     kind: str | None,
     resume: bool,
     fail_on_error: bool,
+    engine: str,
+    address: str | None,
+    column: str | None,
     **options: Any,
 ) -> None:
     """Score pictures: files, folders (recursive), URLs, or - for a list of them on stdin, one a line.
@@ -89,14 +100,17 @@ def main(
     One row a picture, in order: path, score, fitted (how the picture was made to fit the model's size), error (why there
     is no score), model. With --out, rows gather in OUT.part, which becomes OUT once all are there.
 
+    With --engine ray, *.parquet and *.tar (WebDataset) hold pictures too; --threads are the CPUs of each of its workers.
+
     Exit code: 0 all scored, 3 some have errors, 1 could not run.
     """
     if resume and out is None:
         raise MusiqError("--resume continues a file: name it with --out.")
     kind = kind or kind_of(out)
     model = model or newest_model(Path("exports"))
-    sources = expand(paths)
-    with Scorer(model, **options) as scorer, without_decoder_noise(), ExitStack() as stack:
+    check_engine(engine, resume, options["workers"], address or column)
+    sources = expand(paths) if engine == "local" else unlisted(paths)
+    with open_engine(engine, model, address, column, options) as scorer, without_decoder_noise(), ExitStack() as stack:
         table = Table(kind, f"{model.stem}@{artifact.sha256(model)[:12]}", scorer.spec.outputs)
         if out is None:
             errors = score_all(scorer, sources, to_stdout(table), fail_on_error, quiet=sys.stdout.isatty())
@@ -106,6 +120,33 @@ def main(
                 errors = score_all(scorer, without(sources, file.done), file.write, fail_on_error)
                 file.finish()
     sys.exit(SOME_FAILED if errors else 0)
+
+
+def check_engine(engine: str, resume: bool, workers: int | None, ray_only: str | None) -> None:
+    """Refuse options of the other engine before any work."""
+    if engine == "local" and ray_only:
+        raise MusiqError("--address and --column are for --engine ray. Leave them out, or add it.")
+    if engine == "ray" and (resume or workers):
+        raise MusiqError(
+            "--resume and --workers are for --engine local: Ray scores the batch of a dead worker again, and each of its "
+            "workers decodes with --threads. Leave them out."
+        )
+
+
+def open_engine(
+    engine: str, model: Path, address: str | None, column: str | None, options: dict[str, Any]
+) -> Scorer | RayScorer:
+    if engine == "local":
+        return Scorer(model, **options)
+    from musiq.ray_engine import RayScorer
+
+    del options["workers"]
+    return RayScorer(model, address=address, column=column, **options)
+
+
+def unlisted(names: Iterable[str]) -> list[str]:
+    """The names as given, and for - those that stdin lists."""
+    return [line for name in names for line in (expand([name]) if name == "-" else [name])]
 
 
 def kind_of(out: Path | None) -> str:
@@ -173,11 +214,16 @@ def resumable(file: RowFile) -> Iterator[None]:
 
 
 def score_all(
-    scorer: Scorer, sources: list[str], write: Callable[[Row], None], fail_on_error: bool, quiet: bool = False
+    scorer: Scorer | RayScorer,
+    sources: list[str],
+    write: Callable[[Row], None],
+    fail_on_error: bool,
+    quiet: bool = False,
 ) -> int:
     """Score and write each, with progress on stderr, and say at the end how it went; the count of errors."""
     start, scored, errors = time.perf_counter(), 0, 0
-    with progress(len(sources), quiet) as advance:
+    known = len(sources) if isinstance(scorer, Scorer) else None  # a folder or a shard holds as many as it holds
+    with progress(known, quiet) as advance:
         for row in scorer.score_many(sources):
             write(row)
             scored, errors = scored + (not row.error), errors + bool(row.error)
@@ -188,18 +234,20 @@ def score_all(
     return errors
 
 
-def summary(scorer: Scorer, scored: int, errors: int, seconds: float) -> str:
+def summary(scorer: Scorer | RayScorer, scored: int, errors: int, seconds: float) -> str:
     """One line: counts, speed, and which side held the other up."""
     seconds = max(seconds, 1e-9)
-    decode, model = scorer.busy.decode_s / seconds / scorer.workers, scorer.busy.model_s / seconds
-    return (
-        f"{scored:,} scored, {errors:,} error{'' if errors == 1 else 's'}, {(scored + errors) / seconds:.3g} images/s "
-        f"(decode {min(decode, 1):.0%}, model {min(model, 1):.0%} busy)"
+    said = (
+        f"{scored:,} scored, {errors:,} error{'' if errors == 1 else 's'}, {(scored + errors) / seconds:.3g} images/s"
     )
+    if not isinstance(scorer, Scorer):
+        return said
+    decode, model = scorer.busy.decode_s / seconds / scorer.workers, scorer.busy.model_s / seconds
+    return f"{said} (decode {min(decode, 1):.0%}, model {min(model, 1):.0%} busy)"
 
 
 @contextmanager
-def progress(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+def progress(total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A bar on stderr with count, rate, time left and errors, where stderr is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
