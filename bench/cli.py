@@ -15,6 +15,7 @@ from musiq.errors import MusiqError
 
 from .candidates import find_models
 from .cells import BASELINES, Settings, check_baselines, lay_out
+from .compare import compare_and_leave
 from .estimate import plan
 from .gates import Limits, Slower, offending
 from .pictures import choose, find_labels
@@ -65,9 +66,18 @@ PATH = click.Path(path_type=Path)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of each runtime. [what this process may use]")
 @click.option("--timeout", type=click.FloatRange(1), default=3600, show_default=True, help="Seconds for a row's round.")
-@click.option("--out", type=PATH, default="reports", show_default=True, help="Where report.json, .csv and .md go.")
+@click.option("--out", type=PATH, default="reports", show_default=True, help="Where reports and plots go.")
 @click.option("--plan", is_flag=True, help="Say what would be measured and about how long it takes, and end.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out: its finished rounds are not measured again.")
+@click.option(
+    "--compare",
+    type=(PATH, PATH),
+    metavar="OLD NEW",
+    is_eager=True,
+    expose_value=False,
+    callback=compare_and_leave,
+    help="Measure nothing: say what changed beyond noise between two report.json, or folders of them.",
+)
 @click.option("--fail-below-srcc", type=float, help="Exit 4 if a row's SRCC is lower: to the labels, else to PyTorch.")
 @click.option("--fail-above-difference", type=float, help="Exit 4 if a score differs from PyTorch's by more.")
 @click.option(

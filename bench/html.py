@@ -132,9 +132,9 @@ def _failure(row: Row) -> str:
 
 def _plot(plot: Plot) -> str:
     title = escape(plot.title)
-    # The element's own size is the paper's; in a page it is as wide as there is room.
     return (
-        f'<section>\n<h2>{title}</h2>\n<figure>\n<div class="scroll" role="img" aria-label="{title}" tabindex="0">'
+        f'<section class="plot">\n<h2>{title}</h2>\n'
+        f'<figure>\n<div class="scroll" role="img" aria-label="{title}" tabindex="0">'
         f"{plot.svg}</div>\n<figcaption>{escape(plot.caption)}</figcaption>\n</figure>\n</section>"
     )
 

@@ -41,15 +41,16 @@ pre { padding: .8rem; background: var(--band); border: 1px solid var(--line); bo
 footer { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: .6rem; font-size: .85rem; }
 @media (max-width: 30rem) { dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: .5rem; }
   tbody th span { max-width: 8rem; } }
-@media print { @page { size: A4 landscape; margin: 12mm; }
+@media print { @page { size: A4 landscape; margin: 12mm; } @page upright { size: A4 portrait; }
   :root { color-scheme: light; --back: #fff; --ink: #000; --soft: #444; --line: #bbb; --band: #f3f3f3; --bad: #8c1d14;
     --bad-back: #fdf0ee; }
   body { padding: 0; max-width: none; font-size: 9.5pt; } .scroll { overflow: visible; border: 0; padding: 0; }
   table { font-size: var(--print, 7pt); } th, td { padding: .15rem .25rem; } tbody th { position: static; min-width: 9em; }
   tbody th span { width: auto; overflow-wrap: break-word; } td:not(.number) { white-space: normal; }
   thead { display: table-header-group; } tr, figure, li { break-inside: avoid; } h2 { break-after: avoid; }
-  thead th { white-space: normal; } thead button { white-space: normal; } thead button::after { content: none; }
-  figure svg { min-width: 0; max-height: 165mm; } }
+  thead th { white-space: normal; } thead button { display: none; }
+  thead th[data-title]::before { content: attr(data-title); }
+  figure svg { min-width: 0; max-height: 235mm; } .plot, .plot ~ section, footer { page: upright; } }
 """
 
 SCRIPT = """
@@ -75,6 +76,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   heads.forEach((head, column) => {
     const button = document.createElement("button");
     button.type = "button";
+    head.dataset.title = head.textContent; // for paper, where a repeated header has no buttons
     button.append(...head.childNodes);
     button.addEventListener("click", () => sort(column, head.getAttribute("aria-sort") === "ascending"));
     head.append(button);

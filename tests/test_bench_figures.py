@@ -192,7 +192,7 @@ def test_a_word_stands_in_the_cell_of_a_figure_that_does_not_exist() -> None:
 
 def test_the_three_files_hold_the_same_rows(tmp_path: Path) -> None:
     failed = row(status="failed", reason="a | b")
-    json_path, csv_path, md_path = write(report(measured(srcc_interval=[0.7, 0.9]), failed), tmp_path)
+    json_path, csv_path, md_path, *_ = write(report(measured(srcc_interval=[0.7, 0.9]), failed), tmp_path)
     loaded = json.loads(json_path.read_text())
     assert loaded["schema"] == SCHEMA
     assert [each["status"] for each in loaded["rows"]] == ["ok", "failed"]

@@ -1,0 +1,296 @@
+"""`musiq-bench --compare old.json new.json`: what became faster, slower, better, worse, beyond noise.
+
+Rows are the same where model, format, precision, device and batch are.
+
+**Latency.** The change is the ratio of the p50s. Its 95% interval is Welch's t for the difference of the logarithms of the
+rounds' medians, since what differs from round to round (drift, neighbours, another process's memory layout) is most of
+the noise; a report's variance is taken no less than what its calls' own scatter gives a median, (1.2533 CV)²/n. A report
+of one round has the latter alone. Two runs also differ by what no round shows, so less than LEAST_LATENCY is no change.
+
+**Quality.** The difference of two coefficients has an interval from theirs (MOVER: Zou 2007, Psychological Methods 12).
+With labels: of SRCC minus the same PyTorch reference's, paired over pictures, where both reports have it, else of SRCC.
+Without: of SRCC to PyTorch, with Bonett and Wright's interval (2000, Psychometrika 65). The intervals are combined as if
+the pictures were other ones, which errs to the side of calling it noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from musiq.errors import MusiqError
+
+from .figures import NOISY, Latency
+from .read import read
+from .report import Report, Row
+from .table import WIDTH, milliseconds, runs_on
+
+LEAST_LATENCY = NOISY
+"""Share of the old latency below which a change is none: what this benchmark calls steady."""
+
+LEAST_SRCC = 5e-4
+"""Change of a rank correlation below which it is none, however narrow the interval: half of the third decimal."""
+
+SAME = "same"
+ROOMY = 110  # columns from which the intervals of changes are shown
+
+
+@dataclass(frozen=True)
+class Change:
+    """From `old` to `new`, as `difference` (of latency: a share of `old`) in its 95% interval `low` to `high`; `word` is
+    what to call it: faster, slower, better, worse or SAME."""
+
+    old: float
+    new: float
+    difference: float
+    low: float
+    high: float
+    word: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row of both reports, or of one. `note` says what figures do not: a status, another provider."""
+
+    old: Row | None
+    new: Row | None
+    latency: Change | None = None
+    quality: Change | None = None
+    note: str = ""
+
+    @property
+    def row(self) -> Row:
+        row = self.new or self.old
+        assert row is not None
+        return row
+
+
+def compare(old: Report, new: Report) -> list[Pair]:
+    """The rows of both, those of `old` first, in order. Raises MusiqError where scipy is missing."""
+    before, after = _keyed(old), _keyed(new)
+    paired = _same_labels(old, new)
+    return [_pair(before.get(key), after.get(key), (old, new), paired) for key in dict.fromkeys([*before, *after])]
+
+
+def _keyed(report: Report) -> dict[tuple[Any, ...], Row]:
+    keyed: dict[tuple[Any, ...], Row] = {}
+    for row in report.rows:
+        keyed.setdefault((row.model, row.format, row.role == "baseline", row.precision, row.device, row.batch), row)
+    return keyed
+
+
+def _pair(old: Row | None, new: Row | None, reports: tuple[Report, Report], labelled: bool) -> Pair:
+    if old is None or new is None:
+        return Pair(old, new, note="only in the new report" if old is None else "only in the old report")
+    if old.status != "ok" or new.status != "ok":
+        return Pair(old, new, note=_statuses(old, new))
+    note = "" if old.provider == new.provider else f"ran on {old.provider}, now on {new.provider}"
+    latency = latency_change(old.latency_ms, new.latency_ms) if old.latency_ms and new.latency_ms else None
+    return Pair(old, new, latency, _quality(old, new, reports, labelled), note)
+
+
+def _statuses(old: Row, new: Row) -> str:
+    if new.status == "ok":
+        return f"measured now; it was {old.status} ({old.reason})"
+    if old.status == new.status:
+        return f"{new.status} as before: {new.reason}"
+    return f"was {'measured' if old.status == 'ok' else old.status}, now {new.status}: {new.reason}"
+
+
+def latency_change(old: Latency, new: Latency) -> Change | None:
+    """The change of the median, faster or slower where its interval has neither 0 nor LEAST_LATENCY; None without."""
+    try:
+        from scipy.stats import t
+    except ImportError as problem:
+        raise MusiqError("--compare needs scipy, which is missing: pip install 'musiq[bench]'.") from problem
+    if not old.p50 or not new.p50:
+        return None
+    (first, free_first), (second, free_second) = _variance(old), _variance(new)
+    variance = first + second
+    free = variance**2 / (first**2 / free_first + second**2 / free_second) if variance else 1.0
+    half = float(t.ppf(0.975, free)) * math.sqrt(variance)
+    middle = math.log(new.p50 / old.p50)
+    low, high = math.expm1(middle - half), math.expm1(middle + half)
+    difference = new.p50 / old.p50 - 1
+    sure = (low > 0 or high < 0) and abs(difference) >= LEAST_LATENCY
+    return Change(old.p50, new.p50, difference, low, high, SAME if not sure else "slower" if low > 0 else "faster")
+
+
+def _variance(latency: Latency) -> tuple[float, float]:
+    """Variance of the logarithm of the median, and its degrees of freedom."""
+    scatter = (1.2533 * (latency.cv or 0.0)) ** 2 / latency.n
+    rounds = [math.log(median) for median in latency.rounds_p50]
+    if len(rounds) < 2:
+        return scatter, max(1.0, latency.n - 1.0)
+    mean = sum(rounds) / len(rounds)
+    between = sum((each - mean) ** 2 for each in rounds) / (len(rounds) - 1) / len(rounds)
+    return max(between, scatter), len(rounds) - 1.0
+
+
+def _same_labels(old: Report, new: Report) -> bool:
+    what = [{name: (report.labels or {}).get(name) for name in ("target", "split", "n")} for report in (old, new)]
+    return bool(old.labels and new.labels) and what[0] == what[1]
+
+
+def _quality(old: Row, new: Row, reports: tuple[Report, Report], labelled: bool) -> Change | None:
+    if labelled and old.srcc is not None and new.srcc is not None:
+        same = _reference(old, reports[0]) == _reference(new, reports[1]) is not None
+        name = "srcc_delta" if same and old.srcc_delta_interval and new.srcc_delta_interval else "srcc"
+        first, second = getattr(old, f"{name}_interval"), getattr(new, f"{name}_interval")
+        if not first or not second:
+            return None
+        return srcc_change(getattr(old, name), first, getattr(new, name), second, shown=(old.srcc, new.srcc))
+    one, other = old.srcc_reference, new.srcc_reference
+    if one is None or other is None or not old.pictures or not new.pictures:
+        return None
+    return srcc_change(one, spearman_interval(one, old.pictures), other, spearman_interval(other, new.pictures))
+
+
+def _reference(row: Row, report: Report) -> str | None:
+    """SHA-256 of the checkpoint that a row is compared with."""
+    return next((each.sha256 for each in report.rows if each.path == row.reference), None)
+
+
+def srcc_change(
+    old: float,
+    first: Sequence[float],
+    new: float,
+    second: Sequence[float],
+    shown: tuple[float, float] | None = None,
+) -> Change:
+    """The change between two coefficients with their intervals; `shown` are the figures to show instead of the two."""
+    difference = new - old
+    low = difference - math.hypot(new - second[0], first[1] - old)
+    high = difference + math.hypot(second[1] - new, old - first[0])
+    sure = (low > 0 or high < 0) and abs(difference) >= LEAST_SRCC
+    word = SAME if not sure else "better" if low > 0 else "worse"
+    return Change(*(shown or (old, new)), difference, low, high, word)
+
+
+def spearman_interval(value: float, n: int) -> tuple[float, float]:
+    """95% interval of a rank correlation over `n` pictures: z = atanh(value), variance (1 + value²/2)/(n - 3)."""
+    if n < 4 or abs(value) >= 1:
+        return (-1.0, 1.0) if n < 4 else (value, value)
+    z, half = math.atanh(value), 1.96 * math.sqrt((1 + value**2 / 2) / (n - 3))
+    return math.tanh(z - half), math.tanh(z + half)
+
+
+def differences(old: Report, new: Report) -> list[str]:
+    """What else than the models is not the same: machine, versions, settings, pictures, labels. A line for each."""
+    said = []
+    machines = [_machine(report) for report in (old, new)]
+    if machines[0] != machines[1]:
+        said.append(f"Different machines, so latencies say little of the models: {machines[0]}; now {machines[1]}.")
+    said += _changed("Versions", old.environment["versions"], new.environment["versions"])
+    said += _changed("Variables", old.environment.get("variables", {}), new.environment.get("variables", {}))
+    kept = ("device", "threads", "calls", "seconds", "rounds")
+    settings = [{name: report.settings.get(name) for name in kept} for report in (old, new)]
+    said += _changed("Settings", *settings)
+    said += _changed("Pictures", *({"used": report.pictures["used"]} for report in (old, new)))
+    if (old.labels or new.labels) and not _same_labels(old, new):
+        said.append("Not the same labels, so SRCC is not compared with them.")
+    return said
+
+
+def _machine(report: Report) -> str:
+    where = report.environment
+    return ", ".join([where["cpu"], f"{where['cores']} cores", *(gpu["name"] for gpu in where["gpus"])])
+
+
+def _changed(title: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    names = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
+    changes = [f"{name} {_value(old.get(name))} -> {_value(new.get(name))}" for name in names]
+    return [f"{title}: {', '.join(changes)}."] if changes else []
+
+
+def _value(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
+def show_comparison(old: Report, new: Report, console: Console) -> None:
+    """Print what else differs, the table of rows in both reports, and a line for each row that is not in it."""
+    for line in differences(old, new):
+        console.print(line, highlight=False, markup=False)
+    pairs = compare(old, new)
+    measured = [pair for pair in pairs if pair.latency or pair.quality]
+    if measured:
+        console.print(_table(measured, console.width))
+    for line in (*_notes(pairs), *_summary(measured)):
+        console.print(line, highlight=False, markup=False)
+
+
+def _table(pairs: Sequence[Pair], width: int) -> Table:
+    """The interval of a change only where there is room; names are folded before figures are."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for title in ("model", "runs on"):
+        table.add_column(title, min_width=10, overflow="fold")
+    quality = any(pair.quality for pair in pairs)
+    wide = width >= ROOMY
+    titles = [
+        "batch",
+        "p50 ms",
+        "now",
+        "change",
+        *(["95%"] if wide else []),
+        "",
+        *(["SRCC", "now", ""] if quality else []),
+    ]
+    for title in titles:
+        table.add_column(title, justify="right" if title else "left", no_wrap=True)
+    for pair in pairs:
+        names = (pair.row.model, runs_on(pair.row), str(pair.row.batch))
+        table.add_row(*names, *_latency_cells(pair.latency, wide), *(_quality_cells(pair.quality) if quality else []))
+    return table
+
+
+def _latency_cells(change: Change | None, wide: bool) -> list[Text]:
+    if change is None:
+        return [Text("")] * (5 if wide else 4)
+    interval = [f"{change.low:+.0%} to {change.high:+.0%}"] if wide else []
+    figures = (milliseconds(change.old), milliseconds(change.new), f"{change.difference:+.1%}", *interval)
+    return [*map(Text, figures), _word(change)]
+
+
+def _quality_cells(change: Change | None) -> list[Text]:
+    return [] if change is None else [Text(f"{change.old:.4f}"), Text(f"{change.new:.4f}"), _word(change)]
+
+
+def _word(change: Change) -> Text:
+    return Text(change.word, style={"faster": "green", "better": "green", SAME: ""}.get(change.word, "red"))
+
+
+def _notes(pairs: Sequence[Pair]) -> list[str]:
+    return [
+        f"{pair.row.model} on {runs_on(pair.row)}, batch {pair.row.batch}: {pair.note}" for pair in pairs if pair.note
+    ]
+
+
+def _summary(pairs: Sequence[Pair]) -> list[str]:
+    latencies = [pair.latency.word for pair in pairs if pair.latency]
+    qualities = [pair.quality.word for pair in pairs if pair.quality]
+    said = [", ".join(f"{latencies.count(word)} {word}" for word in ("faster", "slower", SAME)) + " in latency"]
+    if qualities:
+        said.append(", ".join(f"{qualities.count(word)} {word}" for word in ("better", "worse", SAME)) + " in quality")
+    return [f"Beyond noise: {'; '.join(said)}."] if pairs else ["No row of the two reports can be compared."]
+
+
+def compare_and_leave(context: click.Context, _: click.Parameter, paths: tuple[Path, Path] | None) -> None:
+    """What `--compare OLD NEW` does in place of measuring."""
+    if not paths or context.resilient_parsing:
+        return
+    try:
+        console = Console()
+        reports = read(paths[0]), read(paths[1])
+        show_comparison(*reports, console if console.is_terminal else Console(width=WIDTH))
+    except MusiqError as problem:
+        raise click.ClickException(" ".join(str(problem).split())) from problem
+    context.exit()
