@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 STYLE: Any = {
     "font.size": 9,
     "text.parse_math": False,  # a $ in a model's name is a $
+    "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 9,
