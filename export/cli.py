@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PRECISIONS = tuple(LIMITS)
 FORMAT_HELP = (
     ", ".join(f"{name} ({format.note})" if format.note else name for name, format in FORMATS.items())
-    + "; repeatable; 'all' for all that can be built here."
+    + "; repeatable; 'all' for every file that can be built here."
 )
 
 
@@ -134,7 +134,8 @@ def main(
         click.echo(f"{unverified} is verified")
         return
     every = "all" in formats
-    export_all(checkpoint, list(FORMATS.values()) if every else chosen, precisions, out, options, patient=every)
+    files = [format for format in FORMATS.values() if not format.repository or format in chosen]
+    export_all(checkpoint, files if every else chosen, precisions, out, options, patient=every)
 
 
 def check_torch() -> None:
@@ -158,6 +159,7 @@ def export_all(
 
     from .exporter import export
     from .simplify import gflop, simplify
+    from .triton import export_repository
 
     batch, engine = parse_batch(options["batch"], options["batch_opt"]), engine_options(options)
     click.echo(f"{checkpoint}: reading")
@@ -176,10 +178,13 @@ def export_all(
     reference = make_reference(options, checkpoint, model)
     failures: list[MusiqError] = []
     for format, request, limits in wanted:
-        path = out / (file_name(options["name"], request, len(precisions) > 1) + format.suffix)
+        path = path_of(out, file_name(options["name"], request, len(precisions) > 1), format)
+        make = export_repository if format.repository else export
         click.echo(f"{format.name} {request.precision}: building")
         try:
-            tell_done(path, export(format, request, reference, limits, path, click.echo), options["images"])
+            tell_done(path, make(format, request, reference, limits, path, click.echo), options["images"])
+            if format.repository:
+                click.echo(f"       tritonserver --model-repository={path.parents[2]}")
         except MusiqError as problem:
             if len(wanted) == 1:
                 raise
@@ -187,6 +192,11 @@ def export_all(
             failures.append(problem)
     if failures:
         raise MusiqError(f"{len(failures)} of {len(wanted)} artefacts could not be made; the reasons are above.")
+
+
+def path_of(out: Path, name: str, format: Format) -> Path:
+    """The artefact's path; in a repository the version folder says whose it is, and Triton has its name for it."""
+    return out / name / "1" / f"model{format.suffix}" if format.repository else out / (name + format.suffix)
 
 
 def possible(formats: list[Format], request: Request, patient: bool) -> list[Format]:

@@ -68,7 +68,7 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
 
     Raises MusiqError if the artefact cannot be built, disagrees, or cannot be written.
     """
-    with _staging(path) as folder:
+    with staging(path) as folder:
         part = folder / path.name
         started = time.perf_counter()
         built = format.build(request, part)
@@ -139,7 +139,7 @@ def _record(format: Format, request: Request, reference: Reference, built: Built
 
 
 @contextmanager
-def _staging(path: Path) -> Iterator[Path]:
+def staging(path: Path) -> Iterator[Path]:
     """A folder beside the goal, so that renaming is one step; removed whatever happens."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,10 @@ Builder = Callable[[Request, Path], Built]
 
 @dataclass(frozen=True)
 class Format:
-    """`suffix` ties it to its runtime (`musiq.runtimes.RUNTIMES`); `package` must be importable, `extra` installs it."""
+    """`suffix` ties it to its runtime (`musiq.runtimes.RUNTIMES`); `package` must be importable, `extra` installs it.
+
+    A `repository` is a folder for Triton Inference Server with such a file inside (`triton.export_repository`).
+    """
 
     name: str
     suffix: str
@@ -28,6 +31,7 @@ class Format:
     aliases: tuple[str, ...] = ()
     note: str = ""
     possible: Callable[[Request], None] | None = None  # raises MusiqError for what this machine cannot build
+    repository: bool = False
 
 
 def _torchscript(request: Request, path: Path) -> Built:
@@ -78,6 +82,17 @@ def _trt_rtx_possible(request: Request) -> None:
     check_possible(request, "tensorrt_rtx")
 
 
+def _triton_possible(request: Request) -> None:
+    from .triton import check_possible
+
+    check_possible(request)
+
+
+def _triton_trt_possible(request: Request) -> None:
+    _trt_possible(request)
+    _triton_possible(request)
+
+
 FLOATS = ("fp32", "fp16", "bf16")
 FORMATS: dict[str, Format] = {
     format.name: format
@@ -107,6 +122,29 @@ FORMATS: dict[str, Format] = {
             (*FLOATS, "int8"),
             ("tensorrt-rtx", "rtx"),
             possible=_trt_rtx_possible,
+        ),
+        Format(
+            "triton",
+            ".onnx",
+            _onnx,
+            "onnxruntime",
+            "cpu",
+            (*FLOATS, "int8"),
+            note="model repository round the ONNX",
+            possible=_triton_possible,
+            repository=True,
+        ),
+        Format(
+            "triton-trt",
+            ".engine",
+            _trt,
+            "tensorrt",
+            "tensorrt",
+            (*FLOATS, "int8"),
+            ("triton-tensorrt",),
+            "round the engine",
+            possible=_triton_trt_possible,
+            repository=True,
         ),
     )
 }

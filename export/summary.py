@@ -20,7 +20,7 @@ NO_WORK = ("convert", "quantizelinear")
 def table(folder: Path) -> str:
     """A Markdown table of the artefacts in `folder`, from their records. Raises MusiqError if there are none."""
     rows = [
-        _row(path, record)
+        _row(path, str(path.relative_to(folder)), record)
         for path in sorted(folder.rglob("*"))
         if _is_artefact(path.relative_to(folder)) and (record := artifact.read_record(path))
     ]
@@ -30,10 +30,10 @@ def table(folder: Path) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _row(path: Path, record: Record) -> tuple[str, ...]:
+def _row(path: Path, name: str, record: Record) -> tuple[str, ...]:
     size = sum(file.stat().st_size for file in (path, *(path.with_suffix(ending) for ending in record.files)))
     return (
-        path.name,
+        name,
         record.format,
         record.precision,
         f"{size / 1e6:.1f}",

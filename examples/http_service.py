@@ -1,0 +1,49 @@
+"""A scoring service: POST a picture to /score, get {"score": 3.21, "fitted": "resized 0.5x"}; 422 says why it has no score.
+
+    pip install 'musiq[cpu,http]'
+    MUSIQ_MODEL=model.onnx uvicorn --app-dir examples http_service:app --limit-concurrency 64
+    curl -F picture=@photo.jpg http://127.0.0.1:8000/score
+
+AT_ONCE pictures are decoded and scored at a time; those that wait lie on disk, but for small ones, so that many requests
+cost little more memory than a few. How large an upload may be is for the proxy in front to say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import BinaryIO
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import FastAPI, HTTPException, UploadFile
+
+import musiq
+from musiq.image import prepare
+from musiq.score import Scorer
+
+AT_ONCE = CapacityLimiter(2)  # one is decoded while another is in the model
+MAX_PIXELS = 50_000_000
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    with musiq.load(os.environ.get("MUSIQ_MODEL", "model.onnx")) as app.state.scorer:
+        yield
+
+
+app = FastAPI(title="musiq", lifespan=lifespan)
+
+
+@app.post("/score")
+async def score(picture: UploadFile) -> dict[str, float | str]:
+    return await to_thread.run_sync(rate, picture.file, limiter=AT_ONCE)
+
+
+def rate(file: BinaryIO) -> dict[str, float | str]:
+    scorer: Scorer = app.state.scorer
+    try:
+        image, fitted = prepare(file, scorer.spec.height, scorer.spec.width, max_pixels=MAX_PIXELS)
+    except musiq.ImageError as problem:
+        raise HTTPException(422, str(problem)) from problem
+    return {"score": scorer.score(image), "fitted": fitted}

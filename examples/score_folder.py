@@ -1,0 +1,32 @@
+"""Score every picture of a folder, in plain Python: path, score, how it was made to fit, and the error where there is one.
+
+    pip install 'musiq[cpu]'
+    python examples/score_folder.py model.onnx photos/ > scores.csv
+
+`musiq-score` does the same and can go on after it was stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+
+import musiq
+from musiq.image import find_images
+
+
+def main(model: str, folder: str) -> None:
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["path", "score", "fitted", "error"])
+    with musiq.load(model) as scorer:
+        for row in scorer.score_many(find_images([folder])):  # decodes ahead, in order
+            table.writerow([row.path, row.score, row.fitted, row.error])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    try:
+        main(*sys.argv[1:])
+    except musiq.MusiqError as problem:
+        sys.exit(f"Error: {problem}")
