@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from musiq.errors import ImageError, MusiqError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from musiq.score import Scorer
 
 __version__ = "0.1.0"
@@ -15,9 +17,10 @@ __version__ = "0.1.0"
 __all__ = ["ImageError", "MusiqError", "__version__", "load"]
 
 
-def load(path: Path | str, device: str = "auto", **options: Any) -> Scorer:
+def load(path: Path | str | Sequence[Path | str], device: str = "auto", **options: Any) -> Scorer:
     """Open a checkpoint or an artefact for scoring: `musiq.load("model.onnx").score("photo.jpg")`.
 
+    Of several, `musiq.load(["landscape.onnx", "portrait.onnx"])`, each picture goes to the nearest aspect ratio.
     `device` is "auto", "cpu" or "cuda:0"; `options` are those of `musiq.score.Scorer`.
     """
     from musiq.score import Scorer

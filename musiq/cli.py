@@ -18,7 +18,8 @@ from musiq import artifact
 from musiq.errors import MusiqError
 from musiq.image import MAX_PIXELS, find_images
 from musiq.noise import without_decoder_noise
-from musiq.rows import FORMATS, RowFile, Table
+from musiq.rowfile import RowFile
+from musiq.rows import FORMATS, Table
 from musiq.score import BATCH, MAX_WORKERS, Row, Scorer
 
 if TYPE_CHECKING:
@@ -59,11 +60,20 @@ def _plain_warnings() -> Iterator[None]:
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("paths", nargs=-1, required=True)
 @click.option(
-    "--model", type=click.Path(path_type=Path), show_default="newest in exports/", help="Artefact to score with."
+    "--model",
+    "models",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    show_default="newest in exports/",
+    help="Artefact to score with; of several, given one by one, each picture takes the nearest in shape.",
 )
 @click.option("--out", type=click.Path(path_type=Path), show_default="stdout", help="File for the rows.")
 @click.option(
-    "--format", "kind", type=click.Choice(FORMATS), show_default="--out's ending, else csv", help="Of the rows."
+    "--format",
+    "kind",
+    type=click.Choice(FORMATS),
+    show_default="--out's ending, else csv",
+    help="Of the rows; txt is the classic path<TAB>score, without a head and without reasons.",
 )
 @click.option("--device", default="auto", help="auto, cpu or cuda:0.")
 @click.option("--batch-size", type=click.IntRange(1), default=BATCH, help="Pictures given to the model at once.")
@@ -85,7 +95,7 @@ def _plain_warnings() -> Iterator[None]:
 @click.option("--fail-on-error", is_flag=True, help="Stop at the first picture that cannot be scored, and exit with 1.")
 def main(
     paths: tuple[str, ...],
-    model: Path | None,
+    models: tuple[Path, ...],
     out: Path | None,
     kind: str | None,
     resume: bool,
@@ -98,7 +108,7 @@ def main(
     """Score pictures: files, folders (recursive), URLs, or - for a list of them on stdin, one a line.
 
     One row a picture, in order: path, score, fitted (how the picture was made to fit the model's size), error (why there
-    is no score), model. With --out, rows gather in OUT.part, which becomes OUT once all are there.
+    is no score), model. With --out, rows gather in OUT.part, which becomes OUT once all are there. Parquet needs --out.
 
     With --engine ray, *.parquet and *.tar (WebDataset) hold pictures too; --threads are the CPUs of each of its workers.
 
@@ -107,11 +117,12 @@ def main(
     if resume and out is None:
         raise MusiqError("--resume continues a file: name it with --out.")
     kind = kind or kind_of(out)
-    model = model or newest_model(Path("exports"))
-    check_engine(engine, resume, options["workers"], address or column)
-    sources = expand(paths) if engine == "local" else unlisted(paths)
-    with open_engine(engine, model, address, column, options) as scorer, without_decoder_noise(), ExitStack() as stack:
-        table = Table(kind, f"{model.stem}@{artifact.sha256(model)[:12]}", scorer.spec.outputs)
+    if kind == "parquet" and out is None:
+        raise MusiqError("Parquet cannot be written to stdout: name a file with --out.")
+    models = models or (newest_model(Path("exports")),)
+    sources = expand(paths)
+    with Scorer(models, **options) as scorer, without_decoder_noise(), ExitStack() as stack:
+        table = Table(kind, labels(models), scorer.spec.outputs)
         if out is None:
             errors = score_all(scorer, sources, to_stdout(table), fail_on_error, quiet=sys.stdout.isatty())
         else:
@@ -153,7 +164,9 @@ def kind_of(out: Path | None) -> str:
     """The format that the name of the output asks for."""
     ending = "csv" if out is None else out.suffix.lower().removeprefix(".")
     if ending not in FORMATS:
-        raise MusiqError(f"The name {out} does not tell its format; end it in .csv, .tsv or .jsonl, or give --format.")
+        raise MusiqError(
+            f"The name {out} does not tell its format; end it in .{', .'.join(FORMATS)}, or give --format."
+        )
     return ending
 
 
@@ -162,6 +175,11 @@ def newest_model(folder: Path) -> Path:
     if not models:
         raise MusiqError(f"There is no model in {folder}/. Make one with musiq-export, or name one with --model.")
     return models[-1]
+
+
+def labels(models: Iterable[Path]) -> dict[str, str]:
+    """What the rows call each model: its name without ending, and the start of its SHA-256."""
+    return {str(model): f"{model.stem}@{artifact.sha256(model)[:12]}" for model in models}
 
 
 def expand(names: Iterable[str]) -> list[str]:
@@ -242,8 +260,8 @@ def summary(scorer: Scorer | RayScorer, scored: int, errors: int, seconds: float
     )
     if not isinstance(scorer, Scorer):
         return said
-    decode, model = scorer.busy.decode_s / seconds / scorer.workers, scorer.busy.model_s / seconds
-    return f"{said} (decode {min(decode, 1):.0%}, model {min(model, 1):.0%} busy)"
+    decode, model = scorer.busy.decode_s / scorer.workers, scorer.busy.model_s / scorer.in_flight
+    return f"{said} (decode {min(decode / seconds, 1):.0%}, model {min(model / seconds, 1):.0%} busy)"
 
 
 @contextmanager

@@ -6,23 +6,26 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from musiq.ahead import PATIENCE, InOrder, Ready, batches, map_ahead
+from musiq.aspect import check_mixture, nearest
 from musiq.errors import ImageError, MusiqError
-from musiq.image import MAX_PIXELS, Background, Image, Source, prepare
-from musiq.runtimes import Runtime
+from musiq.image import MAX_PIXELS, Background, Source, decoded, fit
+from musiq.runtimes import Images, Runtime
 from musiq.spec import Spec
 from musiq.threads import available_cpus
 
 BATCH = 8
 MAX_WORKERS = 16  # beyond it decoders wait for memory, not for CPUs
+
+Model = str | Path | Runtime
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Row:
     """One picture's outcome: `score` in the units of `spec.target`, or `error`, why there is none.
 
     `fitted` says how the picture was made to fit the model's size, "" where it already had it. `shares` are those of the
-    ratings 1..K, for models that predict a distribution.
+    ratings 1..K, for models that predict a distribution. `model` is the one that it went to, as it was given to the
+    Scorer (#0, #1, ... for a Runtime); "" where it never got to one.
     """
 
     path: str
@@ -38,13 +42,7 @@ class Row:
     fitted: str = ""
     error: str = ""
     shares: tuple[float, ...] | None = None
-
-
-class _Ready(NamedTuple):
-    path: str
-    image: Image | None
-    fitted: str
-    error: str
+    model: str = ""
 
 
 class Busy:
@@ -62,18 +60,22 @@ class Busy:
 
 
 class Scorer:
-    """Scores pictures with one artefact, or with a Runtime that is already open.
+    """Scores pictures with one artefact, or with a Runtime that is already open; or with several of different shapes.
 
-    `batch_size` pictures go to the model at once; `workers` threads decode ahead of it (default: the CPUs that this
-    process may use, 16 at most; OpenCV works outside Python's lock); `threads` are the model's own on a CPU (default: the
-    runtime's). At most two batches wait for the model and one for each worker is being decoded, however many sources
-    there are. Safe to call from several threads where the runtime is. A context manager: leaving it closes the runtime.
-    Raises MusiqError for a model that cannot be opened.
+    Of several models each picture goes to the one with the nearest aspect ratio (after its EXIF rotation; a tie to the
+    first), so that a portrait need not lose its top and bottom; they must have the same target and outputs.
+
+    `batch_size` pictures go to a model at once; `workers` threads decode ahead of it (default: the CPUs that this process
+    may use, 16 at most; OpenCV works outside Python's lock); `threads` are a model's own on a CPU (default: the
+    runtime's). However many sources there are, memory holds one batch more than run at once, one being gathered for each
+    model, and one and a picture for each worker being decoded. Safe to call from several threads where the runtime is. A
+    context manager: leaving it closes the runtimes. Raises MusiqError for models that cannot be opened or do not go
+    together.
     """
 
     def __init__(
         self,
-        model: str | Path | Runtime,
+        model: Model | Sequence[Model],
         device: str = "auto",
         *,
         batch_size: int = BATCH,
@@ -84,10 +86,14 @@ class Scorer:
     ) -> None:
         if batch_size < 1 or (workers is not None and workers < 1):
             raise MusiqError(f"batch_size is {batch_size} and workers {workers}; expected at least 1 of each.")
-        self.runtime = _open(model, device, threads)
-        self.spec: Spec = self.runtime.spec
+        models = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
+        self.models = [_model_name(each, index) for index, each in enumerate(models)]
+        self.runtimes = _open_all(models, device, threads)
+        self._specs = [runtime.spec for runtime in self.runtimes]
+        self.spec: Spec = self._specs[0]
         self.batch_size = batch_size
         self.workers = workers or min(MAX_WORKERS, available_cpus())
+        self.in_flight: int = max(getattr(runtime, "in_flight", 1) for runtime in self.runtimes)
         self.busy = Busy()
         self._decoding: dict[str, Any] = {"max_pixels": max_pixels, "background": background}
 
@@ -98,12 +104,12 @@ class Scorer:
         self.close()
 
     def close(self) -> None:
-        self.runtime.close()
+        for runtime in self.runtimes:
+            runtime.close()
 
     def score(self, source: Source) -> float:
         """The score of one picture. Raises ImageError for one that cannot be scored."""
-        image, _ = prepare(source, self.spec.height, self.spec.width, **self._decoding)
-        (row,) = self._rows([_Ready(_name(source, 0), image, "", "")])
+        ((_, row),) = self._rows(_Batch([self._prepared(0, source)]))
         if row.score is None:
             raise ImageError(row.error)
         return row.score
@@ -115,79 +121,124 @@ class Scorer:
         as far ahead as needed, so it may be endless; stopping early stops the threads.
         """
         decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="musiq-decode")
-        runner = ThreadPoolExecutor(1, thread_name_prefix="musiq-run")
-        running: deque[Future[list[Row]]] = deque()
+        runners = ThreadPoolExecutor(self.in_flight, thread_name_prefix="musiq-run")
+        running: deque[Future[list[tuple[int, Row]]]] = deque()
+        rows: InOrder[Row] = InOrder()
         try:
-            ready = self._decode_ahead(decoders, sources)
-            while batch := list(islice(ready, self.batch_size)):
-                running.append(runner.submit(self._rows, batch))
-                if len(running) > 1:  # one runs, one waits: the model never waits for whoever takes the rows
-                    yield from running.popleft().result()
+            ready = map_ahead(decoders, self._decode, sources, self.batch_size + self.workers)
+            for batch in batches(ready, self.batch_size):
+                if batch[0].image is None:
+                    rows.add(batch[0].place, Row(batch[0].path, None, error=batch[0].error))
+                else:
+                    # Stacked here, so that the model has its next batch in one piece before it has done with this one.
+                    running.append(runners.submit(self._rows, _Batch(batch)))
+                del batch  # or its pictures stay until the next one is there
+                while running and (self._enough(running, rows) or running[0].done()):
+                    _add(rows, running.popleft())
+                yield from rows.take()
             while running:
-                yield from running.popleft().result()
+                _add(rows, running.popleft())
+                yield from rows.take()
         finally:
             decoders.shutdown(wait=True, cancel_futures=True)
-            runner.shutdown(wait=True, cancel_futures=True)
+            runners.shutdown(wait=True, cancel_futures=True)
 
-    def _decode_ahead(self, decoders: ThreadPoolExecutor, sources: Iterable[Source]) -> Iterator[_Ready]:
-        ahead: deque[Future[_Ready]] = deque()
-        for index, source in enumerate(sources):
-            ahead.append(decoders.submit(self._decode, source, index))
-            if len(ahead) >= self.batch_size + self.workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    def _enough(self, running: deque[Future[list[tuple[int, Row]]]], rows: InOrder[Row]) -> bool:
+        """Whether to wait for the oldest batch: one waits for the model already, or too many rows wait for theirs."""
+        return len(running) > self.in_flight or len(rows) > PATIENCE * self.batch_size
 
-    def _decode(self, source: Source, index: int) -> _Ready:
+    def _decode(self, place: int, source: Source) -> Ready:
         start = time.perf_counter()
-        path = _name(source, index)
         try:
-            image, fitted = prepare(source, self.spec.height, self.spec.width, **self._decoding)
-            return _Ready(path, image, fitted, "")
+            return self._prepared(place, source)
         except Exception as problem:
-            return _Ready(path, None, "", _line(problem))
+            return Ready(place, _name(source, place), error=_line(problem))
         finally:
             self.busy.add(decode_s=time.perf_counter() - start)
 
-    def _rows(self, batch: list[_Ready]) -> list[Row]:
+    def _prepared(self, place: int, source: Source) -> Ready:
+        with decoded(source, **self._decoding) as image:
+            model = nearest(self._specs, *image.shape[:2])
+            image, fitted = fit(image, self._specs[model].height, self._specs[model].width)
+        return Ready(place, _name(source, place), model, image, fitted)
+
+    def _rows(self, batch: _Batch) -> list[tuple[int, Row]]:
         start = time.perf_counter()
-        images = [ready.image for ready in batch if ready.image is not None]
-        outcomes = iter(self._run(images) if images else [])
-        rows = []
-        for ready in batch:
-            if ready.image is None:
-                rows.append(Row(ready.path, None, error=ready.error))
-            else:
-                score, shares, error = next(outcomes)
-                rows.append(Row(ready.path, score, ready.fitted, error, shares))
+        rows = [
+            (item.place, Row(item.path, score, item.fitted, error, shares, self.models[item.model]))
+            for item, (score, shares, error) in zip(
+                batch.items, _run(self.runtimes[batch.model], batch.images), strict=True
+            )
+        ]
         self.busy.add(model_s=time.perf_counter() - start)
         return rows
 
-    def _run(self, images: list[Image]) -> list[tuple[float | None, tuple[float, ...] | None, str]]:
-        """Score, shares and error of each picture; a batch that fails is tried again in halves."""
-        try:
-            outputs = self.runtime.run(np.stack(images))
-        except Exception as problem:
-            if len(images) == 1:
-                return [(None, None, f"The model failed on this picture: {_line(problem)}")]
-            half = len(images) // 2
-            return self._run(images[:half]) + self._run(images[half:])
-        shares: Any = outputs.get("shares", [None] * len(images))
-        return [_outcome(float(score), share) for score, share in zip(outputs["score"], shares, strict=True)]
+
+class _Batch:
+    """Pictures for one model: uint8 (N, H, W, 3) in one piece, and what else is known of each."""
+
+    def __init__(self, items: list[Ready]) -> None:
+        self.model = items[0].model
+        self.images: Images = np.stack([item.image for item in items if item.image is not None])
+        self.items = [item._replace(image=None) for item in items]
 
 
-def _outcome(score: float, shares: Any) -> tuple[float | None, tuple[float, ...] | None, str]:
+Outcome = tuple[float | None, tuple[float, ...] | None, str]
+
+
+def _run(runtime: Runtime, images: Images) -> list[Outcome]:
+    """Score, shares and error of each picture; a batch that fails is tried again in halves."""
+    try:
+        outputs = runtime.run(images)
+    except Exception as problem:
+        if len(images) == 1:
+            return [(None, None, f"The model failed on this picture: {_line(problem)}")]
+        half = len(images) // 2
+        return _run(runtime, images[:half]) + _run(runtime, images[half:])
+    shares: Any = outputs.get("shares", [None] * len(images))
+    return [_outcome(float(score), share) for score, share in zip(outputs["score"], shares, strict=True)]
+
+
+def _outcome(score: float, shares: Any) -> Outcome:
     if not np.isfinite(score):
         return None, None, f"The model gave {score} instead of a score. Check the artefact, perhaps in fp32."
     return score, None if shares is None else tuple(float(share) for share in shares), ""
 
 
-def _open(model: str | Path | Runtime, device: str, threads: int | None) -> Runtime:
+def _add(rows: InOrder[Row], batch: Future[list[tuple[int, Row]]]) -> None:
+    for place, row in batch.result():
+        rows.add(place, row)
+
+
+def _open_all(models: Sequence[Model], device: str, threads: int | None) -> list[Runtime]:
+    """All of them, or none: those that are open are closed where one cannot be opened or does not go with the others."""
+    if not models:
+        raise MusiqError("There is no model to score with; give one or more.")
+    runtimes: list[Runtime] = []
+    try:
+        for model in models:
+            runtimes.append(_open(model, device, threads))
+        check_mixture(
+            [_model_name(model, index) for index, model in enumerate(models)], [each.spec for each in runtimes]
+        )
+    except BaseException:
+        for runtime, model in zip(runtimes, models, strict=False):
+            if isinstance(model, (str, Path)):  # a Runtime given open is its giver's
+                runtime.close()
+        raise
+    return runtimes
+
+
+def _open(model: Model, device: str, threads: int | None) -> Runtime:
     if not isinstance(model, (str, Path)):
         return model
     from musiq.runtimes import open_runtime
 
     return open_runtime(Path(model), device, threads)
+
+
+def _model_name(model: Model, index: int) -> str:
+    return os.fspath(model) if isinstance(model, (str, Path)) else f"#{index}"
 
 
 def _name(source: Source, index: int) -> str:

@@ -17,7 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from musiq.cli import Command, main
-from musiq.rows import RowFile, Table
+from musiq.rowfile import RowFile
+from musiq.rows import Table
 from musiq.score import Row
 from tests.score_samples import HEIGHT, WIDTH, save_mean_model, saved, scene
 
@@ -94,7 +95,7 @@ def test_bad_pictures_among_good_ones_are_rows_and_exit_with_3(folder: Path) -> 
         (["nothing", "--model", "mean.onnx"], "There is no picture in nothing"),
         (["-", "--model", "mean.onnx"], "the list on stdin is empty"),
         (["photos", "--model", "mean.onnx", "--resume"], "name it with --out"),
-        (["photos", "--model", "mean.onnx", "--out", "scores.xyz"], "end it in .csv, .tsv or .jsonl"),
+        (["photos", "--model", "mean.onnx", "--out", "scores.xyz"], "end it in .csv, .tsv, .jsonl, .parquet, .txt"),
         (["photos", "--model", "mean.onnx", "--out", "photos", "--format", "csv"], "it is a folder"),
         (["photos", "--model", "mean.onnx", "--out", "mean.onnx/x.csv"], "Cannot write mean.onnx/x.csv"),
         (["photos", "--model", "mean.onnx", "--device", "abacus"], "abacus"),
@@ -266,12 +267,12 @@ def test_killed_again_and_again_and_resumed_no_row_is_lost_doubled_or_torn(folde
 
 
 def test_two_processes_never_write_one_file(tmp_path: Path) -> None:
-    rows = Table("csv", "mean@0")
+    rows = Table("csv", {"mean.onnx": "mean@0"})
     with RowFile(tmp_path / "scores.csv", rows) as file:
         file.write(Row("a.jpg", 1.0))
         code = (
-            "import sys; from pathlib import Path; from musiq.rows import RowFile, Table\n"
-            "RowFile(Path(sys.argv[1]), Table('csv', 'mean@0'))"
+            "import sys; from pathlib import Path; from musiq.rowfile import RowFile; from musiq.rows import Table\n"
+            "RowFile(Path(sys.argv[1]), Table('csv', {'mean.onnx': 'mean@0'}))"
         )
         command = [sys.executable, "-c", code, str(tmp_path / "scores.csv")]
         done = subprocess.run(command, capture_output=True, env=ENVIRONMENT)

@@ -1,0 +1,156 @@
+"""A file of rows that outlives being killed: no row lost, doubled or torn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from musiq import parquet
+from musiq.artifact import whole
+from musiq.errors import MusiqError
+from musiq.rows import Table
+from musiq.score import Row
+
+SYNC_SECONDS = 2.0
+"""How much work a power cut may cost; a killed process loses only what was not yet handed to the system."""
+
+
+class RowFile:
+    """A file that gets its name when it is whole: rows go to NAME.part, and `finish` makes NAME of it.
+
+    NAME.part is of the same format, but JSON Lines for Parquet and for the classic text. With `resume`, NAME.part is
+    continued (or NAME, where an earlier run had finished): a torn last record is cut off and `done` counts the paths that
+    are there. Raises MusiqError where the file cannot be written, holds another model's scores, or is being written by
+    another process. Left as a context manager without `finish`, NAME.part stays.
+    """
+
+    def __init__(self, path: Path, table: Table, resume: bool = False) -> None:
+        self.path, self.part = path, path.with_name(path.name + ".part")
+        self.table, self._rows = table, table.gathering()
+        self.done: Counter[str] = Counter()
+        if table.kind == "parquet":
+            parquet.import_pyarrow()  # a missing package is told before the work, not after it
+        if path.is_dir():
+            raise MusiqError(f"Cannot write {path}: it is a folder. Give the name of a file.")
+        with self._writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._opened()
+            if resume and not os.fstat(self._file.fileno()).st_size and path.exists():
+                self._file = self._restored(self._file)
+            self._file.truncate(self._kept() if resume else 0)
+            if self._file.seek(0, os.SEEK_END) == 0:
+                self._file.write(self._rows.head())
+            self._file.flush()
+        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="musiq-sync")
+        self._syncing: Future[None] | None = None
+        self._synced = time.monotonic()
+
+    def _opened(self) -> BinaryIO:
+        """NAME.part, locked, whatever is in it."""
+        # Neither "r+b", which does not create, nor "w+b", which truncates before the lock is held.
+        file = os.fdopen(os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        if _locked(file) and self.part.exists() and os.path.samestat(os.fstat(file.fileno()), self.part.stat()):
+            return file
+        file.close()  # or the file was given its name between being opened and locked
+        raise MusiqError(f"Another process is writing {self.part}. Wait for it, or give another --out.")
+
+    def _restored(self, empty: BinaryIO) -> BinaryIO:
+        """NAME.part made from NAME in one step, as a half of it would lose rows when killed again."""
+        with empty, whole(self.part) as copy:
+            if self.table.kind == "txt":
+                self.part.unlink()
+                raise MusiqError(
+                    f"Cannot resume {self.path}: its rows do not say which model they are of, so more cannot be added "
+                    "to it. Give another --out, or remove it."
+                )
+            if self.table.kind == "parquet":
+                with copy.open("wb") as file:
+                    file.writelines(map(self._rows.text, parquet.read(self.path)))
+            else:
+                shutil.copyfile(self.path, copy)
+        return self._opened()
+
+    def _kept(self) -> int:
+        """Read what an earlier run left; the bytes of it that are whole records."""
+        end, known = 0, {*self.table.labels.values(), *([""] if len(self.table.labels) > 1 else [])}
+        try:
+            for end, record in self._rows.read(self._file):  # noqa: B007
+                if record["model"] not in known:
+                    raise MusiqError(f"scores of the model {record['model']}, not of {' or '.join(sorted(known))}")
+                self.done[record["path"]] += 1
+        except MusiqError as problem:
+            raise MusiqError(
+                f"Cannot resume {self.path}: it holds {problem}. Give another --out, or remove it."
+            ) from None
+        return end
+
+    def write(self, row: Row) -> None:
+        """Handed to the system at once, so that a killed process loses none; to the disk every SYNC_SECONDS."""
+        with self._writing():
+            self._file.write(self._rows.line(row))
+            self._file.flush()
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                self._sync()
+
+    def _sync(self) -> None:
+        """In a thread: a slow disk may take a second for it, in which the model would run out of pictures."""
+        if self._syncing is not None:
+            self._syncing.result()
+        self._syncing, self._synced = self._syncer.submit(os.fsync, self._file.fileno()), time.monotonic()
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        with self._writing():
+            os.fsync(self._file.fileno())
+            if self._rows is self.table:
+                os.replace(self.part, self.path)
+            else:
+                self._convert()
+                self.part.unlink()
+
+    def _convert(self) -> None:
+        self._file.seek(0)
+        records = (record for _, record in self._rows.read(self._file))
+        with whole(self.path) as copy:
+            if self.table.kind == "parquet":
+                parquet.write(copy, records, self.table.outputs)
+            else:
+                with copy.open("wb") as file:
+                    file.writelines(map(self.table.text, records))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as problem:
+            reason = problem.strerror or problem
+            raise MusiqError(
+                f"Cannot write {self.path}: {reason}. Give a place with room and write access."
+            ) from problem
+
+    def __enter__(self) -> RowFile:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._syncer.shutdown()
+        self._file.close()
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Take the file's lock; False where another process holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
