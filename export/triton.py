@@ -71,10 +71,20 @@ def export_repository(
         record = export(format, request, reference, limits, part / path.parent.name / path.name, say)
         with artifact.whole(part / CONFIG) as file:
             file.write_text(config(folder.name, path.name, request, record))
-        if folder.exists():
-            os.replace(folder, stage / "replaced")  # removed with the stage
-        os.replace(part, folder)
+        _put_in_place(part, folder, stage / "replaced")
     return record
+
+
+def _put_in_place(part: Path, folder: Path, old: Path) -> None:
+    """Rename `part` to `folder`; what was there goes to `old`, in the stage that is removed, or back if that fails."""
+    try:
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(part, folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        raise
 
 
 def _check_replaceable(folder: Path, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -196,6 +197,30 @@ def test_an_earlier_export_is_replaced_but_nothing_else_is(tiny_checkpoint: Path
     assert refused.exit_code == 1
     assert f"holds more than an earlier export ({folder}/2/model.onnx), so it is not replaced" in refused.output
     assert inside(folder) == [*FILES[:2], "2/model.onnx", FILES[2]]
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_an_earlier_export_stays_where_the_new_one_cannot_take_its_place(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = exported(tiny_checkpoint, tmp_path)
+    (folder / "config.pbtxt").write_text("edited")
+    rename, tried = os.replace, []
+
+    def fails_once(source: Path, goal: Path) -> None:
+        if goal == folder and not tried:
+            tried.append(source)
+            raise OSError(28, "No space left on device")
+        rename(source, goal)
+
+    monkeypatch.setattr(os, "replace", fails_once)
+    arguments = ("--checkpoint", tiny_checkpoint, "--format", "triton", *SMALL, "--out", tmp_path, "--name", "m")
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert f"Cannot write {folder}: No space left on device" in result.output
+    assert len(tried) == 1
+    assert (folder / "config.pbtxt").read_text() == "edited"
+    assert inside(folder) == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
