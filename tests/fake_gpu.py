@@ -167,3 +167,77 @@ def fake_tensorrt(engine: FakeEngine | None, version: str = "10.13.0", complaint
             return engine
 
     return SimpleNamespace(ILogger=ILogger, Runtime=Runtime, __version__=version, nptype=np.dtype, __name__="tensorrt")
+
+
+class FakeCudaSession:
+    """An ONNX file behind a CUDA session's interface: it reads and writes at bound addresses alone, and replays a graph
+    only in the thread that captured it, one at a time, at the addresses of the capture."""
+
+    def __init__(self, source: str, providers: list[Any], cuda: FakeCuda) -> None:
+        self.session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+        self.get_inputs, self.get_outputs = self.session.get_inputs, self.session.get_outputs
+        self.get_modelmeta = self.session.get_modelmeta
+        self.names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+        self.graphs = any("enable_cuda_graph" in provider[1] for provider in providers if isinstance(provider, tuple))
+        self.cuda = cuda
+        self.captured: dict[str, tuple[int, Any]] = {}
+        self.runs: list[tuple[str, int]] = []
+        self.running = self.most_at_once = 0
+        self.changed = threading.Condition()
+        self.at_once = 1
+        """Each run waits until so many have been in at once."""
+
+    def get_providers(self) -> list[str]:
+        return self.names
+
+    def run(self, names: None, inputs: dict[str, Any]) -> list[Any]:
+        outputs: list[Any] = self.session.run(names, inputs)
+        return outputs
+
+    def io_binding(self) -> FakeBinding:
+        return FakeBinding()
+
+    def run_with_iobinding(self, binding: FakeBinding, options: Any) -> None:
+        self._meet()
+        graph = options.entries.get("gpu_graph_id", "")
+        assert bool(graph) == self.graphs
+        if graph:
+            state = threading.get_ident(), dict(binding.bound)
+            assert self.captured.setdefault(graph, state) == state, "another thread, or other addresses"
+        inputs = {put.name: self._at(binding, put.name) for put in self.get_inputs()}
+        outputs = [put.name for put in self.get_outputs()]
+        for name, value in zip(outputs, self.session.run(outputs, inputs), strict=True):
+            self._at(binding, name)[...] = value
+        self.runs.append((graph, len(next(iter(inputs.values())))))
+        with self.changed:
+            self.running -= 1
+
+    def _meet(self) -> None:
+        with self.changed:
+            self.running += 1
+            self.most_at_once = max(self.most_at_once, self.running)
+            self.changed.notify_all()
+            assert self.changed.wait_for(lambda: self.most_at_once >= self.at_once, 20), "nobody else came in"
+
+    def _at(self, binding: FakeBinding, name: str) -> Any:
+        dtype, shape, address = binding.bound[name]
+        return np.frombuffer(self.cuda.blocks[address], dtype, int(np.prod(shape))).reshape(shape)
+
+
+class FakeBinding:
+    def __init__(self) -> None:
+        self.bound: dict[str, tuple[Any, tuple[int, ...], int]] = {}
+
+    def bind_input(self, name: str, device: str, index: int, dtype: Any, shape: tuple[int, ...], address: int) -> None:
+        assert (device, index) == ("cuda", 0)
+        self.bound[name] = dtype, tuple(shape), address
+
+    bind_output = bind_input
+
+
+class FakeRunOptions:
+    def __init__(self) -> None:
+        self.entries: dict[str, str] = {}
+
+    def add_run_config_entry(self, key: str, value: str) -> None:
+        self.entries[key] = value

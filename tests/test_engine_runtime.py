@@ -22,7 +22,7 @@ from musiq.pyramid import scales
 from musiq.runtimes import gpu, open_runtime, trt
 from musiq_export import engine
 from musiq_export.cli import main
-from tests.fake_gpu import FakeCuda, FakeEngine, fake_tensorrt
+from tests.fake_gpu import FakeContext, FakeCuda, FakeEngine, fake_tensorrt
 from tests.recipe import picture
 
 SMALL = {"height": 64, "width": 96}
@@ -109,7 +109,8 @@ def test_threads_share_an_engine_and_closing_gives_everything_back(
     for thread in threads:
         thread.join()
     np.testing.assert_allclose([found[i] for i in range(8)], expected, atol=2e-5)
-    assert len(fake.cuda.blocks) == 4  # image and score, on both sides
+    assert runtime.in_flight == 2
+    assert len(fake.cuda.blocks) == 8  # image and score, on both sides, twice
     runtime.close()
     assert fake.cuda.blocks == {}
     assert fake.cuda.streams == {}
@@ -125,6 +126,38 @@ def test_a_gpu_without_room_is_named_and_nothing_stays_behind(
         open_runtime(as_engine(tmp_path / "e.engine", tiny_onnx))
     assert fake.cuda.blocks == {}
     assert fake.cuda.streams == {}
+
+
+def test_a_gpu_with_room_for_one_call_runs_one_by_one(
+    fake: SimpleNamespace, tiny_checkpoint: Path, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    fake.cuda.left = 3 * 192 * 256 * 3 * 3  # a largest batch three times: both sides of a first call, half of a second
+    runtime = open_runtime(as_engine(tmp_path / "e.engine", tiny_onnx))
+    assert runtime.in_flight == 1
+    assert len(fake.cuda.blocks) == 4
+    images = np.stack([picture(192, 256, seed) for seed in range(2)])
+    np.testing.assert_allclose(runtime(images), open_runtime(tiny_checkpoint, "cpu")(images), atol=2e-5)
+
+
+def test_a_second_batch_is_let_in_while_the_first_computes(
+    fake: SimpleNamespace, tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = open_runtime(as_engine(tmp_path / "e.engine", tiny_onnx))
+    together, execute = threading.Barrier(2, timeout=20), FakeContext._execute
+
+    def meet(context: FakeContext) -> None:
+        together.wait()  # raises unless both calls are in
+        execute(context)
+
+    monkeypatch.setattr(FakeContext, "_execute", meet)
+    images = np.stack([picture(192, 256, seed) for seed in range(2)])
+    found: dict[int, Any] = {}
+    threads = [threading.Thread(target=lambda i=i: found.__setitem__(i, runtime(images[i : i + 1])[0])) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [0, 1]
 
 
 def test_an_engine_for_another_gpu_is_refused_in_tensorrts_words(

@@ -24,6 +24,9 @@ class Runtime(Protocol):
     spec: Spec
     provider: str
     """What really runs, as the backend itself names it: "CPUExecutionProvider", "PyTorch cpu", ..."""
+    in_flight: int
+    """How many calls at once make sense, each from a thread of its own: 1 on a CPU, which one call keeps busy; 2 on a GPU,
+    where one batch is copied while another computes. Each call holds the working memory of its batch."""
 
     def __call__(self, images: Images) -> Scores:
         """uint8 (N, H, W, 3) RGB to float32 (N,): scores in the units of `spec.target`."""
@@ -34,7 +37,7 @@ class Runtime(Protocol):
         ...
 
     def close(self) -> None:
-        """Give memory and device back; the runtime cannot be called afterwards."""
+        """Give memory and device back; a call afterwards raises MusiqError."""
         ...
 
 
@@ -43,15 +46,15 @@ Opener = Callable[[Path, str, int | None, artifact.Record | None], Runtime]
 
 
 def _checkpoint(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
-    from musiq.runtimes.eager import EagerRuntime
+    from musiq.runtimes.pt import open_checkpoint
 
-    return EagerRuntime(path, device, threads)
+    return open_checkpoint(path, device, threads)
 
 
 def _onnx(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
     from musiq.runtimes.ort import OrtRuntime
 
-    return OrtRuntime(path, device, threads)
+    return OrtRuntime(path, device, threads, record)
 
 
 def _openvino(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
@@ -61,13 +64,13 @@ def _openvino(path: Path, device: str, threads: int | None, record: artifact.Rec
 
 
 def _torchscript(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
-    from musiq.runtimes.traced import open_torchscript
+    from musiq.runtimes.pt import open_torchscript
 
     return open_torchscript(path, device, threads)
 
 
 def _pt2(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
-    from musiq.runtimes.traced import open_pt2
+    from musiq.runtimes.pt import open_pt2
 
     return open_pt2(path, device, threads)
 
@@ -102,8 +105,10 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
     """The runtime for a file: a checkpoint in PyTorch, an artefact in the runtime of its format.
 
     `device` is "auto", "cpu" or "cuda:0" (any number): a CUDA device that cannot run the file is an error, never a quiet
-    CPU run; "auto" takes a GPU if one works. `threads` on a CPU: None for what this process may use. Raises MusiqError
-    for a missing, changed or unknown file, or a runtime that is not installed.
+    CPU run; "auto" takes a GPU if one works. An .onnx file may also go to "tensorrt:0", ONNX Runtime's TensorRT provider,
+    and with a fixed batch to "cuda-graph:0", which replays its kernels as one CUDA graph. `threads` on a CPU: None for
+    what this process may use. Raises MusiqError for a missing, changed or unknown file, or a runtime that is not
+    installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -112,6 +117,8 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
     if ending is None:
         raise MusiqError(f"{path} cannot be opened: its name should end in one of {', '.join(RUNTIMES)}.")
     check_device(device)
+    if ending != ".onnx" and device.partition(":")[0] in ONNX_DEVICES:
+        raise MusiqError(f"{path.name} does not run on {device}, an .onnx file does: use cuda:{cuda_index(device)}.")
     if ending in CHECKPOINTS:
         return RUNTIMES[ending](path, device, threads, None)
     record = artifact.read_record(path)  # refuses an artefact that is not the recorded one
@@ -130,10 +137,18 @@ def _warn_if_unverified(path: Path, record: artifact.Record | None) -> None:
         )
 
 
+ONNX_DEVICES = ("cuda-graph", "tensorrt")
+"""Ways of ONNX Runtime to use a CUDA device."""
+
+
 def check_device(device: str) -> None:
-    kind, _, number = device.partition(":")
-    if device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdigit()):
-        raise MusiqError(f"There is no device {device!r}; expected auto, cpu, cuda or cuda:0 (any number).")
+    kind, colon, number = device.partition(":")
+    on_gpu = kind in ("cuda", *ONNX_DEVICES) and (number.isdecimal() or not colon)
+    if device not in ("auto", "cpu") and not on_gpu:
+        raise MusiqError(
+            f"There is no device {device!r}; expected auto, cpu, cuda or cuda:0 (any number), and for .onnx files also "
+            "cuda-graph:0 or tensorrt:0."
+        )
 
 
 def cuda_index(device: str) -> int:

@@ -39,6 +39,17 @@ class Feed:
         smallest, largest = metadata.get(BATCH, "1..0").split("..")
         return cls(Spec.from_json(metadata[SPEC]), metadata.get(INPUTS, "image"), int(smallest), int(largest))
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Each input's shape without its batch, in the order of the arrays."""
+        image = (self.spec.height, self.spec.width, 3)
+        if self.inputs != "pyramid":
+            return {"image": image}
+        return {scale.name: (3, *self.spec.kept_size(scale)) for scale in self.spec.scales}
+
+    @property
+    def is_static(self) -> bool:
+        return self.smallest == self.largest
+
     def metadata(self, precision: str) -> dict[str, str]:
         """The facts to put inside an artefact."""
         batch = f"{self.smallest}..{self.largest}"

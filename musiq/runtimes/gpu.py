@@ -29,7 +29,7 @@ def import_cuda() -> ModuleType:
     try:
         from cuda.bindings import runtime  # type: ignore[import-untyped, unused-ignore]
     except ImportError as problem:
-        raise MusiqError(f"Engines need cuda-python ({problem}): pip install 'cuda-python>=12.8'.") from problem
+        raise MusiqError(f"CUDA needs cuda-python ({problem}): pip install 'cuda-python>=12.8'.") from problem
     module: ModuleType = runtime
     return module
 
@@ -84,12 +84,14 @@ class Buffer:
             self._cuda.cudaFree(self.device)
             raise
 
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        return int(np.prod(shape)) * self._dtype.itemsize <= self._bytes
+
     def view(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """The beginning of the pinned memory as an array; overwritten by the next use."""
-        size = int(np.prod(shape)) * self._dtype.itemsize
-        if size > self._bytes:
-            raise MusiqError(f"A batch of shape {shape} is larger than the engine was built for.")
-        host = memoryview((ctypes.c_uint8 * size).from_address(self._host))
+        if not self.holds(shape):
+            raise MusiqError(f"A batch of shape {shape} is larger than the {self._bytes} bytes that are there for it.")
+        host = memoryview((ctypes.c_uint8 * (int(np.prod(shape)) * self._dtype.itemsize)).from_address(self._host))
         return np.frombuffer(host, self._dtype).reshape(shape)
 
     def upload(self, array: NDArray[Any], stream: Any) -> None:
@@ -108,3 +110,43 @@ class Buffer:
     def free(self) -> None:
         self._cuda.cudaFree(self.device)
         self._cuda.cudaFreeHost(self._host)
+
+
+class Lane:
+    """A stream and its buffers: what a call needs on the GPU beside the model, so that calls in two lanes overlap."""
+
+    def __init__(self, index: int) -> None:
+        self._cuda, self._index = import_cuda(), index
+        self.buffers: dict[str, Buffer] = {}
+        self.enter()
+        self.stream = call(self._cuda.cudaStreamCreate)
+
+    def enter(self) -> None:
+        """To be called first in each thread: the current device is each thread's own."""
+        call(self._cuda.cudaSetDevice, self._index)
+
+    def buffer(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
+        """The buffer `name` with room for `shape`: the same memory as long as that is large enough."""
+        if name in self.buffers and not self.buffers[name].holds(shape):
+            self.buffers.pop(name).free()
+        if name not in self.buffers:
+            self.buffers[name] = Buffer(shape, dtype)
+        return self.buffers[name]
+
+    def upload(self, name: str, array: NDArray[Any]) -> None:
+        self.buffers[name].upload(array, self.stream)
+
+    def download(self, shapes: dict[str, tuple[int, ...]]) -> list[NDArray[Any]]:
+        """The values of each named buffer, when all that was put on the stream is done."""
+        views = [self.buffers[name].download(shape, self.stream) for name, shape in shapes.items()]
+        self.wait()
+        return [view.copy() for view in views]
+
+    def wait(self) -> None:
+        call(self._cuda.cudaStreamSynchronize, self.stream)
+
+    def free(self) -> None:
+        self.enter()
+        while self.buffers:
+            self.buffers.popitem()[1].free()
+        self._cuda.cudaStreamDestroy(self.stream)

@@ -1,47 +1,86 @@
-"""An ONNX file in ONNX Runtime, on CPU or CUDA, without torch."""
+"""An ONNX file in ONNX Runtime, on CPU, CUDA or its TensorRT provider, without torch."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from numpy.typing import NDArray
 
+from musiq.artifact import Record
 from musiq.errors import MusiqError
-from musiq.runtimes import Images, Scores, cuda_index
+from musiq.runtimes import Images, Scores
 from musiq.runtimes.feed import Feed
+from musiq.runtimes.slots import IN_FLIGHT, opened
 from musiq.threads import available_cpus
 
 MEND_BOTH = "pip uninstall -y onnxruntime onnxruntime-gpu  and then  pip install 'musiq[gpu]'  (or 'musiq[cpu]')"
 
 
 class OrtRuntime:
-    """ONNX Runtime; safe to call from several threads. Fails closed: asked for CUDA, it never runs on the CPU quietly."""
+    """ONNX Runtime; safe to call from several threads. Fails closed: asked for a GPU, it never runs on the CPU quietly.
 
-    def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
+    On a GPU pictures and scores travel through pinned memory bound to the graph, two calls at a time (`ort_gpu.Bound`).
+    """
+
+    def __init__(
+        self, path: Path, device: str = "auto", threads: int | None = None, record: Record | None = None
+    ) -> None:
         ort = import_onnxruntime()
-        self._session = _open(ort, path, device, threads or available_cpus())
-        self.provider: str = self._session.get_providers()[0]
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self._feed = Feed.from_metadata(metadata, path)
+        session, place = _open(ort, path, device, threads or available_cpus(), record)
+        self.provider: str = session.get_providers()[0]
+        self._feed = Feed.from_metadata(session.get_modelmeta().custom_metadata_map, path)
         self.spec = self._feed.spec
-        self._inputs = [put.name for put in self._session.get_inputs()]
+        self._caller = Plain(session) if place == "cpu" else _on_gpu(ort, session, place, self._feed, path)
+        self.in_flight = self._caller.in_flight
 
     def __call__(self, images: Images) -> Scores:
         return self.run(images)["score"]
 
     def run(self, images: Images) -> dict[str, Scores]:
-        return self._feed.run(images, self._call)
-
-    def _call(self, arrays: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        return self._session.run(None, dict(zip(self._inputs, arrays, strict=True)))
+        return self._feed.run(images, self._caller)
 
     def close(self) -> None:
-        del self._session
+        """Frees the session once the calls that run are done."""
+        self._caller.close()
+
+
+class Plain:
+    """Calls through `session.run`, as many at once as there are."""
+
+    def __init__(self, session: Any, in_flight: int = 1) -> None:
+        self._session, self.in_flight = session, in_flight
+        self._inputs = [put.name for put in session.get_inputs()]
+
+    def __call__(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        session = opened(self._session)
+        outputs: list[NDArray[Any]] = session.run(None, dict(zip(self._inputs, arrays, strict=True)))
+        return outputs
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _on_gpu(ort: Any, session: Any, device: str, feed: Feed, path: Path) -> Any:
+    from musiq.runtimes import gpu, ort_gpu
+
+    graph = device.partition(":")[0] == "cuda-graph"
+    if graph and not feed.is_static:
+        raise MusiqError(
+            f"{path.name} takes batches of any size, and a CUDA graph replays one: export it with a fixed batch "
+            "(musiq-export --batch 8), or use --device cuda:0."
+        )
+    try:
+        gpu.import_cuda()
+    except MusiqError as problem:
+        if graph:
+            raise
+        warnings.warn(f"Pictures go to the GPU without pinned memory, which is slower: {problem}", stacklevel=2)
+        return Plain(session, IN_FLIGHT)
+    return ort_gpu.Bound(ort, session, device, feed)
 
 
 def import_onnxruntime() -> ModuleType:
@@ -68,58 +107,40 @@ def _is_installed(package: str) -> bool:
     return True
 
 
-def _open(ort: Any, path: Path, device: str, threads: int) -> Any:
-    wanted = device if device != "auto" else ("cuda" if cuda_may_work(ort) else "cpu")
-    try:
-        return _session(ort, path, wanted, threads)
-    except MusiqError:
-        if device == "auto" and wanted == "cuda":
-            return _session(ort, path, "cpu", threads)
-        raise
-
-
 def cuda_may_work(ort: Any) -> bool:
     """Whether this onnxruntime has CUDA and the machine has NVIDIA's driver; only a session tells for sure."""
-    return "CUDAExecutionProvider" in ort.get_available_providers() and Path("/dev/nvidiactl").exists()
+    from musiq.runtimes import ort_gpu
+
+    return "CUDAExecutionProvider" in ort.get_available_providers() and not ort_gpu.why_no_driver()
 
 
-def _session(ort: Any, path: Path, device: str, threads: int) -> Any:
+def _open(ort: Any, path: Path, device: str, threads: int, record: Record | None) -> tuple[Any, str]:
+    """A session, and the device that it is on: never "auto"."""
+    from musiq.runtimes import ort_gpu
+
+    if device == "auto" and cuda_may_work(ort):
+        try:
+            return ort_gpu.session(ort, path, "cuda", _options(ort, threads), record), "cuda"
+        except MusiqError as problem:
+            warnings.warn(f"{problem} Here the CPU is used.", stacklevel=2)
+    if device in ("auto", "cpu"):
+        return _cpu_session(ort, path, _options(ort, threads)), "cpu"
+    return ort_gpu.session(ort, path, device, _options(ort, threads), record), device
+
+
+def _options(ort: Any, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors: reasons come back as exceptions, not as lines on stderr
-    if device == "cpu":
-        providers: list[Any] = ["CPUExecutionProvider"]
-    else:
-        _check_cuda(ort)
-        # TF32 is off: "fp32" is fp32 in every runtime.
-        providers = [
-            ("CUDAExecutionProvider", {"device_id": cuda_index(device), "use_tf32": 0}),
-            "CPUExecutionProvider",
-        ]
+    return options
+
+
+def _cpu_session(ort: Any, path: Path, options: Any) -> Any:
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as problem:  # onnxruntime raises its own types for everything, none of them public
-        raise MusiqError(f"ONNX Runtime cannot open {path} ({_first_line(problem)}). Export it again.") from problem
-    session.disable_fallback()
-    if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
-        raise MusiqError(
-            f"ONNX Runtime would run {path.name} on {session.get_providers()[0]}, not on {device}: "
-            "the CUDA provider did not start. Check the driver with nvidia-smi, install the libraries with "
-            "pip install 'musiq[gpu]', or use --device cpu."
-        )
-    return session
+        raise MusiqError(f"ONNX Runtime cannot open {path} ({first_line(problem)}). Export it again.") from problem
 
 
-def _check_cuda(ort: Any) -> None:
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise MusiqError(
-            "This onnxruntime has no CUDA provider (it has "
-            f"{', '.join(ort.get_available_providers())}): pip uninstall -y onnxruntime; "
-            "pip install 'musiq[gpu]', or use --device cpu."
-        )
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # CUDA and cuDNN from the nvidia packages, where torch has not loaded them
-
-
-def _first_line(problem: Exception) -> str:
+def first_line(problem: Exception) -> str:
     return str(problem).strip().splitlines()[0][:300] if str(problem).strip() else type(problem).__name__

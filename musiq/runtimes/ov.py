@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from musiq.errors import MusiqError
 from musiq.runtimes import Images, Scores
 from musiq.runtimes.feed import BATCH, INPUTS, PRECISION, SPEC, Feed
+from musiq.runtimes.slots import opened
 from musiq.threads import available_cpus
 
 # On CPUs with bf16 units OpenVINO computes fp32 graphs in bf16 unless told otherwise: "fp32" is fp32 here. fp16 is a
@@ -38,7 +39,7 @@ class OpenVinoRuntime:
                 "INFERENCE_PRECISION_HINT": precision,
                 "PERFORMANCE_HINT": "LATENCY",
             }
-            self._compiled = core.compile_model(model, "CPU", options)
+            self._compiled: Any = core.compile_model(model, "CPU", options)
         except RuntimeError as problem:
             reason = (str(problem).strip().splitlines() or ["RuntimeError"])[-1][:200]
             raise MusiqError(
@@ -47,6 +48,7 @@ class OpenVinoRuntime:
         self.spec = self._feed.spec
         self.provider = f"OpenVINO CPU {self._compiled.get_property('INFERENCE_PRECISION_HINT').to_string()}"
         self._local = threading.local()
+        self.in_flight = 1
 
     def __call__(self, images: Images) -> Scores:
         return self.run(images)["score"]
@@ -55,14 +57,14 @@ class OpenVinoRuntime:
         return self._feed.run(images, self._call)
 
     def _call(self, arrays: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        if not hasattr(self._local, "request"):  # a request belongs to one thread
-            self._local.request = self._compiled.create_infer_request()
-        results = self._local.request.infer(arrays, share_inputs=True)
-        return [results[output].copy() for output in self._compiled.outputs]
+        compiled, local = opened(self._compiled), self._local
+        if not hasattr(local, "request"):  # a request belongs to one thread
+            local.request = compiled.create_infer_request()
+        results = local.request.infer(arrays, share_inputs=True)
+        return [results[output].copy() for output in compiled.outputs]
 
     def close(self) -> None:
-        self._local = threading.local()
-        del self._compiled
+        self._compiled, self._local = None, threading.local()
 
 
 def import_openvino() -> ModuleType:

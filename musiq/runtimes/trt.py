@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import threading
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +18,7 @@ from musiq.artifact import Record
 from musiq.errors import MusiqError
 from musiq.runtimes import Images, Scores, gpu
 from musiq.runtimes.feed import OUTPUTS, Feed
+from musiq.runtimes.slots import IN_FLIGHT, Slots
 
 TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 INSTALL = {
@@ -29,8 +29,9 @@ SAID = 3  # messages of a failed step that an error repeats
 
 
 class TensorRtRuntime:
-    """Everything about the model comes from the record beside the engine. Safe to call from several threads: an
-    execution context serves one caller at a time, so a lock lets them in one by one."""
+    """Everything about the model comes from the record beside the engine. Safe to call from several threads: two calls
+    run at a time, each with an execution context, a stream and buffers of its own, the others wait. The second context
+    doubles the working memory, not the weights; where there is no room for it, calls go one by one (`in_flight` 1)."""
 
     def __init__(self, path: Path, device: str, package: str, record: Record | None) -> None:
         if device == "cpu":
@@ -44,50 +45,18 @@ class TensorRtRuntime:
         self.spec = record.spec
         self.provider = f"{TITLES[package]} {trt.__version__} {found.name}"
         self._feed = Feed(record.spec, record.inputs, *record.batch)
-        self._names = ["image"] if record.inputs == "image" else [scale.name for scale in record.spec.scales]
-        self._gpu, self._lock, self._log = found, threading.Lock(), make_logger(trt)
-        with ExitStack() as resources:
-            self._open(trt, path, record, resources)
-            self._resources = resources.pop_all()
-
-    def _open(self, trt: Any, path: Path, record: Record, resources: ExitStack) -> None:
-        self._cuda = gpu.import_cuda()
-        gpu.call(self._cuda.cudaSetDevice, self._gpu.index)
+        self._log = make_logger(trt)
+        gpu.call(gpu.import_cuda().cudaSetDevice, found.index)
         runtime = trt.Runtime(self._log)
         if record.details.get("compatible"):
             # Such an engine carries the code that newer versions run it with; the record's hash vouches for it.
             runtime.engine_host_code_allowed = True
-        self._engine = deserialise(runtime, path, record, self._log, self._gpu)
-        self._stream = gpu.call(self._cuda.cudaStreamCreate)
-        resources.callback(self._cuda.cudaStreamDestroy, self._stream)
-        resources.callback(self._forget)  # before the stream goes
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise MusiqError(
-                f"{path.name} finds no room to run on {self._gpu.name}: {self._log.said()}. "
-                "Free the GPU, or export with a smaller --batch."
-            )
-        self._outputs = [name for name in OUTPUTS if name in tensor_names(self._engine)]
-        self._buffers = {}
-        for name in (*self._names, *self._outputs):
-            buffer = gpu.Buffer(self._largest(trt, name), np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))))
-            resources.callback(buffer.free)
-            self._must(self._context.set_tensor_address(name, buffer.device))
-            self._buffers[name] = buffer
-
-    def _largest(self, trt: Any, name: str) -> tuple[int, ...]:
-        """The shape that a tensor has in the largest batch of the engine's profile."""
-        _, *shape = self._engine.get_tensor_shape(name)
-        first = self._names[0]
-        batch = self._engine.get_tensor_shape(first)[0]
-        if batch < 0:
-            batch = self._engine.get_tensor_profile_shape(first, 0)[2][0]
-        return (batch, *shape)
-
-    def _forget(self) -> None:
-        """TensorRT frees what no name holds any more: the context before its engine."""
-        self._context = None
-        self._engine = None
+        engine = deserialise(runtime, path, record, self._log, found)
+        slots = [Slot(trt, engine, self._feed, found, self._log)]
+        with suppress(MusiqError):  # no room for another
+            slots += [Slot(trt, engine, self._feed, found, self._log) for _ in range(IN_FLIGHT - 1)]
+        self._slots = Slots(slots)
+        self.in_flight = len(slots)
 
     def __call__(self, images: Images) -> Scores:
         return self.run(images)["score"]
@@ -96,31 +65,61 @@ class TensorRtRuntime:
         return self._feed.run(images, self._call)
 
     def _call(self, arrays: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        with self._lock:
+        with self._slots.one() as slot:
+            return slot.run(arrays)
+
+    def close(self) -> None:
+        """Waits for calls that run. TensorRT frees an engine that no name holds any more."""
+        for slot in self._slots.close():
+            slot.free()
+
+
+class Slot:
+    """An execution context with buffers for the largest batch: one call at a time."""
+
+    def __init__(self, trt: Any, engine: Any, feed: Feed, found: gpu.Gpu, log: Any) -> None:
+        self._engine, self._log, self._found = engine, log, found
+        self._lane = gpu.Lane(found.index)
+        with ExitStack() as on_error:
+            on_error.callback(self.free)
+            self._context = engine.create_execution_context()
             if self._context is None:
-                raise MusiqError("This engine was closed. Open it again with musiq.load.")
-            gpu.call(self._cuda.cudaSetDevice, self._gpu.index)  # the current device is each thread's own
-            for name, array in zip(self._names, arrays, strict=True):
-                self._buffers[name].upload(array, self._stream)
-                self._must(self._context.set_input_shape(name, array.shape))
-            self._must(self._context.execute_async_v3(int(self._stream)))
-            shapes = [tuple(self._context.get_tensor_shape(name)) for name in self._outputs]
-            views = [
-                self._buffers[name].download(shape, self._stream)
-                for name, shape in zip(self._outputs, shapes, strict=True)
-            ]
-            gpu.call(self._cuda.cudaStreamSynchronize, self._stream)
-            return [view.copy() for view in views]
+                raise MusiqError(
+                    f"The engine finds no room to run on {found.name}: {log.said()}. "
+                    "Free the GPU, or export with a smaller --batch."
+                )
+            self._inputs = list(feed.shapes())
+            self._outputs = [name for name in OUTPUTS if name in tensor_names(engine)]
+            largest = largest_batch(engine, self._inputs[0])
+            for name in (*self._inputs, *self._outputs):
+                shape = (largest, *engine.get_tensor_shape(name)[1:])
+                buffer = self._lane.buffer(name, shape, np.dtype(trt.nptype(engine.get_tensor_dtype(name))))
+                self._must(self._context.set_tensor_address(name, buffer.device))
+            on_error.pop_all()
+
+    def run(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        self._lane.enter()
+        for name, array in zip(self._inputs, arrays, strict=True):
+            self._lane.upload(name, array)
+            self._must(self._context.set_input_shape(name, array.shape))
+        self._must(self._context.execute_async_v3(int(self._lane.stream)))
+        return self._lane.download({name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs})
+
+    def free(self) -> None:
+        self._context = self._engine = None  # in this order, and before the stream goes
+        self._lane.free()
 
     def _must(self, done: bool) -> None:
         if not done:
             raise MusiqError(
-                f"{self.provider} could not run the engine: {self._log.said()}. Export it again on this machine."
+                f"{self._found.name} could not run the engine: {self._log.said()}. Export it again on this machine."
             )
 
-    def close(self) -> None:
-        with self._lock:
-            self._resources.close()
+
+def largest_batch(engine: Any, first: str) -> int:
+    """The first input's batch, or the largest in the engine's profile."""
+    batch: int = engine.get_tensor_shape(first)[0]
+    return batch if batch >= 0 else int(engine.get_tensor_profile_shape(first, 0)[2][0])
 
 
 def import_tensorrt(package: str) -> ModuleType:
