@@ -98,23 +98,29 @@ def join(datasets: Sequence[Dataset], names: Sequence[str], outputs: int = 1) ->
     labels are mean ratings on one scale and stay. Raises MusiqError where a dataset's train labels are all the same.
     """
     root = Path(os.path.commonpath([os.path.abspath(dataset.root) for dataset in datasets]))
-    columns = ["dataset", "label"] if outputs == 1 else ["dataset"]
+    columns = ["dataset", *(["label"] if outputs == 1 else [])]
     columns += dict.fromkeys(key for dataset in datasets for item in dataset.items for key in item.extra)
     items: list[Labelled] = []
     for dataset, name in zip(datasets, names, strict=True):
-        labels = np.array([item.mos for item in dataset.split("train")])
-        if len(labels) == 0 or labels.std() == 0:
-            raise MusiqError(f"{name} has no two train pictures with different labels: nothing to learn from it.")
-        shift, scale = (float(labels.mean()), float(labels.std())) if outputs == 1 else (0.0, 1.0)
+        shift, scale = _moments(dataset, name) if outputs == 1 else (0.0, 1.0)
         for item in dataset.items:
-            image = Path(os.path.abspath(item.path)).relative_to(root).as_posix()
+            path = Path(os.path.abspath(item.path))  # not resolved: a link's target may lie outside of root
             own = {**item.extra, "dataset": name, "label": repr(item.mos)}
             extra = {column: own.get(column, "") for column in columns}
             std = None if item.std is None else item.std / scale
-            items.append(Labelled(image, root / image, (item.mos - shift) / scale, item.split, std, item.shares, extra))
+            image, mos = path.relative_to(root).as_posix(), (item.mos - shift) / scale
+            items.append(Labelled(image, path, mos, item.split, std, item.shares, extra))
     targets = ", ".join(f"{name}: {dataset.target}" for name, dataset in zip(names, datasets, strict=True))
     target = f"z-score within its dataset ({targets})" if outputs == 1 else f"mean rating (1-{outputs}) ({targets})"
     return Dataset(tuple(items), root, target, None if outputs == 1 else (1.0, float(outputs)))
+
+
+def _moments(dataset: Dataset, name: str) -> tuple[float, float]:
+    """Mean and standard deviation of the train labels."""
+    labels = np.array([item.mos for item in dataset.split("train")])
+    if len(labels) == 0 or labels.std() == 0:
+        raise MusiqError(f"{name} has no two train pictures with different labels: nothing to learn from it.")
+    return float(labels.mean()), float(labels.std())
 
 
 def _near_duplicates(items: Sequence[Labelled], folder: Path) -> NDArray[np.int64]:
