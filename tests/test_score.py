@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import musiq
 from musiq.errors import ImageError, MusiqError
-from musiq.image import fit
+from musiq.image import Source, fit
 from musiq.runtimes import Images, Scores
 from musiq.score import Row, Scorer
 from musiq.threads import available_cpus, cgroup_cpus
 from tests.score_samples import HEIGHT, WIDTH, mean_spec, save_mean_model, saved, scene
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 class Mean:
     """A Runtime whose score is the mean of all samples, and which fails on pictures that are all 13."""
 
-    def __init__(self, pause_s: float = 0.0) -> None:
-        self.spec, self.provider, self.pause_s = mean_spec(), "fake", pause_s
+    def __init__(self, pause_s: float = 0.0, in_flight: int = 1) -> None:
+        self.spec, self.provider, self.pause_s, self.in_flight = mean_spec(), "fake", pause_s, in_flight
+        self.running, self.most = 0, 0
         self.batches: list[int] = []
         self.closed = False
 
@@ -35,7 +41,10 @@ class Mean:
 
     def run(self, images: Images) -> dict[str, Scores]:
         self.batches.append(len(images))
+        self.running += 1
+        self.most = max(self.most, self.running)
         time.sleep(self.pause_s)
+        self.running -= 1
         if (images == 13).all(axis=(1, 2, 3)).any():
             raise RuntimeError("out of memory,\nthirteen")
         return {"score": images.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)}
@@ -155,6 +164,67 @@ def test_decoding_goes_on_while_the_model_runs() -> None:
     rows = list(Scorer(runtime, batch_size=4, workers=2).score_many(slow()))
     assert len(rows) == 40
     assert time.perf_counter() - start < 0.8  # one after the other: 40 * 0.01 + 10 * 0.05 = 0.9
+
+
+def test_a_runtime_that_takes_several_batches_at_once_gets_them_and_rows_stay_in_order() -> None:
+    runtime = Mean(pause_s=0.05, in_flight=2)
+    rows = list(Scorer(runtime, batch_size=2).score_many(pictures(20)))
+    assert [row.score for row in rows] == list(range(100, 120))
+    assert runtime.most == 2
+    one = Mean(pause_s=0.01)
+    list(Scorer(one, batch_size=2).score_many(pictures(20)))
+    assert one.most == 1
+
+
+def test_a_long_run_of_failures_neither_waits_for_a_slow_model_nor_gathers_without_bound() -> None:
+    taken = 0
+
+    def mostly_bad() -> Iterator[Source]:
+        nonlocal taken
+        for number in range(3000):
+            taken += 1
+            yield pictures(1)[0] if number == 0 else b"not a picture"
+
+    rows = Scorer(Mean(pause_s=0.3), batch_size=1, workers=2).score_many(mostly_bad())
+    assert next(rows).score == 100
+    assert taken < 100  # else all of the bad ones' rows would be in memory by now
+    assert len(list(rows)) == 2999
+
+
+def test_opencv_has_its_threads_back_when_the_last_scoring_ends() -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        first, second = (Scorer(Mean(), batch_size=1).score_many(pictures(9)) for _ in range(2))
+        next(first), next(second)
+        assert cv2.getNumThreads() == 1
+        first.close()  # type: ignore[attr-defined]
+        assert cv2.getNumThreads() == 1
+        list(second)
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
+
+
+def test_four_times_the_pictures_need_no_more_memory(tmp_path: Path) -> None:
+    model = save_mean_model(tmp_path / "mean.onnx", height=512, width=768)
+    (tmp_path / "photo.jpg").write_bytes(saved(scene(1, 600, 900), "jpeg"))
+    code = (
+        "import re, sys; from musiq.score import Scorer\n"
+        "with Scorer(sys.argv[1], 'cpu', batch_size=4, workers=2) as scorer:\n"
+        "    for row in scorer.score_many([sys.argv[2]] * int(sys.argv[3])): assert row.score\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])"
+    )
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs Linux, whose /proc tells a process's own peak")
+
+    def peak_mib(count: int) -> float:
+        command = [sys.executable, "-c", code, str(model), str(tmp_path / "photo.jpg"), str(count)]
+        return int(subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stdout) / 1024
+
+    few, many = peak_mib(60), peak_mib(240)
+    assert many - few < 0.1 * few  # 180 pictures of 768x512 more are 200 MiB
+    assert few < 500
 
 
 def test_many_threads_may_share_one_scorer(model: Path) -> None:
