@@ -36,7 +36,8 @@ def place(
     """
     _settle(axes)
     at = axes.transData.transform(np.asarray(points, np.float64))
-    frame = axes.get_window_extent()
+    window = axes.get_window_extent()
+    frame = window.x0, window.y0, window.x1, window.y1
     taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in at]
     lines = [_dots(axes, x, bar) for (x, _), bar in zip(points, bars, strict=True) if bar is not None]
     crossed = np.concatenate([np.empty((0, 2)), *lines])
@@ -44,20 +45,27 @@ def place(
     near = [np.sort(np.hypot(*(at - point).T))[min(3, len(at) - 1)] for point in at]
     for index in np.argsort(near)[::-1]:
         point, size = at[index], _size(axes, names[index])
-        free = [
-            (reach + CROSSING * _within(crossed, box) + CROSSING * _through(taken, _line(point, box)), box)
-            for reach, box in _around(point, size)
-            if _inside(box, tuple(frame.extents)) and not any(_overlap(box, other) for other in taken)
-        ]
-        if not free:
+        box = _best(point, size, frame, taken, crossed)
+        if box is None:
             continue
-        box = min(free)[1]
         taken.append(box)
         line = _line(point, box)
         _write(axes, box, names[index])
         ends = axes.transData.inverted().transform(line[[0, -1]])
         axes.plot(*ends.T, color=colours[index], linewidth=0.8, zorder=1)
         crossed = np.concatenate([crossed, line])
+
+
+def _best(point: Floats, size: tuple[float, float], frame: Box, taken: Sequence[Box], crossed: Floats) -> Box | None:
+    """The free box inside the frame that is nearest, where each dot crossed counts as some distance; None without."""
+    best, least = None, math.inf
+    for reach, box in _around(point, size):
+        if reach >= least:
+            break
+        if _inside(box, frame) and not any(_overlap(box, other) for other in taken):
+            cost = reach + CROSSING * (_within(crossed, box) + _through(taken, _line(point, box)))
+            best, least = (box, cost) if cost < least else (best, least)
+    return best
 
 
 def spread(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str]) -> None:
@@ -143,14 +151,16 @@ def _within(dots: Floats, box: Box) -> int:
 
 def _through(boxes: Sequence[Box], line: Floats) -> int:
     """Dots of a line that lie in other names and points; its own point's, which it starts in, are not counted."""
-    return sum(_within(line[4:], box) for box in boxes)
+    left, bottom, right, top = np.asarray(boxes).T[:, :, None]
+    x, y = line[4:].T
+    return int(((x > left) & (x < right) & (y > bottom) & (y < top)).sum())
 
 
 def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _inside(box: Box, frame: tuple[float, ...]) -> bool:
+def _inside(box: Box, frame: Box) -> bool:
     return frame[0] < box[0] and frame[1] < box[1] and box[2] < frame[2] and box[3] < frame[3]
 
 

@@ -1,0 +1,60 @@
+"""Reports as musiq-bench writes them, with figures out of a random number generator in place of a measurement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from musiq_bench.figures import summarise
+from musiq_bench.report import Report, Row
+
+RUNTIMES = [("pytorch", "PyTorch cpu", "fp32", 1.2), ("onnx", "CPUExecutionProvider", "fp32", 0.8)]
+MORE = [("onnx", "CPUExecutionProvider", "int8", 0.4), ("openvino", "OpenVINO CPU", "bf16", 0.41)]
+
+
+def made_row(model: str, runtime: tuple[str, str, str, float], batch: int, rng: np.random.Generator) -> Row:
+    """A row whose latencies scatter by 3%, and their rounds by another 1.5%."""
+    format, provider, precision, speed = runtime
+    middle = 50 * speed * batch**0.9
+    rounds = [middle * rng.lognormal(0, 0.015) * rng.lognormal(0, 0.03, 40) for _ in range(3)]
+    latency = summarise([each.tolist() for each in rounds])
+    assert latency is not None
+    row = Row(model, f"exports/{model}.{format}", "ab" * 32, format, "candidate", precision, "cpu", batch, provider)
+    row.latency_ms = row.end_to_end_ms = latency
+    row.images_per_s, row.pictures, row.height, row.width = 1e3 * batch / latency.mean, 200, 768, 1024
+    row.file_mb, row.load_s, row.cold_start_ms, row.peak_memory_mib = 104.7, 1.25, 99.0, 800.0
+    row.role = "reference" if format == "pytorch" else "candidate"
+    row.reference = "exports/model.pytorch"
+    if row.role == "candidate":
+        row.srcc_reference, row.max_difference, row.mean_difference = 0.9999, 1e-3, 1e-4
+    return row
+
+
+def label(row: Row, srcc: float) -> Row:
+    """With labels: their figures, and for a candidate the paired difference to a reference of 0.82."""
+    row.srcc, row.srcc_interval = srcc, [srcc - 0.05, srcc + 0.04]
+    row.plcc, row.plcc_interval = srcc + 0.01, [srcc - 0.04, srcc + 0.05]
+    if row.role == "candidate":
+        row.srcc_delta, row.srcc_delta_interval = srcc - 0.82, [srcc - 0.821, srcc - 0.819]
+    return row
+
+
+def made_report(
+    models: tuple[str, ...] = ("model",),
+    batches: tuple[int, ...] = (1, 8),
+    runtimes: list[tuple[str, str, str, float]] = RUNTIMES + MORE,
+    labelled: bool = True,
+    seed: int = 0,
+) -> Report:
+    rng = np.random.default_rng(seed)
+    each = [(model, runtime, batch) for model in models for runtime in runtimes for batch in batches]
+    rows = [made_row(model, runtime, batch, rng) for model, runtime, batch in each]
+    if labelled:
+        rows = [label(row, 0.82 - 0.001 * index) for index, row in enumerate(rows)]
+    where: dict[str, Any] = {"cpu": "a CPU", "cores": 2, "gpus": [], "versions": {"numpy": "2"}, "python": "3.11"}
+    pictures = {"folders": ["photos"], "found": 201, "used": 200, "fitted": 3, "broken": []}
+    labels = {"source": "labels.csv", "target": "MOS", "split": "test", "n": 200} if labelled else None
+    settings = {"device": "cpu", "threads": None, "calls": 100, "seconds": 3.0, "rounds": 3}
+    when, command = "2026-01-02T03:04:05+00:00", "musiq-bench --images photos/"
+    return Report(when, command, where, settings, pictures, labels, "200 pictures at 1024x768.", rows)
