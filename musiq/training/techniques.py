@@ -95,13 +95,14 @@ def _forgetting(block: nn.Module, inner: Callable[..., Tensor]) -> Callable[...,
 def still_statistics(module: nn.Module) -> Iterator[None]:
     """Batch norms normalise by the batch and leave their running statistics alone: the same pictures pass twice."""
     moving = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d) and norm.training]
+    momenta = [norm.momentum for norm in moving]
     for norm in moving:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in moving:
-            norm.track_running_stats = True
+        for norm, momentum in zip(moving, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def _try_compiler(device: torch.device) -> None:

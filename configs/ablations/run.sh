@@ -1,0 +1,14 @@
+#!/bin/sh
+# Runs every ablation of this folder one after the other, going on where an earlier call was stopped:
+#   configs/ablations/run.sh --labels labels.csv --trunk-weights resnet50.npz
+# Then: python -m musiq.training.compare runs/ablations/*
+set -e
+here=$(dirname "$0")
+for recipe in "$here"/*.toml; do
+    name=$(basename "$recipe" .toml)
+    echo "== $name"
+    case $name in
+        bn-*) "${PYTHON:-python}" "$here/../../train.py" --config "$recipe" --out "runs/ablations/$name" --resume "$@" ;;
+        *) "${PYTHON:-python}" "$here/../../train.py" --config "$recipe" --out "runs/ablations/$name" --resume "$@" --trunk-weights none ;;
+    esac
+done
