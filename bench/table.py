@@ -14,7 +14,8 @@ from .figures import NOISY, Latency
 from .report import Report, Row
 
 WIDTH = 100  # columns, where nothing says how wide the output is
-WIDE = 150  # columns from which the rest of the figures is shown too
+FOLDED = 16  # columns that a model's name is folded to, at the least, before a basic figure is left out
+EXTRA = 5  # rank from which a figure is only shown where no name has to be folded for it
 
 NAMED = 4  # rows of unsteady latency that are named
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ORT"}
@@ -37,7 +38,7 @@ class Column:
     title: str
     text: Callable[[Row], str]
     right: bool = True
-    least: int = 0  # width of the terminal from which it is shown
+    rank: int = 0  # where there is too little room, the column of the highest rank is left out first; 0 stays
     labelled: bool = False  # only where there are labels
 
 
@@ -75,6 +76,8 @@ def runs_on(row: Row) -> str:
     if row.provider is None:
         return runtime
     provider = row.provider.removesuffix("ExecutionProvider")
+    if runtime != RUNTIMES["pytorch"]:
+        provider = provider.removeprefix(f"{RUNTIMES['pytorch']} ")  # its other formats: "pt2 cpu" says enough
     return provider if provider.lower().startswith(runtime.lower()) else f"{runtime} {provider}"
 
 
@@ -85,32 +88,32 @@ def _per_s(value: float | None) -> str:
 COLUMNS = (
     Column("model", lambda row: row.model, right=False),
     Column("runs on", runs_on, right=False),
-    Column("type", lambda row: row.precision, right=False, least=96),
+    Column("type", lambda row: row.precision, right=False, rank=4),
     Column("batch", lambda row: str(row.batch)),
     Column(
         "p50 ms", lambda row: time("latency_ms", "p50")(row) if row.latency_ms else SHORT.get(row.status, row.status)
     ),
     Column("p90 ms", time("latency_ms", "p90")),
-    Column("n", lambda row: str(row.latency_ms.n) if row.latency_ms else ""),
-    Column("img/s", lambda row: _per_s(row.images_per_s), least=96),
+    Column("n", lambda row: str(row.latency_ms.n) if row.latency_ms else "", rank=3),
+    Column("img/s", lambda row: _per_s(row.images_per_s), rank=2),
     Column("max diff", figure("max_difference", ".1e")),
     Column("SRCC ref", figure("srcc_reference", ".5f")),
     Column("SRCC", figure("srcc", ".4f"), labelled=True),
-    Column("PLCC", figure("plcc", ".4f"), labelled=True),
-    Column("files ms", time("end_to_end_ms", "p50"), least=WIDE),
-    Column("load s", figure("load_s", ".2f"), least=WIDE),
-    Column("first ms", figure("cold_start_ms", ".0f"), least=WIDE),
-    Column("peak MiB", figure("peak_memory_mib", ".0f"), least=WIDE),
-    Column("GPU MiB", figure("device_memory_mib", ".0f"), least=WIDE),
-    Column("file MB", figure("file_mb", ".1f"), least=WIDE),
+    Column("PLCC", figure("plcc", ".4f"), labelled=True, rank=1),
+    Column("files ms", time("end_to_end_ms", "p50"), rank=5),
+    Column("load s", figure("load_s", ".2f"), rank=6),
+    Column("first ms", figure("cold_start_ms", ".0f"), rank=7),
+    Column("peak MiB", figure("peak_memory_mib", ".0f"), rank=8),
+    Column("GPU MiB", figure("device_memory_mib", ".0f"), rank=9),
+    Column("file MB", figure("file_mb", ".1f"), rank=10),
 )
 
 
 def show(report: Report, console: Console) -> None:
     """Print the table, its caption, and a line for each row that failed or needs a word."""
-    wide = console.width >= WIDE
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1 if wide else 0, 0, 0), pad_edge=False)
-    for column in (shown := _shown(report, console.width)):
+    shown, loose = _shown(report, console.width)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, int(loose), 0, 0), pad_edge=False)
+    for column in shown:
         # Where there is little room the name alone is folded, so that every figure stays whole.
         folds = column.title == "model"
         table.add_column(column.title, justify="right" if column.right else "left", no_wrap=not folds, overflow="fold")
@@ -121,14 +124,22 @@ def show(report: Report, console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _shown(report: Report, width: int) -> list[Column]:
-    return [
+def _shown(report: Report, width: int) -> tuple[list[Column], bool]:
+    """The columns that there is room for, and whether there is room between them too."""
+    columns = [
         column
         for column in COLUMNS
-        if (report.labels or not column.labelled)
-        and width >= column.least
-        and (column.title != "GPU MiB" or report.environment["gpus"])
+        if (report.labels or not column.labelled) and (column.title != "GPU MiB" or report.environment["gpus"])
     ]
+    needs = {each.title: max(len(text) for text in (each.title, *map(each.text, report.rows))) for each in columns}
+    for rank in sorted({column.rank for column in columns}, reverse=True):
+        shown = [column for column in columns if column.rank <= rank]
+        need = sum(needs[column.title] for column in shown) + len(shown) + 1
+        if rank < EXTRA:
+            need -= max(0, needs["model"] - FOLDED)
+        if need <= width:
+            break
+    return shown, need + len(shown) <= width
 
 
 def caption(report: Report) -> str:

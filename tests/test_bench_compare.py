@@ -16,7 +16,8 @@ from rich.console import Console
 from scipy import stats
 
 from musiq.errors import MusiqError
-from musiq_bench.compare import compare, latency_change, show_comparison, spearman_interval, srcc_change
+from musiq_bench.change import latency_change, spearman_interval, srcc_change
+from musiq_bench.compare import compare, show_comparison
 from musiq_bench.figures import Latency, summarise
 from musiq_bench.read import read
 from musiq_bench.report import Report
@@ -139,6 +140,9 @@ def test_another_machine_is_said_first() -> None:
     assert said.startswith("Different machines, so latencies say little of the models: a CPU, 2 cores; now another CPU")
     assert "Versions: numpy 2 -> 3." in said
     assert "Not the same labels" in said
+    assert "Other programs" not in said
+    new.environment["load_average"] = [7.5, 1, 1]
+    assert "Other programs were running (load average 0, now 7.5)" in shown(old, new)
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])
