@@ -120,8 +120,9 @@ def main(
     if kind == "parquet" and out is None:
         raise MusiqError("Parquet cannot be written to stdout: name a file with --out.")
     models = models or (newest_model(Path("exports")),)
-    sources = expand(paths)
-    with Scorer(models, **options) as scorer, without_decoder_noise(), ExitStack() as stack:
+    check_engine(engine, resume, options["workers"], address or column)
+    sources = expand(paths) if engine == "local" else unlisted(paths)
+    with open_engine(engine, models, address, column, options) as scorer, without_decoder_noise(), ExitStack() as stack:
         table = Table(kind, labels(models), scorer.spec.outputs)
         if out is None:
             errors = score_all(scorer, sources, to_stdout(table), fail_on_error, quiet=sys.stdout.isatty())
@@ -145,14 +146,14 @@ def check_engine(engine: str, resume: bool, workers: int | None, ray_only: str |
 
 
 def open_engine(
-    engine: str, model: Path, address: str | None, column: str | None, options: dict[str, Any]
+    engine: str, models: tuple[Path, ...], address: str | None, column: str | None, options: dict[str, Any]
 ) -> Scorer | RayScorer:
     if engine == "local":
-        return Scorer(model, **options)
+        return Scorer(models, **options)
     from musiq.ray_engine import RayScorer
 
     del options["workers"]
-    return RayScorer(model, address=address, column=column, **options)
+    return RayScorer(models, address=address, column=column, **options)
 
 
 def unlisted(names: Iterable[str]) -> list[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from musiq.score import Row, Scorer
+from musiq.score import Model, Row, Scorer
 from musiq.shards import pick_column
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class BatchScorer:
 
     def __init__(
         self,
-        model: str | Path,
+        model: Model | Sequence[Model],
         *,
         column: str | None = None,
         device: str = "auto",
@@ -103,7 +103,9 @@ def _columns(rows: list[Row], outputs: int) -> tuple[dict[str, list[float | None
     return numbers, {"fitted": [row.fitted for row in rows], "error": [row.error for row in rows]}
 
 
-def open_scorer(model: str | Path, device: str = "auto", *, threads: int | None = None, **options: Any) -> Scorer:
+def open_scorer(
+    model: Model | Sequence[Model], device: str = "auto", *, threads: int | None = None, **options: Any
+) -> Scorer:
     """A Scorer that keeps to what Ray gave the actor it is opened in: its CPUs, and "auto" is its GPU or none."""
     given = ray_resources()
     if given is not None:

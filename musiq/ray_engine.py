@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterable, Iterator
+import socket
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musiq.artifact import read_record
+from musiq.aspect import check_mixture
 from musiq.distributed import arrow_columns, open_scorer
 from musiq.errors import MusiqError
 from musiq.score import BATCH, Row, Scorer
 from musiq.shards import Piece, Record, cut, records
+from musiq.spec import Spec
 from musiq.threads import available_cpus
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ BATCH_PICTURES = 64
 """Pictures that travel together, and at most as many are scored again where a worker dies: seconds of work."""
 READERS = 8
 """Tasks that read at once; reading waits for disks and networks, so they ask for no CPU."""
+CONNECT_S = 10
+"""How long to wait for a cluster's address to answer."""
 TASKS = 512
 """Reading tasks, each of one or more pieces: enough for any cluster, few enough for Ray to plan at once."""
 
@@ -37,14 +42,14 @@ class RayScorer:
     for as long as this lives. Each actor has `threads` CPUs (default 1), and one GPU for a `device` of cuda; Ray starts
     as many as help and the cluster has room for. The actors open the model and the pictures: both have to lie at the same
     paths on every machine (pictures may be URLs), where this package is installed too. `column` names that of the
-    pictures in Parquet files. Further `options` are those of `musiq.score.Scorer`.
+    pictures in Parquet files. Several models and further `options` are those of `musiq.score.Scorer`.
 
     Raises MusiqError for a model that cannot be opened, a cluster that cannot be reached, or one that is too small.
     """
 
     def __init__(
         self,
-        model: Path,
+        model: Path | Sequence[Path],
         device: str = "auto",
         *,
         address: str | None = None,
@@ -54,14 +59,13 @@ class RayScorer:
         **options: Any,
     ) -> None:
         self.column, self.threads = column, threads or 1
-        self._options = {"model": os.path.abspath(model), "device": device, "batch_size": batch_size, **options}
+        models = [model] if isinstance(model, Path) else list(model)
+        self._models = {os.path.abspath(each): str(each) for each in models}  # workers have a folder of their own
+        self._options = {"model": list(self._models), "device": device, "batch_size": batch_size, **options}
         self._gpus = 1 if device.startswith("cuda") else 0
-        record = read_record(model) if model.is_file() else None
-        if record is None:
-            with Scorer(model, device) as scorer:  # says what no worker could open either
-                self.spec = scorer.spec
-        else:
-            self.spec = record.spec
+        specs = [_spec(each, device) for each in models]
+        check_mixture([str(each) for each in models], specs)
+        self.spec = specs[0]
         self._own = _connect(address)
         self._check_room()
 
@@ -138,7 +142,17 @@ class RayScorer:
             values["fitted"],
             values["error"],
             shares if shares and values["score"] is not None else None,
+            self._models.get(values["model"], ""),
         )
+
+
+def _spec(model: Path, device: str) -> Spec:
+    """That of the record, or of the model itself; raises MusiqError for what no worker could open either."""
+    record = read_record(model) if model.is_file() else None
+    if record is not None:
+        return record.spec
+    with Scorer(model, device) as scorer:
+        return scorer.spec
 
 
 class _Place:
@@ -202,7 +216,7 @@ def _table(piece: int, rows: list[tuple[int, bool, Record]]) -> pa.Table:
 class _ScoreRecords:
     """Scores the tables of `_read`: a path where there are no bytes, nothing where there was an error already."""
 
-    def __init__(self, model: str, device: str, **options: Any) -> None:
+    def __init__(self, model: list[str], device: str, **options: Any) -> None:
         self.scorer = open_scorer(model, device, **options)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -212,9 +226,10 @@ class _ScoreRecords:
         good = (
             os.fsdecode(record.name) if record.data is None else record.data for record in found if not record.error
         )
-        scored = self.scorer.score_many(good)
+        scored = iter(list(self.scorer.score_many(good)))
         rows = [Row("", None, error=record.error) if record.error else next(scored) for record in found]
-        outcome = arrow_columns(rows, self.scorer.spec.outputs)
+        outcome = {"model": pa.array([row.model for row in rows], pa.string())}
+        outcome |= arrow_columns(rows, self.scorer.spec.outputs)
         return pa.table({name: table[name] for name in ("piece", "row", "last", "name")} | outcome)
 
 
@@ -226,11 +241,19 @@ def _connect(address: str | None) -> bool:
         return False
     own = {} if address else {"num_cpus": available_cpus(), "include_dashboard": False}
     try:
+        _knock(address or "")
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
     except Exception as problem:  # Ray's, gRPC's and the operating system's own
         where = f"reach the Ray cluster at {address}" if address else "start Ray on this machine"
         raise MusiqError(f"Cannot {where}: {_reason(problem)}. Check the address and that Ray runs there.") from problem
     return True
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 def _settle_ray_data() -> None:

@@ -90,11 +90,12 @@ def _row_groups(name: str, column: str | None) -> Iterator[Piece]:
         yield Piece((name,), error=_unreadable(problem))
         return
     wanted = pick_column(schema.names, column, name)
-    if not counts:
+    if not any(counts):
         yield Piece((name,), error="There is no row in it. Leave the file out.")
     first = 0
     for group, count in enumerate(counts):
-        yield Piece((name,), wanted, group, first)
+        if count:
+            yield Piece((name,), wanted, group, first)
         first += count
 
 
