@@ -43,7 +43,8 @@ class Change:
 
 
 def latency_change(old: Latency, new: Latency) -> Change | None:
-    """The change of the median, faster or slower where its interval has neither 0 nor LEAST_LATENCY; None without."""
+    """The change of the p50: faster or slower where its interval leaves out 0 and it is LEAST_LATENCY or more; None where
+    there is no p50. Raises MusiqError where scipy is missing."""
     try:
         from scipy.stats import t
     except ImportError as problem:

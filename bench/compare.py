@@ -1,6 +1,7 @@
 """`musiq-bench --compare old.json new.json`: what became faster, slower, better, worse, beyond noise.
 
-Rows are the same where model, format, role, precision, device and batch are; see `musiq_bench.change` for what noise is.
+Rows are the same where model, format, precision, device and batch are, and both or neither a baseline; see
+`musiq_bench.change` for what noise is.
 SRCC is compared where labels are the same: less the same PyTorch reference's, where both reports have that, since its
 paired interval is far narrower. Without labels it is SRCC to PyTorch.
 """

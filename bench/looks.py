@@ -26,7 +26,10 @@ STEPS = {3.0: (), 30.0: (1.0, 1.5, 2.0, 3.0, 5.0, 7.0), 1000.0: (1.0, 2.0, 5.0),
 INK = "#1b1f24"  # what becomes the page's own text colour where a plot stands in a page
 
 
-def looks(rows: Sequence[Row]) -> Callable[[Row], tuple[str, str]]:
+Look = Callable[[Row], tuple[str, str]]  # (colour, marker)
+
+
+def looks(rows: Sequence[Row]) -> Look:
     """(colour, marker) of a row: one colour for each runtime in order of appearance, going round when there are more."""
     runtimes = list(dict.fromkeys(map(runs_on, rows)))
 
@@ -58,7 +61,7 @@ def names(rows: Sequence[Row], full: bool = False) -> list[str]:
     return found
 
 
-def legend(figure: Figure, rows: Sequence[Row], look: Callable[[Row], tuple[str, str]]) -> None:
+def legend(figure: Figure, rows: Sequence[Row], look: Look) -> None:
     from matplotlib.lines import Line2D
 
     runtimes = {runs_on(row): Line2D([], [], color=look(row)[0], linewidth=5) for row in rows}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from musiq.errors import MusiqError
 
 from .figures import Latency
-from .looks import INK, legend, log_ticks, looks, names, short
+from .looks import INK, Look, legend, log_ticks, looks, names, short
 from .placing import place, spread
 from .report import Report, Row
 
@@ -75,41 +75,58 @@ def draw(report: Report) -> list[Plot]:
 TITLES = ("Latency and quality", "Latencies of single calls", "Images per second over batch size")
 
 
+@dataclass(frozen=True)
+class Point:
+    row: Row
+    p50: float
+    srcc: float
+    bar: list[float] | None  # its interval
+
+
+def _points(rows: Sequence[Row], field: str) -> list[Point]:
+    """Those that have both figures, at the smallest batch size among them."""
+    found = [
+        Point(row, row.latency_ms.p50, srcc, getattr(row, f"{field}_interval", None))
+        for row in rows
+        if (srcc := _srcc(row, field)) is not None and row.latency_ms and row.latency_ms.p50
+    ]
+    least = min((point.row.batch for point in found), default=0)
+    return [point for point in found if point.row.batch == least]
+
+
 def _latency_srcc(rows: Sequence[Row]) -> tuple[Figure, str] | None:
     field = "srcc" if any(row.srcc is not None for row in rows) else "srcc_reference"
-    found = [(row, _srcc(row, field)) for row in rows]
-    batch = min((row.batch for row, srcc in found if srcc is not None), default=0)
-    points = [
-        (row, latency.p50, srcc)
-        for row, srcc in found
-        if srcc is not None and row.batch == batch and (latency := row.latency_ms) and latency.p50
-    ]
+    points = _points(rows, field)
     if not points:
         return None
+    batch = points[0].row.batch
     figure, (axes,) = _panels(4.8 + 0.12 * max(0, len(points) - 8))
     look = looks(rows)
-    bars = [getattr(row, f"{field}_interval", None) for row, _, _ in points]
-    for (row, p50, srcc), bar in zip(points, bars, strict=True):
-        colour, marker = look(row)
-        if bar is not None:
-            axes.vlines(p50, *bar, color=colour, alpha=0.4, linewidth=1.2)
-        face = "none" if row.role == "reference" else colour
-        axes.plot(p50, srcc, marker, color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.5)
-    heights = [value for (_, _, srcc), bar in zip(points, bars, strict=True) for value in (srcc, *(bar or ()))]
-    _room(axes, [p50 for _, p50, _ in points], heights)
-    to = "the labels" if field == "srcc" else "PyTorch fp32"
+    _scatter(axes, points, look)
     axes.set_xlabel(f"median latency of one call, batch {batch}, ms (log scale)")
-    axes.set_ylabel(f"SRCC to {to}")
-    axes.grid(True)
-    log_ticks(axes.xaxis, [p50 for _, p50, _ in points])
-    axes.yaxis.get_major_formatter().set_useOffset(False)  # type: ignore[attr-defined]
-    legend(figure, [row for row, _, _ in points], look)
-    said_names = short([row for row, _, _ in points])
-    place(axes, [(p50, srcc) for _, p50, srcc in points], said_names, [look(row)[0] for row, _, _ in points], bars)
+    axes.set_ylabel(f"SRCC to {'the labels' if field == 'srcc' else 'PyTorch fp32'}")
+    shown, bars = [point.row for point in points], [point.bar for point in points]
+    legend(figure, shown, look)
+    at = [(point.p50, point.srcc) for point in points]
+    place(axes, at, short(shown), [look(row)[0] for row in shown], bars)
     said = f"Up and to the left is better. Batch {batch}; a ring is PyTorch, with which the others are compared."
     if any(bars):
         said += " Bars: 95% bootstrap intervals, of each model by itself; see the paired differences for what is noise."
     return figure, said
+
+
+def _scatter(axes: Axes, points: Sequence[Point], look: Look) -> None:
+    for point in points:
+        colour, marker = look(point.row)
+        if point.bar is not None:
+            axes.vlines(point.p50, point.bar[0], point.bar[1], color=colour, alpha=0.4, linewidth=1.2)
+        face = "none" if point.row.role == "reference" else colour
+        axes.plot(point.p50, point.srcc, marker, color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.5)
+    across = [point.p50 for point in points]
+    _room(axes, across, [height for point in points for height in (point.srcc, *(point.bar or ()))])
+    axes.grid(True)
+    log_ticks(axes.xaxis, across)
+    axes.yaxis.get_major_formatter().set_useOffset(False)  # type: ignore[attr-defined]
 
 
 def _srcc(row: Row, field: str) -> float | None:
@@ -176,22 +193,33 @@ def _images_per_s(rows: Sequence[Row]) -> tuple[Figure, str] | None:
     lines: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if row.images_per_s:
-            lines.setdefault((row.path, row.format, row.precision, row.device), []).append(row)
+            lines.setdefault((row.path, row.format, row.role, row.precision, row.device), []).append(row)
     series = [sorted(line, key=lambda row: row.batch) for line in lines.values()]
     if all(len({row.batch for row in line}) < 2 for line in series):
         return None
     figure, (axes,) = _panels(max(4.6, 0.6 + 0.2 * len(series)))
     look = looks(rows)
-    shown = [row for line in series for row in line]
     for line in series:
         colour, marker = look(line[0])
         style = "--" if line[0].role == "reference" else "-"
-        axes.plot(*_points(line), style, marker=marker, color=colour, markersize=5, linewidth=1.4)
-    batches = sorted({row.batch for row in shown})
+        axes.plot(*_speeds(line), style, marker=marker, color=colour, markersize=5, linewidth=1.4)
+    _speed_axes(axes, *_speeds([row for line in series for row in line]))
+    last = [line[-1] for line in series]
+    legend(figure, last, look)
+    ends = list(zip(*_speeds(last), strict=True))
+    spread(axes, ends, short(last), [look(row)[0] for row in last])
+    return figure, "From uint8 pictures in memory to scores. Dashed: PyTorch, with which the others are compared."
+
+
+def _speeds(line: Sequence[Row]) -> tuple[list[int], list[float]]:
+    return [row.batch for row in line], [row.images_per_s or 0.0 for row in line]
+
+
+def _speed_axes(axes: Axes, batches: Sequence[int], speeds: Sequence[float]) -> None:
+    """A tick for each batch size; speeds from 0, or on a log scale where some would lie on the floor."""
     axes.set_xscale("log", base=2)
-    axes.set_xticks(batches, [str(batch) for batch in batches])
+    axes.set_xticks(sorted(set(batches)), [str(batch) for batch in sorted(set(batches))])
     axes.minorticks_off()
-    speeds = _points(shown)[1]
     if max(speeds) > 8 * min(speeds):
         axes.set_yscale("log")
         log_ticks(axes.yaxis, speeds)
@@ -200,15 +228,6 @@ def _images_per_s(rows: Sequence[Row]) -> tuple[Figure, str] | None:
     axes.set_xlabel("batch size")
     axes.set_ylabel("images per second")
     axes.grid(True)
-    legend(figure, shown, look)
-    last = [line[-1] for line in series]
-    ends = [(row.batch, row.images_per_s or 0.0) for row in last]
-    spread(axes, ends, short(last), [look(row)[0] for row in last])
-    return figure, "From uint8 pictures in memory to scores. Dashed: PyTorch, with which the others are compared."
-
-
-def _points(line: Sequence[Row]) -> tuple[list[int], list[float]]:
-    return [row.batch for row in line], [row.images_per_s or 0.0 for row in line]
 
 
 def _panels(height: float, ratios: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:

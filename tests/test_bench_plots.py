@@ -113,6 +113,19 @@ def test_the_calls_themselves_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None
         assert len(row.latency_ms.samples) == 120
 
 
+def test_a_line_of_images_per_second_is_one_model_run_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = made_report(batches=(8, 1))
+    compiled = made_report(runtimes=RUNTIMES[:1], seed=1).rows
+    for row in compiled:
+        row.role = "baseline"
+    report.rows += compiled
+    (axes,) = figures(report, monkeypatch)["images-per-second"].axes
+    lines = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in axes.lines]
+    assert [batches for batches, _ in lines] == [[1, 8]] * 5
+    assert lines[0][1] == [report.rows[1].images_per_s, report.rows[0].images_per_s]
+    assert lines[4][1] == [row.images_per_s for row in compiled]
+
+
 def test_what_has_too_few_figures_is_not_drawn() -> None:
     assert list(drawn(made_report(batches=(1,)))) == ["latency-srcc", "latencies"]
     one = made_report(batches=(1,), runtimes=RUNTIMES[:1])
