@@ -7,6 +7,7 @@ rows, or writes them as Parquet files to a folder. `musiq-score --engine ray` do
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import ray.data
 
@@ -15,16 +16,16 @@ from musiq.image import find_images
 
 
 def main(folder: str, model: str, out: str | None = None) -> None:
-    pictures = [{"path": str(path)} for path in find_images([folder])]
+    pictures = [{"path": str(path)} for path in find_images([Path(folder).resolve()])]  # Ray's workers run elsewhere
     scores = ray.data.from_items(pictures).map_batches(
         BatchScorer,
-        fn_constructor_kwargs={"model": model},
+        fn_constructor_kwargs={"model": str(Path(model).resolve())},
         batch_size=64,
         num_cpus=1,  # CPUs of each model; num_gpus=1 for CUDA
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=4),
     )
     if out:
-        scores.write_parquet(out)
+        scores.write_parquet(str(Path(out).resolve()))
         return
     for row in scores.iter_rows():
         print(row["path"], row["error"] or row["score"], sep="\t")

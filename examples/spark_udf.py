@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -38,7 +39,9 @@ def main(folder: str, model: str, out: str | None = None) -> None:
     # A batch of the default 10,000 pictures would not fit in memory.
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "64")
     pictures = spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(folder)
-    scored = pictures.select("path", scoring(model)("content").alias("quality")).select("path", "quality.*")
+    scored = pictures.select("path", scoring(str(Path(model).resolve()))("content").alias("quality")).select(
+        "path", "quality.*"
+    )
     if out:
         scored.write.parquet(out)
     else:

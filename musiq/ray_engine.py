@@ -14,8 +14,9 @@ from musiq.artifact import read_record
 from musiq.aspect import check_mixture
 from musiq.distributed import arrow_columns, open_scorer
 from musiq.errors import MusiqError
+from musiq.image import Source
 from musiq.score import BATCH, Row, Scorer
-from musiq.shards import Piece, Record, cut, records
+from musiq.shards import Piece, Record, cut, located, records
 from musiq.spec import Spec
 from musiq.threads import available_cpus
 
@@ -60,7 +61,7 @@ class RayScorer:
     ) -> None:
         self.column, self.threads = column, threads or 1
         models = [model] if isinstance(model, Path) else list(model)
-        self._models = {os.path.abspath(each): str(each) for each in models}  # workers have a folder of their own
+        self._models = {os.path.abspath(each): str(each) for each in models}
         self._options = {"model": list(self._models), "device": device, "batch_size": batch_size, **options}
         self._gpus = 1 if device.startswith("cuda") else 0
         specs = [_spec(each, device) for each in models]
@@ -103,14 +104,16 @@ class RayScorer:
         from ray.data import ActorPoolStrategy, TaskPoolStrategy, from_items
 
         _settle_ray_data()
-        items = [{"piece": number, "content": pickle.dumps(piece)} for number, piece in enumerate(pieces)]
+        items = [
+            {"piece": number, "content": pickle.dumps((piece, os.getcwd()))} for number, piece in enumerate(pieces)
+        ]
         tasks = min(len(items), TASKS)
         read = from_items(items, override_num_blocks=tasks).map_batches(
             _read, batch_size=1, batch_format="numpy", num_cpus=0, compute=TaskPoolStrategy(min(tasks, READERS))
         )
         return read.map_batches(
             _ScoreRecords,
-            fn_constructor_kwargs=self._options,
+            fn_constructor_kwargs={"folder": os.getcwd(), **self._options},  # workers have another working folder
             batch_size=BATCH_PICTURES,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=self._room()),
@@ -177,8 +180,8 @@ class _Place:
 
 def _read(batch: dict[str, Any]) -> Iterator[pa.Table]:
     """The records of one piece, as tables of a bounded size."""
-    number, piece = int(batch["piece"][0]), pickle.loads(batch["content"][0])
-    ahead = _with_last(records(piece))
+    number, (piece, folder) = int(batch["piece"][0]), pickle.loads(batch["content"][0])
+    ahead = _with_last(records(piece, folder))
     table: list[tuple[int, bool, Record]] = []
     size = 0
     for row, (record, last) in enumerate(ahead):
@@ -216,21 +219,23 @@ def _table(piece: int, rows: list[tuple[int, bool, Record]]) -> pa.Table:
 class _ScoreRecords:
     """Scores the tables of `_read`: a path where there are no bytes, nothing where there was an error already."""
 
-    def __init__(self, model: list[str], device: str, **options: Any) -> None:
+    def __init__(self, folder: str, model: list[str], device: str, **options: Any) -> None:
+        self.folder = folder
         self.scorer = open_scorer(model, device, **options)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         import pyarrow as pa
 
-        found = [Record(*values) for values in zip(*(table[name].to_pylist() for name in Record._fields), strict=True)]
-        good = (
-            os.fsdecode(record.name) if record.data is None else record.data for record in found if not record.error
-        )
-        scored = iter(list(self.scorer.score_many(good)))
+        columns = (table[name].to_pylist() for name in ("name", "data", "error"))
+        found = [Record(os.fsdecode(name), data, error) for name, data, error in zip(*columns, strict=True)]
+        scored = iter(list(self.scorer.score_many(self._source(record) for record in found if not record.error)))
         rows = [Row("", None, error=record.error) if record.error else next(scored) for record in found]
         outcome = {"model": pa.array([row.model for row in rows], pa.string())}
         outcome |= arrow_columns(rows, self.scorer.spec.outputs)
         return pa.table({name: table[name] for name in ("piece", "row", "last", "name")} | outcome)
+
+    def _source(self, record: Record) -> Source:
+        return located(record.name, self.folder) if record.data is None else record.data
 
 
 def _connect(address: str | None) -> bool:

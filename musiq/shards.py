@@ -114,8 +114,11 @@ def _counts(file: Any) -> list[int]:
     return [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
 
 
-def records(piece: Piece) -> Iterator[Record]:
-    """The pictures of a piece, at least one Record; what cannot be read is a Record with its error, and ends the piece."""
+def records(piece: Piece, folder: str = "") -> Iterator[Record]:
+    """The pictures of a piece, at least one Record; what cannot be read is a Record with its error, and ends the piece.
+
+    `folder` is where relative names start, for a process with another working folder than the one that `cut` was called in.
+    """
     name = piece.names[0]
     if piece.error:
         yield Record(name, error=piece.error)
@@ -124,17 +127,23 @@ def records(piece: Piece) -> Iterator[Record]:
         yield from map(Record, piece.names)
         return
     try:
-        yield from _parquet(piece) if piece.column else _tar(name)
+        with _opened(located(name, folder)) as stream:
+            yield from _parquet(piece, stream) if piece.column else _tar(name, stream)
     except Exception as problem:  # tarfile's, pyarrow's, each protocol's own
         yield Record(name, error=_unreadable(problem))
 
 
-def _parquet(piece: Piece) -> Iterator[Record]:
+def located(name: str, folder: str) -> str:
+    """The path or URL to open for a name that was given in `folder`."""
+    return name if "://" in name else os.path.join(folder, name)
+
+
+def _parquet(piece: Piece, stream: IO[bytes]) -> Iterator[Record]:
     """Named by the column `path`, where there is one, else FILE#ROW."""
     import pyarrow.parquet as pq
 
     (name,), row = piece.names, piece.first
-    with _opened(name) as stream, pq.ParquetFile(stream) as file:
+    with pq.ParquetFile(stream) as file:
         columns = [column for column in {piece.column, "path"} if column in file.schema_arrow.names]
         for batch in file.iter_batches(ROWS, row_groups=[piece.group], columns=columns):
             paths = batch.column("path").to_pylist() if "path" in columns else [None] * len(batch)
@@ -155,10 +164,10 @@ def _record(name: str, value: Any) -> Record:
     return Record(name, error=f"There is {what} where the picture should be; expected its bytes or its path.")
 
 
-def _tar(name: str) -> Iterator[Record]:
+def _tar(name: str, stream: IO[bytes]) -> Iterator[Record]:
     """The pictures in a tar, by their endings, each named TAR/MEMBER; labels and the like are passed over."""
     found = False
-    with _opened(name) as stream, tarfile.open(fileobj=stream) as tar:
+    with tarfile.open(fileobj=stream) as tar:
         for member in tar:
             if member.isfile() and os.path.splitext(member.name)[1].lower() in SUFFIXES:
                 file, found = tar.extractfile(member), True
