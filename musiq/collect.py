@@ -147,5 +147,7 @@ def _settle_near(dataset: Dataset, near: NDArray[np.int64], drop: bool, say: Say
         smaller = drop_leaks(dataset, near)
         say(f"{what}: dropped {len(dataset.items) - len(smaller.items)} pictures of train.")
         return smaller
-    say(f"{what}, by the split that the labels give: marked in split.csv ({NEAR_DUPLICATE}); --near-duplicates drop")
-    return mark_leaks(dataset, near)
+    marked = mark_leaks(dataset, near)
+    how = "the labels' own marks of them stay" if marked is dataset else "marked in split.csv"
+    say(f"{what} by the split that the labels give; {how} ({NEAR_DUPLICATE}). --near-duplicates drop leaves them out.")
+    return marked

@@ -27,8 +27,8 @@ SIDE = 32
 
 DISTANCE, LIKENESS = 12, 0.95
 """Of near duplicates at most so many of 64 bits differ, and the thumbnails correlate by more than that. Chosen on 4,000
-pictures of BIQ2021, where they find 41 test pictures with a near duplicate in train: 18 of these are named as such with the
-data, and of the others 20 were looked at, which all show one scene."""
+pictures of BIQ2021: 41 of 1,000 official test pictures have a near duplicate among 3,000 of the official train set by them.
+18 of these were known as such beforehand; of the other 23 the 20 most alike were looked at, which all show one scene."""
 
 BLOCK, CANDIDATES = 2048, 16384
 

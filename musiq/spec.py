@@ -56,6 +56,7 @@ class Spec:
     height: int = 768
     width: int = 1024
     rounding: str = "nearest"  # of a resized side: "nearest", "nearest-float32" (ratio in float32) or "floor"
+    fit: str = "cover"  # pictures of another size: resized to cover height x width, then cropped in the middle
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     trunk_channels: int = 64  # patch trunk: channels of its first convolution, a quarter of its last
@@ -146,6 +147,7 @@ class Spec:
 
 
 CHOICES = {
+    "fit": ("cover",),
     "trunk": ("resnet50", "patch"),
     "kernel": ("cubic", "gaussian"),
     "rounding": ("nearest", "nearest-float32", "floor"),
