@@ -8,7 +8,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ def main(
             errors = score_all(scorer, sources, to_stdout(table), fail_on_error, quiet=sys.stdout.isatty())
         else:
             file = stack.enter_context(RowFile(out, table, resume))
-            with resumable(file):
+            with resumable(file) if engine == "local" else nullcontext():
                 errors = score_all(scorer, without(sources, file.done), file.write, fail_on_error)
                 file.finish()
     sys.exit(SOME_FAILED if errors else 0)

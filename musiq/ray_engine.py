@@ -85,10 +85,13 @@ class RayScorer:
     def score_many(self, sources: Iterable[str]) -> Iterator[Row]:
         """A Row for each picture in `sources` (paths, URLs, folders, *.parquet, *.tar), in their order.
 
-        A worker that dies is started again and its batch is scored again. Every row carries its number, so that a lost or
-        doubled one is an error and never a wrong file. Raises MusiqError where Ray cannot go on.
+        A worker that dies is started again and its batch is scored again, as often as it takes (Ray's default). Every row
+        carries its number, so that a lost or doubled one is an error and never a wrong file. Raises MusiqError where Ray
+        cannot go on.
         """
         pieces = list(cut(sources, self.column))
+        if not pieces:
+            return
         place = _Place(len(pieces))
         try:
             blocks: Any = self._scored(pieces).iter_batches(batch_size=None, batch_format="pyarrow")
