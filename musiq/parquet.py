@@ -48,7 +48,7 @@ def write(path: Path, records: Iterable[Mapping[str, Any]], outputs: int = 1) ->
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records that `write` wrote. Raises MusiqError for a file that is not one of its."""
+    """The records that `write` wrote. Raises MusiqError that says what else the file holds."""
     pa, pq = import_pyarrow()
     try:
         with pq.ParquetFile(path) as file:
@@ -56,9 +56,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 yield from map(_record, batch.to_pylist())
     except (pa.ArrowException, KeyError) as problem:
         line = " ".join(str(problem).split())
-        raise MusiqError(
-            f"Cannot resume {path}: it is no Parquet file of scores ({line}). Give another --out."
-        ) from problem
+        raise MusiqError(f"no Parquet table of scores ({line})") from problem
 
 
 def _record(values: dict[str, Any]) -> dict[str, Any]:

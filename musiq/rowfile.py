@@ -42,9 +42,8 @@ class RowFile:
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._opened()
-            if resume and not os.fstat(self._file.fileno()).st_size and path.exists():
-                self._file = self._restored(self._file)
-            self._file.truncate(self._kept() if resume else 0)
+            kept = self._resumed() if resume else 0  # may open another file than the one before
+            self._file.truncate(kept)
             if self._file.seek(0, os.SEEK_END) == 0:
                 self._file.write(self._rows.head())
             self._file.flush()
@@ -61,34 +60,39 @@ class RowFile:
         file.close()  # or the file was given its name between being opened and locked
         raise MusiqError(f"Another process is writing {self.part}. Wait for it, or give another --out.")
 
-    def _restored(self, empty: BinaryIO) -> BinaryIO:
-        """NAME.part made from NAME in one step, as a half of it would lose rows when killed again."""
-        with empty, whole(self.part) as copy:
-            if self.table.kind == "txt":
-                self.part.unlink()
-                raise MusiqError(
-                    f"Cannot resume {self.path}: its rows do not say which model they are of, so more cannot be added "
-                    "to it. Give another --out, or remove it."
-                )
+    def _resumed(self) -> int:
+        """Take over what an earlier run left in NAME.part, or else in NAME; the bytes of NAME.part that are whole rows."""
+        finished = not os.fstat(self._file.fileno()).st_size and self.path.exists()
+        try:
+            if finished:
+                self._restore()
+            return self._kept()
+        except MusiqError as problem:
+            self._file.close()
+            if finished:
+                self.part.unlink(missing_ok=True)  # nothing in it that NAME does not have
+            name = self.path if finished else self.part
+            raise MusiqError(f"Cannot resume {name}: it holds {problem}. Give another --out, or remove it.") from None
+
+    def _restore(self) -> None:
+        """Make NAME.part of NAME in one step, as half of it would lose rows when killed again."""
+        if self.table.kind == "txt":
+            raise MusiqError("rows that do not say which model they are of")
+        with self._file, whole(self.part) as copy:
             if self.table.kind == "parquet":
                 with copy.open("wb") as file:
                     file.writelines(map(self._rows.text, parquet.read(self.path)))
             else:
                 shutil.copyfile(self.path, copy)
-        return self._opened()
+        self._file = self._opened()
 
     def _kept(self) -> int:
-        """Read what an earlier run left; the bytes of it that are whole records."""
-        end, known = 0, {*self.table.labels.values(), *([""] if len(self.table.labels) > 1 else [])}
-        try:
-            for end, record in self._rows.read(self._file):  # noqa: B007
-                if record["model"] not in known:
-                    raise MusiqError(f"scores of the model {record['model']}, not of {' or '.join(sorted(known))}")
-                self.done[record["path"]] += 1
-        except MusiqError as problem:
-            raise MusiqError(
-                f"Cannot resume {self.path}: it holds {problem}. Give another --out, or remove it."
-            ) from None
+        end, labels = 0, sorted(self.table.labels.values())
+        known = {*labels, ""} if len(labels) > 1 else {*labels}  # "" of pictures that got to none of several
+        for end, record in self._rows.read(self._file):  # noqa: B007
+            if record["model"] not in known:
+                raise MusiqError(f"scores of the model {record['model']}, not of {' or '.join(labels)}")
+            self.done[record["path"]] += 1
         return end
 
     def write(self, row: Row) -> None:
