@@ -38,7 +38,7 @@ NEEDS = f"""train.py needs pictures with quality labels, higher being better:
       python -m musiq.demo --out demo/data
       python train.py --preset tiny --labels demo/data/labels.csv
 
-Presets: {", ".join(PRESETS)}. Several GPUs: accelerate launch train.py ...
+Presets: {", ".join(PRESETS)}. Recipes: --config configs/NAME.toml. Several GPUs: accelerate launch train.py ...
 All options: python train.py --help"""
 
 
@@ -173,7 +173,8 @@ def main(context: click.Context, /, **options: Any) -> None:
     except StopAskedError as stop:
         click.echo(f"{stop} Go on with: python train.py --resume --out {run.folder}", err=True)
         context.exit(130)
-    click.echo(f"The best checkpoint is {run.folder / 'best.safetensors'}")
+    if run.accelerator.is_main_process:
+        click.echo(f"The best checkpoint is {run.folder / 'best.safetensors'}")
 
 
 def open_run(options: dict[str, Any], given: set[str]) -> Run:

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,6 +32,8 @@ from musiq.training.batches import Pictures, cut, epoch_order, load  # noqa: E40
 from musiq.training.trunk import all_norms, load_trunk  # noqa: E402
 
 ROOT = Path(train.__file__).parent
+# All that has a state or chance of its own.
+RECIPE = ("--ema", 0.9, "--drop-path", 0.2, "--accumulate", 2, "--layer-decay", 0.9)
 SMALL = ["--preset", "tiny", "--height", "64", "--width", "64", "--workers", "0", "--cpu"]
 
 
@@ -40,7 +44,22 @@ def run_train(*options: object) -> Result:
 def start_train(*options: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *launcher, str(ROOT / "train.py"), *SMALL, *map(str, options)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    STARTED.append(
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    )
+    return STARTED[-1]
+
+
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _leave_nothing_running() -> Iterator[None]:
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            process.terminate()  # a launcher ends its own
+    STARTED.clear()
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +85,23 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing interrupted."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    process = start_train("--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2)
+    process = start_train("--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2, *RECIPE)
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "n=12 pictures of the test split" in said
     return out
 
 
-def wait_for_mid_epoch(process: subprocess.Popen[str], out: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if (out / "state.pt").exists():
+def wait_for(out: Path, epoch: int, alive: Callable[[], bool]) -> None:
+    """Until a run has saved a state inside this epoch."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and alive():
+        if (out / "run.json").exists():
             state, _ = runs.load_state(out)
-            if state.epoch == 1 and state.step >= 2:
+            if state.epoch == epoch and state.step >= 2:
                 return
         time.sleep(0.01)
-    raise AssertionError(f"the run was never seen in its second epoch: {process.communicate()}")
+    raise AssertionError(f"the run was never seen in its epoch {epoch}")
 
 
 def same_results(first: Path, second: Path) -> None:
@@ -102,24 +122,61 @@ def same_results(first: Path, second: Path) -> None:
             assert torch.equal(value, other.state_dict()[tensor]), tensor
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_stopped_inside_an_epoch_and_resumed_has_the_bits_of_one_that_was_not(
-    labels: Path, finished: Path, tmp_path: Path, number: signal.Signals
+def test_a_run_that_is_asked_to_stop_and_resumed_has_the_bits_of_one_that_was_not(
+    labels: Path, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "stopped"
-    options = ("--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2)
+    options = ("--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2, *RECIPE)
     process = start_train(*options, "--save-every", 0)
-    wait_for_mid_epoch(process, out)
-    process.send_signal(number)
-    errors = process.communicate(timeout=60)[1]
+    wait_for(out, 1, lambda: process.poll() is None)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, errors
+    assert f"--resume --out {out}" in errors
     state, _ = runs.load_state(out)
     assert (state.epoch, state.step > 0) == (1, True)
-    if number == signal.SIGTERM:
-        assert process.returncode == 130
-        assert f"--resume --out {out}" in errors
     again = start_train("--resume", "--out", out, "--workers", 2)
     _, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
+    same_results(finished, out)
+
+
+# Imports everything once, then is a child process for each line of options that it reads, and tells how that one ended.
+NURSERY = """
+import os, sys
+import accelerate.utils, torch, musiq.training.report, train
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        sys.stdout = sys.stderr
+        train.main(line.rstrip("\\n").split("\\t"))
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_three_kills_in_a_row_end_in_the_bits_of_a_run_that_nobody_killed(
+    labels: Path, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    options = [*SMALL, "--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2, *RECIPE, "--resume", "auto"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", NURSERY]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as nursery:
+
+        def start(*more: object) -> int:
+            print(*options, *more, sep="\t", file=nursery.stdin, flush=True)
+            return int(nursery.stdout.readline())
+
+        for epoch in range(3):
+            child = start("--save-every", 0)
+            wait_for(out, epoch, lambda child=child: Path(f"/proc/{child}").exists())
+            os.kill(child, signal.SIGKILL)
+            assert int(nursery.stdout.readline()) == -signal.SIGKILL
+        start()
+        assert int(nursery.stdout.readline()) == 0
+        nursery.stdin.close()
     same_results(finished, out)
 
 
@@ -193,18 +250,49 @@ def test_pictures_that_cannot_be_read_are_named_and_cost_no_others(labels: Path,
     assert (metrics["n"], metrics["unreadable"]) == (11, 1)
 
 
-def test_two_processes_score_each_test_picture_once(labels: Path, tmp_path: Path) -> None:
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
-    launcher = (*launcher, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
-    out = tmp_path / "run"
-    process = start_train("--labels", labels, "--out", out, "--epochs", 1, "--batch-size", 6, launcher=launcher)
-    said, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+# As `accelerate launch` starts them for several GPUs; for CPUs it would start only one.
+LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+def process_of_rank(rank: int, options: str) -> int:
+    """The process that torch's launcher gave this rank and these options."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+            environment = (folder / "environ").read_bytes().decode().split("\0")
+        except OSError:  # gone meanwhile, or another user's
+            continue
+        if options in words and f"RANK={rank}" in environment:
+            return int(folder.name)
+    raise AssertionError(f"there is no process of rank {rank}")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a process by Linux's /proc")
+def test_two_processes_train_as_one_would_and_outlive_the_loss_of_one(labels: Path, tmp_path: Path) -> None:
+    out, alone = tmp_path / "both", tmp_path / "alone"
+    options = ("--labels", labels, "--epochs", 2, "--batch-size", 6, "--lr", 1e-4)
+    process = start_train(*options, "--out", out, "--save-every", 0, launcher=LAUNCHER)
+    wait_for(out, 1, lambda: process.poll() is None)
+    os.kill(process_of_rank(1, str(out)), signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert not (out / "metrics.json").exists()
+    assert runs.load_state(out)[0].epoch == 1
+    again = start_train("--out", out, "--resume", "auto", launcher=LAUNCHER)
+    said, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert "on 2 x cpu" in said
     assert said.count("Test:") == 1
-    with (out / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    result = run_train(*options, "--out", alone)
+    assert result.exit_code == 0, result.output
+    rows, expected = ([*csv.DictReader((folder / "predictions.csv").open())] for folder in (out, alone))
     assert [row["image"] for row in rows] == [f"{i}.png" for i in range(0, 48, 4)]
-    assert all(row["score"] for row in rows)
+    assert [float(row["score"]) for row in rows] == pytest.approx([float(row["score"]) for row in expected], abs=1e-3)
+    losses = [
+        [epoch["loss"] for epoch in json.loads((folder / "metrics.json").read_text())["training"]["epochs"]]
+        for folder in (out, alone)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_without_arguments_it_says_what_it_needs() -> None:

@@ -67,5 +67,5 @@ def test_a_recipe_that_is_none_is_one_line(tmp_path: Path, content: str | None, 
 
 def test_a_value_that_an_option_does_not_take_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text("lr = -1\n")
-    with pytest.raises(click.BadParameter, match="-1.0 is not in the range"):
+    with pytest.raises(click.BadParameter, match=r"-1\.0 is not in the range"):
         settings_of("--config", tmp_path / "recipe.toml")

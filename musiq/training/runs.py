@@ -16,6 +16,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,8 +167,10 @@ def save_state(folder: Path, state: State, parts: dict[str, Any]) -> None:
             torch.save({"state": dataclasses.asdict(state), **parts}, part)
         except RuntimeError as problem:  # what torch makes of a disk that is full
             raise OSError(0, f"its disk may be full ({str(problem).splitlines()[0]})") from problem
-        if (folder / STATE).exists():
-            os.replace(folder / STATE, folder / BEFORE)
+        # A second name for the last state, which is so at every moment there; some file systems know no second names.
+        with suppress(OSError):
+            (folder / BEFORE).unlink(missing_ok=True)
+            os.link(folder / STATE, folder / BEFORE)
 
 
 def load_state(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[State, dict[str, Any]]:
