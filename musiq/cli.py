@@ -18,6 +18,7 @@ from musiq import artifact
 from musiq.errors import MusiqError
 from musiq.image import MAX_PIXELS, find_images
 from musiq.noise import without_decoder_noise
+from musiq.progress import progress, summary
 from musiq.rowfile import RowFile
 from musiq.rows import FORMATS, Table
 from musiq.score import BATCH, MAX_WORKERS, Row, Scorer
@@ -251,39 +252,6 @@ def score_all(
             advance(errors)
     click.echo(summary(scorer, scored, errors, time.perf_counter() - start), err=True)
     return errors
-
-
-def summary(scorer: Scorer | RayScorer, scored: int, errors: int, seconds: float) -> str:
-    """One line: counts, speed, and which side held the other up."""
-    seconds = max(seconds, 1e-9)
-    said = (
-        f"{scored:,} scored, {errors:,} error{'' if errors == 1 else 's'}, {(scored + errors) / seconds:.3g} images/s"
-    )
-    if not isinstance(scorer, Scorer):
-        return said
-    decode, model = scorer.busy.decode_s / scorer.workers, scorer.busy.model_s / scorer.in_flight
-    return f"{said} (decode {min(decode / seconds, 1):.0%}, model {min(model / seconds, 1):.0%} busy)"
-
-
-@contextmanager
-def progress(total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr with count, rate, time left and errors, where stderr is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    rate, wrong = TextColumn("{task.fields[rate]:.3g} images/s"), TextColumn("{task.fields[errors]} errors")
-    columns = BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), wrong
-    if quiet or not console.is_terminal:
-        yield lambda errors: None
-        return
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=total, rate=0.0, errors=0)
-
-        def advance(errors: int) -> None:
-            bar.update(task, advance=1, rate=bar.tasks[0].speed or 0.0, errors=errors)
-
-        yield advance
 
 
 if __name__ == "__main__":

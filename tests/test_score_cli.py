@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -208,6 +210,26 @@ def test_shares_have_columns_of_their_own(folder: Path, tmp_path: Path) -> None:
     assert rows[1]["share_5"] == ""
     done = score("photos/b.png", "--model", five, "--format", "jsonl", cwd=folder)
     assert json.loads(done.stdout)["shares"] == pytest.approx([0.2] * 5)
+
+
+def test_a_terminal_sees_count_rate_and_errors_and_then_the_closing_line(folder: Path, tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty", reason="needs the terminals of Unix")
+    (tmp_path / "list").write_text("photos/a.jpg\nmissing.jpg\n" * 400)
+    reading, terminal = pty.openpty()
+    environment = {**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "120"}
+    command = [*COMMAND, "-", "--model", "mean.onnx", "--out", str(tmp_path / "scores.csv"), "--batch-size", "1"]
+    with (tmp_path / "list").open() as listed:
+        process = subprocess.Popen(command, cwd=folder, stdin=listed, stderr=terminal, env=environment)
+    os.close(terminal)
+    seen = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while data := os.read(reading, 65536):
+            seen += data
+    os.close(reading)
+    assert process.wait(timeout=30) == 3
+    plain = re.sub(rb"\x1b\[[\d;?]*[A-Za-z]", b"", seen)
+    assert re.search(rb"\d+/800 +[\d.,]+ images/s +\d:\d\d:\d\d +\d+ errors", plain)
+    assert re.search(rb"400 scored, 400 errors, [\d.,]+ images/s \(decode \d+%, model \d+% busy\)\r\n$", plain)
 
 
 def test_a_reader_that_goes_away_ends_the_run_quietly(folder: Path) -> None:
