@@ -76,7 +76,7 @@ def _plain_warnings() -> Iterator[None]:
     show_default="--out's ending, else csv",
     help="Of the rows; txt is the classic path<TAB>score, without a head and without reasons.",
 )
-@click.option("--device", default="auto", help="auto, cpu or cuda:0.")
+@click.option("--device", default="auto", help="auto, cpu, cuda:0; for .onnx also tensorrt:0, cuda-graph:0.")
 @click.option("--batch-size", type=click.IntRange(1), default=BATCH, help="Pictures given to the model at once.")
 @click.option(
     "--workers",

@@ -40,7 +40,7 @@ class RayScorer:
     """`Scorer.score_many` over a Ray cluster, and over Parquet files and WebDataset tars too.
 
     `address` is a running cluster's; None takes the one that this process is connected to, or starts one on this machine
-    for as long as this lives. Each actor has `threads` CPUs (default 1), and one GPU for a `device` of cuda; Ray starts
+    for as long as this lives. Each actor has `threads` CPUs (default 1), and one GPU where `device` names one; Ray starts
     as many as help and the cluster has room for. The actors open the model and the pictures: both have to lie at the same
     paths on every machine (pictures may be URLs), where this package is installed too. `column` names that of the
     pictures in Parquet files. Several models and further `options` are those of `musiq.score.Scorer`.
@@ -63,7 +63,7 @@ class RayScorer:
         models = [model] if isinstance(model, Path) else list(model)
         self._models = {os.path.abspath(each): str(each) for each in models}
         self._options = {"model": list(self._models), "device": device, "batch_size": batch_size, **options}
-        self._gpus = 1 if device.startswith("cuda") else 0
+        self._gpus = 0 if device in ("auto", "cpu") else 1
         specs = [_spec(each, device) for each in models]
         check_mixture([str(each) for each in models], specs)
         self.spec = specs[0]
