@@ -66,7 +66,9 @@ PATH = click.Path(path_type=Path)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of each runtime. [what this process may use]")
 @click.option("--timeout", type=click.FloatRange(1), default=3600, show_default=True, help="Seconds for a row's round.")
-@click.option("--out", type=PATH, default="reports", show_default=True, help="Where reports and plots go.")
+@click.option(
+    "--out", type=PATH, default="reports", show_default=True, help="Where reports, plots and measured.jsonl go."
+)
 @click.option("--plan", is_flag=True, help="Say what would be measured and about how long it takes, and end.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out: its finished rounds are not measured again.")
 @click.option(

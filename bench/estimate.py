@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -68,6 +69,7 @@ def matrix_rate() -> float:
     return 2 * n**3 / min(times) / 1e9
 
 
+@cache
 def spec_of(candidate: Candidate) -> Spec | None:
     """The Spec that the record or our own checkpoint tells without running anything; None for what tells nothing."""
     if candidate.record is not None:
@@ -98,13 +100,16 @@ def left_s(cell: Cell, settings: Settings, pictures: int, rate: float, score: bo
         return None
     job = job_of(cell, settings, score)
     scoring = math.ceil(pictures / cell.batch) if score else 0
-    warm = max(job.warmup_seconds, job.warmup_calls * call)
-    timed = max(job.seconds, job.calls * call)
-    files = job.end_to_end_calls * (call + cell.batch * DECODE_S)
-    once = OPENING_S.get(cell.candidate.format, 2.0) + call + warm + timed + files
+
+    def warm(scored: int) -> float:  # calls that score warm up too
+        return max(job.warmup_seconds, (job.warmup_calls - scored) * call)
+
+    timed = max(job.seconds, job.calls * call) + job.end_to_end_calls * (call + cell.batch * DECODE_S)
     rounds = cell.rounds(settings) - len(cell.outcomes)
-    saved = min(warm, scoring * call)  # scoring warms up
-    return rounds * once + (scoring * call - saved + max(0.0, job.warmup_seconds) * (scoring > 0) if rounds else 0.0)
+    if rounds <= 0:
+        return 0.0
+    once = OPENING_S.get(cell.candidate.format, 2.0) + call + timed
+    return rounds * (once + warm(0)) + scoring * call + warm(scoring) - warm(0)
 
 
 def plan(cells: Sequence[Cell], settings: Settings, pictures: int) -> list[str]:

@@ -42,11 +42,16 @@ class Journal:
     """The file; `add` appends a round. Rounds that failed are written too, and measured again by the next run."""
 
     def __init__(self, path: Path, conditions: Facts, anew: bool = True) -> None:
-        """Begin the file `anew`, or go on with it. Raises MusiqError where it cannot be written."""
+        """Begin the file `anew`, or go on with it. Raises MusiqError where it cannot be written.
+
+        An earlier one is kept as NAME.before: it may hold hours of work, and --resume is easily forgotten.
+        """
         self.path = path
         try:
             if anew:
                 path.parent.mkdir(parents=True, exist_ok=True)
+                if path.exists():
+                    path.replace(path.with_name(f"{path.name}.before"))
                 path.write_text(json.dumps({"schema": SCHEMA, "conditions": conditions}) + "\n", encoding="utf-8")
             elif not (content := path.read_bytes()).endswith(b"\n"):  # a kill cut its last line short
                 path.write_bytes(content.rpartition(b"\n")[0] + b"\n")

@@ -37,7 +37,10 @@ class Labels:
         `source` is a label file, or the folder of a public dataset as its authors publish it, also as NAME=FOLDER. Raises
         MusiqError for what is neither, and a split without pictures.
         """
-        path, dataset = _read(source)
+        return cls.of_split(*_read(source), split)
+
+    @classmethod
+    def of_split(cls, path: Path, dataset: Dataset, split: str | None) -> Labels:
         split = split or ("test" if dataset.split("test") else "all")
         if split != "all":
             dataset = dataclasses.replace(dataset, items=tuple(dataset.split(split)))
@@ -87,9 +90,8 @@ def find_labels(images: Sequence[Path], source: str | None, split: str | None) -
     """The labels asked for; without any, those of the public dataset whose folder is all of `images`."""
     if source is not None:
         return Labels.read(source, split)
-    if len(images) == 1 and images[0].is_dir() and known_dataset(images[0]) is not None:
-        return Labels.read(images[0], split)
-    return None
+    dataset = known_dataset(images[0]) if len(images) == 1 and images[0].is_dir() else None
+    return None if dataset is None else Labels.of_split(images[0], dataset, split)
 
 
 @dataclass

@@ -6,7 +6,6 @@ A figure that does not exist is None, and `words` says in a word or two why.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from musiq import metrics
 
-RESAMPLES = 1000
-"""Bootstrap resamples of an interval: the customary least for a 95% percentile interval (Efron & Tibshirani 1993, 13)."""
-
 Floats = NDArray[np.float64]
-Metric = Callable[[ArrayLike, ArrayLike], float]
 
 
 @dataclass
@@ -65,15 +60,19 @@ def against_labels(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike | 
     ours, wanted = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
     quality = Quality()
     word = metrics.undefined(ours, wanted)
-    samples = np.random.default_rng(seed).integers(0, len(ours), (RESAMPLES, len(ours)))
+    samples = np.random.default_rng(seed).integers(0, len(ours), (metrics.RESAMPLES, len(ours)))
     for name, metric in metrics.METRICS.items():
         value = metric(ours, wanted)
         quality.put(name, value, word or "no fit")
-        resampled = RESAMPLED.get(name)
+        resampled = metrics.RESAMPLED.get(name)
         if word or resampled is None or quality.figures[name] is None:
             quality.figures[f"{name}_interval"] = None
+            quality.words[f"{name}_interval"] = word or "not resampled: a thousand fits take minutes"
         else:
-            quality.figures[f"{name}_interval"] = _interval([resampled(ours[i], wanted[i]) for i in samples])
+            middle = metrics.middle([resampled(ours[i], wanted[i]) for i in samples])
+            quality.figures[f"{name}_interval"] = middle
+            if middle is None:
+                quality.words[f"{name}_interval"] = "too many resamples are degenerate"
     _put_delta(quality, ours, wanted, reference, samples)
     return quality
 
@@ -87,24 +86,4 @@ def _put_delta(quality: Quality, ours: Floats, wanted: Floats, reference: ArrayL
     quality.put("srcc_delta", delta, metrics.undefined(ours, wanted) or metrics.undefined(theirs, wanted))
     if quality.figures["srcc_delta"] is not None:
         deltas = [metrics.srcc(ours[i], wanted[i]) - metrics.srcc(theirs[i], wanted[i]) for i in samples]
-        quality.figures["srcc_delta_interval"] = _interval(deltas)
-
-
-def _interval(values: list[float]) -> list[float] | None:
-    """The middle 95% of resampled values; None where too many resamples were degenerate to tell."""
-    sound = np.asarray([value for value in values if math.isfinite(value)])
-    if len(sound) < 0.9 * len(values):
-        return None
-    return [float(edge) for edge in np.percentile(sound, (2.5, 97.5))]
-
-
-def _kendall(scores: ArrayLike, labels: ArrayLike) -> float:
-    """As metrics.krcc, in n log n: a thousand resamples of two thousand pictures would else take minutes."""
-    try:
-        from scipy.stats import kendalltau
-    except ImportError:
-        return math.nan
-    return float(kendalltau(np.asarray(scores, np.float64), np.asarray(labels, np.float64)).statistic)
-
-
-RESAMPLED: dict[str, Metric] = {"srcc": metrics.srcc, "plcc": metrics.plcc, "krcc": _kendall, "rmse": metrics.rmse}
+        quality.figures["srcc_delta_interval"] = metrics.middle(deltas)

@@ -115,6 +115,7 @@ def test_intervals_hold_the_figure_and_are_about_as_wide_as_the_analytic_one() -
     for name in ("srcc", "plcc", "krcc", "rmse"):
         low, high = found[f"{name}_interval"]
         assert low < found[name] < high
+    assert found["plcc_fitted_interval"] is None
     scipys = stats.pearsonr(scores, labels).confidence_interval()
     low, high = found["plcc_interval"]
     assert (high - low) == pytest.approx(scipys.high - scipys.low, rel=0.25)
