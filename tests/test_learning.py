@@ -313,6 +313,6 @@ def test_the_newest_run_that_can_be_read_is_found(tmp_path: Path, monkeypatch: p
     assert "third" in said[0]
 
 
-def test_a_run_of_an_earlier_version_is_read_with_the_defaults_of_newer_options(tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_is_read_with_the_defaults_of_newer_options() -> None:
     old: dict[str, Any] = {name: value for name, value in vars(SETTINGS).items() if name not in ("ema", "scales")}
     assert Settings(**old) == SETTINGS

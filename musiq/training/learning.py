@@ -157,8 +157,9 @@ def score(
     problems: list[str] = []
     model.eval()
     if accelerator.num_processes > 1:
-        for statistic in model.state_dict().values():  # trained batch norms have seen other pictures in each process
-            statistic.copy_(broadcast(statistic))
+        for name, statistic in model.state_dict().items():
+            if "running_" in name:  # trained batch norms have seen other pictures in each process
+                statistic.copy_(broadcast(statistic))
     with torch.inference_mode():
         for images, indices, unread in load(Pictures(items, model.spec.height, model.spec.width), batches, workers):
             if len(indices):

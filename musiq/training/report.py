@@ -29,6 +29,7 @@ def test(run: Run) -> None:
         if run.accelerator.is_main_process:
             click.echo("Test: the labels have no test split.")
         return
+    run.accelerator.wait_for_everyone()  # one process may still be writing it
     model = checkpoint.load(run.folder / "best.safetensors").to(run.accelerator.device)
     task = run.progress.add_task("test", total=len(items))
     size = run.settings.batch_size
@@ -59,7 +60,7 @@ def all_figures(run: Run, items: Sequence[Labelled], scored: Scored) -> dict[str
     if near:
         apart = sorted(set(read) - set(near))
         metrics |= {"near_duplicates": len(near), "without_near_duplicates": figures(items, scored, apart)}
-    if items[0].shares and scored.shares[read[0]] if read else False:
+    if read and items[0].shares and scored.shares[read[0]]:
         metrics["distribution"] = distribution(items, scored, read)
     return metrics | {"training": costs(run.state.history)}
 
