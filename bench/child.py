@@ -20,7 +20,6 @@ import numpy as np
 
 from musiq.threads import available_cpus
 
-from .candidates import COMPILED
 from .environment import peak_memory_mib
 from .gpu import Watch
 from .process import Job
@@ -92,18 +91,9 @@ def _open_checkpoint(job: Job) -> Runtime:
     if job.cache:
         # What was compiled for an earlier run would make this one's cold start a warm one.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = job.cache
-    from musiq.runtimes import check_device
-    from musiq.runtimes.feed import Feed
-    from musiq.runtimes.pt import TorchRuntime, set_up, torch_device
+    from musiq.runtimes.pt import open_checkpoint
 
-    check_device(job.device)
-    torch = set_up(Path(job.path), job.threads)
-    from musiq import checkpoint
-
-    place = torch_device(job.device)
-    model = checkpoint.load(job.path, job.height, job.width).to(place)
-    predict = torch.compile(model.predict, dynamic=False) if job.compiled else model.predict
-    return TorchRuntime(predict, Feed(model.spec), place, COMPILED if job.compiled else "PyTorch")
+    return open_checkpoint(Path(job.path), job.device, job.threads, job.height, job.width, job.compiled)
 
 
 class Pictures:

@@ -116,9 +116,7 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
     ending = artifact.suffix(path, list(RUNTIMES))
     if ending is None:
         raise MusiqError(f"{path} cannot be opened: its name should end in one of {', '.join(RUNTIMES)}.")
-    check_device(device)
-    if ending != ".onnx" and device.partition(":")[0] in ONNX_DEVICES:
-        raise MusiqError(f"{path.name} does not run on {device}, an .onnx file does: use cuda:{cuda_index(device)}.")
+    check_device(device, path)
     if ending in CHECKPOINTS:
         return RUNTIMES[ending](path, device, threads, None)
     record = artifact.read_record(path)  # refuses an artefact that is not the recorded one
@@ -141,7 +139,8 @@ ONNX_DEVICES = ("cuda-graph", "tensorrt")
 """Ways of ONNX Runtime to use a CUDA device."""
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, path: Path) -> None:
+    """Raise MusiqError unless `device` is one that a file of this kind can run on."""
     kind, colon, number = device.partition(":")
     on_gpu = kind in ("cuda", *ONNX_DEVICES) and (number.isdecimal() or not colon)
     if device not in ("auto", "cpu") and not on_gpu:
@@ -149,6 +148,8 @@ def check_device(device: str) -> None:
             f"There is no device {device!r}; expected auto, cpu, cuda or cuda:0 (any number), and for .onnx files also "
             "cuda-graph:0 or tensorrt:0."
         )
+    if kind in ONNX_DEVICES and path.suffix != ".onnx":
+        raise MusiqError(f"{path.name} does not run on {device}, an .onnx file does: use cuda:{cuda_index(device)}.")
 
 
 def cuda_index(device: str) -> int:

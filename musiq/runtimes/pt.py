@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from musiq.errors import MusiqError
-from musiq.runtimes import Images, Scores, cuda_index
+from musiq.runtimes import Images, Scores, check_device, cuda_index
 from musiq.runtimes.feed import BATCH, INPUTS, PRECISION, SPEC, Feed
 from musiq.runtimes.slots import IN_FLIGHT, Slots, opened
 from musiq.threads import available_cpus
@@ -66,13 +66,23 @@ def _numpy(outputs: Sequence[Any]) -> list[NDArray[Any]]:
     return [output.float().cpu().numpy() for output in outputs]
 
 
-def open_checkpoint(path: Path, device: str, threads: int | None) -> TorchRuntime:
-    set_up(path, threads)
+def open_checkpoint(
+    path: Path,
+    device: str,
+    threads: int | None,
+    height: int | None = None,
+    width: int | None = None,
+    compiled: bool = False,
+) -> TorchRuntime:
+    """The model as it is, eagerly; for pictures of another size where one is given, or through torch.compile."""
+    check_device(device, path)
+    torch = set_up(path, threads)
     from musiq import checkpoint
 
     place = torch_device(device)
-    model = checkpoint.load(path).to(place)
-    return TorchRuntime(model.predict, Feed(model.spec), place, "PyTorch")
+    model = checkpoint.load(path, height, width).to(place)
+    predict = torch.compile(model.predict, dynamic=False) if compiled else model.predict
+    return TorchRuntime(predict, Feed(model.spec), place, "torch.compile" if compiled else "PyTorch")
 
 
 def open_torchscript(path: Path, device: str, threads: int | None) -> TorchRuntime:
