@@ -170,6 +170,9 @@ def main(context: click.Context, /, **options: Any) -> None:
         with stop_on_signals(run), show_progress(run.accelerator.is_main_process) as run.progress:
             train(run)
             test(run)
+            # A process that ends while others still work, or with its connections open, takes them all down.
+            run.accelerator.wait_for_everyone()
+            run.accelerator.end_training()
     except StopAskedError as stop:
         click.echo(f"{stop} Go on with: python train.py --resume --out {run.folder}", err=True)
         context.exit(130)
