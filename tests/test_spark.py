@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,13 +79,14 @@ def test_the_example_scores_a_folder_as_a_local_scorer_does(top: Path) -> None:
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[Any]:
-    before = dict(os.environ)
+    before, on_ctrl_c = dict(os.environ), signal.getsignal(signal.SIGINT)
     os.environ.update(LOCAL)
     from pyspark.sql import SparkSession
 
     session = SparkSession.builder.appName("test").getOrCreate()
     yield session
     session.stop()
+    signal.signal(signal.SIGINT, on_ctrl_c)  # Spark had put its own there
     os.environ.clear()
     os.environ.update(before)
 

@@ -154,11 +154,12 @@ def test_ctrl_c_stops_a_build_and_leaves_no_file(tiny: Any, tmp_path: Path, monk
 
     told: list[str] = []
     monkeypatch.setattr(engine, "building", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         engine.build(request_for(tiny), tmp_path / "e", "tensorrt_rtx")
     assert told == ["Building engine", "Cloning network graph"]  # the first of many, and it was over
     assert list(tmp_path.iterdir()) == []
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 @needs_rtx

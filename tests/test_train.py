@@ -139,15 +139,27 @@ def test_a_run_that_is_asked_to_stop_and_resumed_has_the_bits_of_one_that_was_no
 
 
 # Imports everything once, then is a child process for each line of options that it reads, and tells how that one ended.
+# The first option is the epoch in which the child dies by SIGKILL, in its third step.
 NURSERY = """
-import os, sys
+import os, signal, sys
 import accelerate.utils, torch, musiq.training.report, train
+from musiq.training import surroundings
+
+def die_in(epoch):
+    save = surroundings.save_state
+    def save_and_die(run, learner):
+        save(run, learner)
+        if (run.state.epoch, run.state.step) == (epoch, 2):
+            os.kill(os.getpid(), signal.SIGKILL)
+    surroundings.save_state = save_and_die
+
 for line in sys.stdin:
+    epoch, *options = line.rstrip("\\n").split("\\t")
     child = os.fork()
     if child == 0:
         sys.stdout = sys.stderr
-        train.main(line.rstrip("\\n").split("\\t"))
-    print(child, flush=True)
+        die_in(int(epoch))
+        train.main(options)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -162,17 +174,13 @@ def test_three_kills_in_a_row_end_in_the_bits_of_a_run_that_nobody_killed(
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **pipes) as nursery:
 
-        def start(*more: object) -> int:
-            print(*options, *more, sep="\t", file=nursery.stdin, flush=True)
+        def run(dies_in: int) -> int:
+            """How a run ended: -SIGKILL, or its exit code."""
+            print(dies_in, *options, "--save-every", 0, sep="\t", file=nursery.stdin, flush=True)
             return int(nursery.stdout.readline())
 
-        for epoch in range(3):
-            child = start("--save-every", 0)
-            wait_for(out, epoch, lambda child=child: Path(f"/proc/{child}").exists())
-            os.kill(child, signal.SIGKILL)
-            assert int(nursery.stdout.readline()) == -signal.SIGKILL
-        start()
-        assert int(nursery.stdout.readline()) == 0
+        assert [run(epoch) for epoch in (0, 1, 2)] == [-signal.SIGKILL] * 3
+        assert run(-1) == 0
         nursery.stdin.close()
     same_results(finished, out)
 
