@@ -34,12 +34,23 @@ LIMITS = {
 }
 
 
-def compare(found: Scores, reference: Scores, spec: Spec, limits: Limits, provider: str, pictures: str) -> Check:
-    """How `found` (N,) agrees with `reference` (N,), in score units; NaN anywhere never passes."""
+def compare(
+    found: Scores,
+    reference: Scores,
+    spec: Spec,
+    limits: Limits,
+    provider: str,
+    pictures: str,
+    uncertain: NDArray[np.bool_] | None = None,
+) -> Check:
+    """How `found` (N,) agrees with `reference` (N,), in score units; NaN anywhere never passes. The figures are those of
+    all pictures; where fp32 itself is `uncertain` (N,), the difference does not decide."""
     difference = np.abs(found.astype(np.float64) - reference)
     largest = float(difference.max())
     ranks = srcc(found, reference)
-    passed = largest <= allowed_difference(limits, spec, reference)
+    decides = np.ones(len(found), np.bool_) if uncertain is None else ~uncertain
+    decisive = float(difference[decides].max()) if decides.any() else float("nan")
+    passed = decisive <= allowed_difference(limits, spec, reference)
     if judges_ranks(limits, reference):
         passed = passed and ranks >= limits.srcc
     return Check(
@@ -50,6 +61,8 @@ def compare(found: Scores, reference: Scores, spec: Spec, limits: Limits, provid
         passed=bool(passed),
         provider=provider,
         pictures=pictures,
+        decisive_difference=decisive,
+        uncertain=int((~decides).sum()),
     )
 
 
@@ -75,11 +88,16 @@ def judges_ranks(limits: Limits, reference: Scores) -> bool:
 def tell(check: Check, spec: Spec, limits: Limits, reference: Scores, say: Callable[[str], None]) -> None:
     """The check in lines that a person can read."""
     span, allowed = score_span(spec, reference), allowed_difference(limits, spec, reference)
-    share = f" ({100 * check.max_difference / span:.4f}% of the score range)" if span else ""
+    share = f" ({100 * check.decisive_difference / span:.4f}% of the score range)" if span else ""
     say(
-        f"{_mark(check.max_difference <= allowed)} largest difference {check.max_difference:.2g} ≤ {allowed:.2g}{share}, "
-        f"mean {check.mean_difference:.2g}"
+        f"{_mark(check.decisive_difference <= allowed)} largest difference {check.decisive_difference:.2g} ≤ "
+        f"{allowed:.2g}{share}, mean {check.mean_difference:.2g}"
     )
+    if check.uncertain:
+        say(
+            f"    but {check.max_difference:.2g} among {check.uncertain} of the pictures, where PyTorch's own fp32 is as "
+            "far from float64"
+        )
     if check.srcc is None:
         say("[-] SRCC is not defined: fewer than 3 pictures, or all scores equal")
     elif judges_ranks(limits, reference):

@@ -63,6 +63,8 @@ class Check:
     passed: bool
     provider: str
     pictures: str = ""  # which pictures: a folder's name, or the generated ones
+    uncertain: int = 0  # of them, those on which PyTorch's own fp32 is as far from float64 as the artefact
+    decisive_difference: float = float("nan")  # the largest on the others
 
 
 @dataclass(frozen=True)
