@@ -25,7 +25,7 @@ from . import quantise, speed
 from .check import Limits, allowed_difference, compare, tell
 from .formats import Format
 from .request import Built, Request
-from .rounding import uncertain
+from .rounding import reference_scores, uncertain
 
 if TYPE_CHECKING:
     from musiq.model import Musiq
@@ -66,15 +66,6 @@ class Reference:
 def _is_exact(record: Record) -> bool:
     """Whether the same sums in another order are all that may differ."""
     return record.precision == "fp32" and not record.details.get("tf32")
-
-
-def reference_scores(model: Musiq, pictures: Pictures) -> NDArray[np.float32]:
-    """PyTorch's fp32 scores (N,), one picture at a time."""
-    import torch
-
-    with torch.inference_mode():
-        scores = [model.predict(torch.from_numpy(picture[None]))[0].numpy() for picture in pictures]
-    return np.concatenate(scores)
 
 
 def export(format: Format, request: Request, reference: Reference, limits: Limits, path: Path, say: Say) -> Record:

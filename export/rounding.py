@@ -37,16 +37,17 @@ def uncertain(
     if not 0 < far.sum() <= max(1, MOST * len(far)):
         return np.zeros_like(far)
     chosen = pictures[far]
-    exact = _scores(copy.deepcopy(models[0]).double(), chosen)
-    own = np.max([np.abs(_scores(model, chosen) - exact) for model in models], axis=0)
+    exact = reference_scores(copy.deepcopy(models[0]).double(), chosen)
+    own = np.max([np.abs(reference_scores(model, chosen) - exact) for model in models], axis=0)
     aside = far.copy()
     aside[far] = np.abs(found[far] - exact) <= AS_FAR * own
     return aside
 
 
-def _scores(model: Any, pictures: Pictures) -> NDArray[np.float64]:
+def reference_scores(model: Any, pictures: Pictures) -> NDArray[Any]:
+    """PyTorch's scores (N,) in the model's own precision, one picture at a time."""
     import torch
 
     with torch.inference_mode():
-        scores = [model.predict(torch.from_numpy(picture[None]))[0].double().numpy() for picture in pictures]
+        scores = [model.predict(torch.from_numpy(picture[None]))[0].numpy() for picture in pictures]
     return np.concatenate(scores)

@@ -14,7 +14,7 @@ from musiq.errors import MusiqError
 from .check import Limits
 from .exporter import Reference, Say, export, staging
 from .formats import Format
-from .request import Request
+from .request import Request, feed
 
 CONFIG = "config.pbtxt"
 
@@ -122,12 +122,8 @@ def config(name: str, file: str, request: Request, record: Record) -> str:
 
 def _inputs(request: Request) -> list[tuple[str, str, list[int]]]:
     """Name, type and shape of each input, without the batch."""
-    spec = request.model.spec
-    if request.inputs == "image":
-        return [("image", "TYPE_UINT8", [spec.height, spec.width, 3])]
-    sizes = [spec.kept_size(scale) for scale in spec.scales]
-    names = request.model.pyramid.names
-    return [(name, "TYPE_FP32", [3, *size]) for name, size in zip(names, sizes, strict=True)]
+    type = "TYPE_UINT8" if request.inputs == "image" else "TYPE_FP32"
+    return [(name, type, list(shape)) for name, shape in feed(request).shapes().items()]
 
 
 def _outputs(request: Request) -> list[tuple[str, str, list[int]]]:

@@ -30,7 +30,7 @@ def open_dataset(options: dict[str, Any], folder: Path, say: Say) -> Dataset:
     together, and for whatever is wrong with the label files.
     """
     names = parse_data(options["data"], options["root"], options["labels"])
-    datasets = [_opened(options, name, root, say) for name, root in names]
+    datasets = [_opened(options, name, root) for name, root in names]
     count = sum(len(dataset.items) for dataset in datasets)
     if most := options["max_images"]:
         # Before the split, so that only these are looked at for near duplicates.
@@ -72,7 +72,7 @@ def parse_data(data: Sequence[str], roots: Sequence[Path], labels: Path | None) 
     return found
 
 
-def _opened(options: dict[str, Any], name: str, root: Path | None, say: Say) -> Dataset:
+def _opened(options: dict[str, Any], name: str, root: Path | None) -> Dataset:
     dataset = read_named(name, root) if name and root else read_labels(options["labels"], root)
     return as_shares(dataset, options["outputs"]) if options["outputs"] > 1 else dataset
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from musiq.rows import share_columns
 from musiq.score import Model, Row, Scorer
 from musiq.shards import pick_column
 
@@ -98,8 +99,8 @@ def arrow_columns(rows: list[Row], outputs: int) -> dict[str, pa.Array]:
 def _columns(rows: list[Row], outputs: int) -> tuple[dict[str, list[float | None]], dict[str, list[str]]]:
     """The numbers and the texts of the rows, column by column."""
     numbers = {"score": [row.score for row in rows]}
-    for rating in range(outputs if outputs > 1 else 0):
-        numbers[f"share_{rating + 1}"] = [row.shares[rating] if row.shares else None for row in rows]
+    for place, name in enumerate(share_columns(outputs)):
+        numbers[name] = [row.shares[place] if row.shares else None for row in rows]
     return numbers, {"fitted": [row.fitted for row in rows], "error": [row.error for row in rows]}
 
 

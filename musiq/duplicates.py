@@ -51,7 +51,7 @@ def find_near_duplicates(
 
 
 def similar_pairs(thumbnails: Thumbnails) -> Pairs:
-    """The pairs among thumbnails, by all comparisons in blocks of one matrix product: 10,000 take about a second."""
+    """The pairs among thumbnails, by all comparisons in blocks of one matrix product: 10,000 take some seconds."""
     signs = _signs(thumbnails)
     found = []
     for start in range(0, len(signs), BLOCK):

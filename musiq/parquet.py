@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from musiq.errors import MusiqError
+from musiq.rows import share_columns
 
 GROUP_ROWS = 50_000
 """Rows in memory at once, some 50 MB as Python objects; readers of Parquet like groups of 10 MB and more."""
@@ -34,16 +35,16 @@ def write(path: Path, records: Iterable[Mapping[str, Any]], outputs: int = 1) ->
     turns them back.
     """
     pa, pq = import_pyarrow()
-    shares = range(outputs if outputs > 1 else 0)
+    shares = share_columns(outputs)
     fields = [("path", pa.string()), ("score", pa.float32())]
     fields += [(name, pa.string()) for name in TEXTS[1:]]
-    schema = pa.schema(fields + [(f"share_{k + 1}", pa.float32()) for k in shares])
+    schema = pa.schema(fields + [(name, pa.float32()) for name in shares])
     iterator = iter(records)
     with pq.ParquetWriter(path, schema) as file:
         while group := list(islice(iterator, GROUP_ROWS)):
             columns: dict[str, list[Any]] = {name: [_utf8(record[name]) for record in group] for name in TEXTS}
             columns["score"] = [record["score"] for record in group]
-            columns |= {f"share_{k + 1}": [_share(record, k) for record in group] for k in shares}
+            columns |= {name: [_share(record, place) for record in group] for place, name in enumerate(shares)}
             file.write_table(pa.table(columns, schema))
 
 

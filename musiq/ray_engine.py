@@ -15,6 +15,7 @@ from musiq.aspect import check_mixture
 from musiq.distributed import arrow_columns, open_scorer
 from musiq.errors import MusiqError
 from musiq.image import Source
+from musiq.rows import share_columns
 from musiq.score import BATCH, Row, Scorer
 from musiq.shards import Piece, Record, cut, located, records
 from musiq.spec import Spec
@@ -139,9 +140,7 @@ class RayScorer:
             )
 
     def _row(self, values: dict[str, Any]) -> Row:
-        shares = tuple(
-            values[f"share_{rating + 1}"] for rating in range(self.spec.outputs if self.spec.outputs > 1 else 0)
-        )
+        shares = tuple(values[name] for name in share_columns(self.spec.outputs))
         return Row(
             os.fsdecode(values["name"]),
             values["score"],

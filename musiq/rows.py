@@ -18,6 +18,11 @@ MADE_AT_THE_END = ("parquet", "txt")
 DELIMITERS = {"csv": ",", "tsv": "\t", "txt": "\t"}
 
 
+def share_columns(outputs: int) -> list[str]:
+    """The columns `share_1` to `share_K` of a model with K > 1 outputs; none for a model of scores alone."""
+    return [f"share_{rating}" for rating in range(1, outputs + 1)] if outputs > 1 else []
+
+
 class Table:
     """How rows are written: `path,score,fitted,error,model` and, for K > 1 ratings, `share_1` to `share_K`.
 
@@ -29,7 +34,7 @@ class Table:
     def __init__(self, kind: str, labels: Mapping[str, str], outputs: int = 1) -> None:
         self.kind, self.labels, self.outputs = kind, labels, outputs
         self.columns = ["path", "score", "fitted", "error", "model"]
-        self.columns += [f"share_{rating}" for rating in range(1, outputs + 1) if outputs > 1]
+        self.columns += share_columns(outputs)
         if kind == "txt":
             self.columns = ["path", "score"]
         self._failed = next(iter(labels.values())) if len(labels) == 1 else ""

@@ -93,7 +93,7 @@ class Scorer:
         self.spec: Spec = self._specs[0]
         self.batch_size = batch_size
         self.workers = workers or min(MAX_WORKERS, available_cpus())
-        self.in_flight: int = max(getattr(runtime, "in_flight", 1) for runtime in self.runtimes)
+        self.in_flight: int = max(runtime.in_flight for runtime in self.runtimes)
         self.busy = Busy()
         self._decoding: dict[str, Any] = {"max_pixels": max_pixels, "background": background}
 
