@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+Write = Callable[[str], Path]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +29,18 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a label file, labels.csv, of this text."""
+
+    def write_labels(text: str) -> Path:
+        path = tmp_path / "labels.csv"
+        path.write_text(text)
+        return path
+
+    return write_labels
 
 
 @pytest.fixture(scope="session")

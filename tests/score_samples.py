@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from musiq.artifact import Record, sha256, write_record
+from musiq.runtimes import Images, Scores
 from musiq.runtimes.feed import SPEC
 from musiq.spec import Spec, preset
 
@@ -72,3 +73,21 @@ def exif(orientation: int) -> bytes:
     tags = Image.Exif()
     tags[0x0112] = orientation
     return tags.tobytes()
+
+
+class FakeRuntime:
+    """What every fake Runtime has: it remembers the sizes of its batches and whether it was closed; `run` is its own."""
+
+    def __init__(self, spec: Spec, in_flight: int = 1) -> None:
+        self.spec, self.provider, self.in_flight = spec, "fake", in_flight
+        self.batches: list[int] = []
+        self.closed = False
+
+    def __call__(self, images: Images) -> Scores:
+        return self.run(images)["score"]
+
+    def run(self, images: Images) -> dict[str, Scores]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.closed = True

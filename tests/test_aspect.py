@@ -23,7 +23,7 @@ from musiq.errors import MusiqError
 from musiq.image import fit
 from musiq.runtimes import Images, Scores
 from musiq.score import Scorer
-from tests.score_samples import HEIGHT, WIDTH, exif, mean_spec, save_mean_model, saved, scene
+from tests.score_samples import HEIGHT, WIDTH, FakeRuntime, exif, mean_spec, save_mean_model, saved, scene
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,23 +37,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     )
 
 
-class Shaped:
+class Shaped(FakeRuntime):
     """A Runtime of its own shape that remembers its batches; the score is the first sample."""
 
     def __init__(self, height: int = HEIGHT, width: int = WIDTH, **facts: object) -> None:
-        self.spec, self.provider = mean_spec(height=height, width=width, **facts), "fake"
-        self.batches: list[int] = []
-        self.closed = False
-
-    def __call__(self, images: Images) -> Scores:
-        return self.run(images)["score"]
+        super().__init__(mean_spec(height=height, width=width, **facts))
 
     def run(self, images: Images) -> dict[str, Scores]:
         self.batches.append(len(images))
         return {"score": images[:, 0, 0, 0].astype(np.float32)}
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def pair() -> tuple[Shaped, Shaped]:

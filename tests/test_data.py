@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from musiq.data import (
     write_manifest,
 )
 from musiq.errors import MusiqError
+from tests.conftest import Write
 
 # Three rows in the words of KonIQ-10k's own files, of pictures that do not exist.
 SETS = """image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set
@@ -32,18 +32,6 @@ SCORES = """"image_name","c1","c2","c3","c4","c5","c_total","MOS","SD","MOS_zsco
 "1.jpg",0,0,25,73,7,105,3.83,0.53,77.38
 "2.jpg",0,50,46,0,0,96,2.48,0.58,38.73
 """
-
-Write = Callable[[str], Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_labels(text: str) -> Path:
-        path = tmp_path / "labels.csv"
-        path.write_text(text)
-        return path
-
-    return write_labels
 
 
 def test_a_manifest_gives_paths_beside_it_and_keeps_further_columns(write: Write) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from musiq import artifact, checkpoint
 from musiq.artifact import Record
@@ -21,17 +20,13 @@ from musiq.errors import MusiqError
 from musiq.pyramid import scales
 from musiq.runtimes import gpu, open_runtime, trt
 from musiq_export import engine
-from musiq_export.cli import main
+from tests.exporting import run
 from tests.fake_gpu import FakeContext, FakeCuda, FakeEngine, fake_tensorrt
 from tests.recipe import picture
 
 SMALL = {"height": 64, "width": 96}
 needs_rtx = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt-rtx is not installed")
 no_gpu_here = pytest.mark.skipif(not gpu.problem(), reason="this machine has a GPU")
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def as_engine(path: Path, source: Path, **changes: Any) -> Path:

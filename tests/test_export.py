@@ -11,7 +11,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from musiq import artifact, checkpoint
 from musiq.errors import MusiqError
@@ -20,13 +19,9 @@ from musiq.runtimes import RUNTIMES, open_runtime
 from musiq.spec import Spec
 from musiq_export import exporter, pictures
 from musiq_export.check import LIMITS, Limits, compare
-from musiq_export.cli import main
 from musiq_export.formats import FORMATS, find
+from tests.exporting import run
 from tests.recipe import lively_model, picture
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def test_the_onnx_file_scores_like_pytorch_at_every_batch_size(tiny_checkpoint: Path, tiny_onnx: Path) -> None:

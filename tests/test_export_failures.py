@@ -17,7 +17,7 @@ from musiq.runtimes import open_runtime
 from musiq_export import exporter
 from musiq_export.cli import parse_batch
 from musiq_export.formats import find
-from tests.test_export import run
+from tests.exporting import run
 
 
 def test_a_full_disk_ends_an_export_with_one_line_and_nothing_left(tiny_checkpoint: Path, tmp_path: Path) -> None:

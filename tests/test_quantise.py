@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 from onnx import numpy_helper
 from scipy.stats import spearmanr
 
@@ -25,20 +25,16 @@ from musiq.model import Musiq
 from musiq.spec import PRESETS
 from musiq_export import calibration, quantise, speed
 from musiq_export.check import LIMITS, Limits
-from musiq_export.cli import main
 from musiq_export.formats import FORMATS
 from musiq_export.onnx_model import to_onnx
 from musiq_export.request import Batch, Request
 from musiq_export.sensitivity import choose
 from musiq_export.simplify import simplify
+from tests.exporting import run
 from tests.recipe import lively_model, picture
 
 HEIGHT, WIDTH = 192, 256
 LIMITS_HERE = Limits(difference=15.0, srcc=0.96)
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

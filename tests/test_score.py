@@ -22,22 +22,17 @@ from musiq.image import Source, fit
 from musiq.runtimes import Images, Scores
 from musiq.score import Row, Scorer
 from musiq.threads import available_cpus, cgroup_cpus
-from tests.score_samples import HEIGHT, WIDTH, mean_spec, save_mean_model, saved, scene
+from tests.score_samples import HEIGHT, WIDTH, FakeRuntime, mean_spec, save_mean_model, saved, scene
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class Mean:
+class Mean(FakeRuntime):
     """A Runtime whose score is the mean of all samples, and which fails on pictures that are all 13."""
 
     def __init__(self, pause_s: float = 0.0, in_flight: int = 1) -> None:
-        self.spec, self.provider, self.pause_s, self.in_flight = mean_spec(), "fake", pause_s, in_flight
-        self.running, self.most = 0, 0
-        self.batches: list[int] = []
-        self.closed = False
-
-    def __call__(self, images: Images) -> Scores:
-        return self.run(images)["score"]
+        super().__init__(mean_spec(), in_flight)
+        self.pause_s, self.running, self.most = pause_s, 0, 0
 
     def run(self, images: Images) -> dict[str, Scores]:
         self.batches.append(len(images))
@@ -48,9 +43,6 @@ class Mean:
         if (images == 13).all(axis=(1, 2, 3)).any():
             raise RuntimeError("out of memory,\nthirteen")
         return {"score": images.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)}
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def pictures(count: int) -> list[NDArray[np.uint8]]:

@@ -12,18 +12,7 @@ import pytest
 from musiq.data import KONIQ_RATING, SPLITS, Dataset, Labelled, read_labels
 from musiq.errors import MusiqError
 from musiq.splits import drop_leaks, group_ids, leaks, mark_leaks, sample, settle_split, settle_splits
-
-Write = Callable[[str], Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_labels(text: str) -> Path:
-        path = tmp_path / "labels.csv"
-        path.write_text(text)
-        return path
-
-    return write_labels
+from tests.conftest import Write
 
 
 def pictures(

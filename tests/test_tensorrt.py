@@ -17,26 +17,21 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from onnx.reference import ReferenceEvaluator
 
 from musiq import artifact, checkpoint
 from musiq.errors import MusiqError
 from musiq.runtimes import gpu, trt
 from musiq_export import engine, engine_layers, engine_onnx
-from musiq_export.cli import main
 from musiq_export.onnx_model import to_onnx
 from musiq_export.request import Batch, Request
 from musiq_export.simplify import simplify
+from tests.exporting import run, traced_once
 from tests.recipe import lively_model, picture
 
 SMALL = {"height": 64, "width": 96}
 needs_rtx = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt-rtx is not installed")
 no_gpu_here = pytest.mark.skipif(not gpu.problem(), reason="this machine has a GPU")
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +41,7 @@ def tiny(tiny_checkpoint: Path) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def graphs_are_traced_once() -> Iterator[None]:
-    """Tracing takes longer than building: what was traced for one test serves the others."""
-    known: dict[Any, bytes] = {}
-
-    def once(request: Request, symmetric: bool = False) -> onnx.ModelProto:
-        key = (id(request.model), request.precision, request.inputs, request.batch, request.opset)
-        if key not in known:
-            known[key] = to_onnx(request, symmetric).SerializeToString()
-        return onnx.ModelProto.FromString(known[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("musiq_export.onnx_model.to_onnx", once)
+    with traced_once(lambda request: id(request.model)):
         yield
 
 

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
 import tritonclient.grpc as triton
-from click.testing import CliRunner, Result
 from tritonclient.grpc import model_config_pb2
 
 import musiq
@@ -24,19 +22,14 @@ from musiq import artifact, checkpoint
 from musiq.errors import MusiqError
 from musiq.runtimes import gpu, open_runtime
 from musiq_export import engine, exporter, formats
-from musiq_export.cli import main
-from musiq_export.onnx_model import to_onnx
 from musiq_export.request import Batch, Request
 from musiq_export.triton import LARGEST_BATCH, QUEUE_DELAY_US
+from tests.exporting import run, traced_once
 from tests.fake_triton import check_fits, read_config, serving
 from tests.recipe import lively_model, picture
 
 SMALL = ("--height", 64, "--width", 96)
 FILES = ["1/model.onnx", "1/model.onnx.json", "config.pbtxt"]
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def exported(source: Path, out: Path, *arguments: object) -> Path:
@@ -56,18 +49,8 @@ def session_of(folder: Path) -> onnxruntime.InferenceSession:
 
 @pytest.fixture(scope="module", autouse=True)
 def graphs_are_traced_once() -> Iterator[None]:
-    """Tracing takes the longest: what was traced for one test serves the others. Weights follow from the Spec here."""
-    known: dict[Any, bytes] = {}
-
-    def once(request: Request, symmetric: bool = False) -> onnx.ModelProto:
-        batch = (request.batch.smallest, request.batch.largest)
-        key = (request.model.spec.to_json(), request.precision, request.inputs, batch)
-        if key not in known:
-            known[key] = to_onnx(request, symmetric).SerializeToString()
-        return onnx.ModelProto.FromString(known[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("musiq_export.onnx_model.to_onnx", once)
+    """Weights follow from the Spec here."""
+    with traced_once(lambda request: request.model.spec.to_json()):
         yield
 
 
