@@ -243,6 +243,12 @@ def dataset_numbers(items: Sequence[Labelled]) -> list[int]:
     return [numbers.setdefault(item.dataset, len(numbers)) for item in items]
 
 
+def rating_moments(shares: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of the ratings 1..K with these shares, which sum to 1."""
+    mean = sum(rating * share for rating, share in enumerate(shares, 1))
+    return mean, math.sqrt(max(0.0, sum((rating - mean) ** 2 * share for rating, share in enumerate(shares, 1))))
+
+
 def as_shares(dataset: Dataset, ratings: int) -> Dataset:
     """The same pictures with the mean of their shares, 1..ratings, for a label. Raises MusiqError without such shares."""
     found = {len(item.shares or ()) for item in dataset.items}
@@ -252,10 +258,7 @@ def as_shares(dataset: Dataset, ratings: int) -> Dataset:
             f"--outputs {ratings} learns the shares of {ratings} ratings: the labels need the columns c1..c{ratings}, and "
             f"have {has}. Add them, or use --outputs {max(found) or 1}."
         )
-    items = tuple(
-        dataclasses.replace(item, mos=sum((k + 1) * share for k, share in enumerate(item.shares or ())))
-        for item in dataset.items
-    )
+    items = tuple(dataclasses.replace(item, mos=rating_moments(item.shares or ())[0]) for item in dataset.items)
     koniq = dataset.target in (KONIQ_MOS, KONIQ_RATING)
     target = KONIQ_RATING if koniq else f"mean rating (1-{ratings}) of {dataset.target.removeprefix('mos of ')}"
     return dataclasses.replace(dataset, items=items, target=target, score_range=(1.0, float(ratings)))

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from musiq.data import Dataset, Labelled, number_in, read_labels, read_text
+from musiq.data import Dataset, Labelled, number_in, rating_moments, read_labels, read_text
 from musiq.errors import MusiqError
 
 DRAWN = (0.72, 0.08, 0.2)
@@ -225,5 +225,4 @@ def _moments(counts: list[int]) -> tuple[tuple[float, ...], float, float]:
     """Shares, mean and standard deviation of ratings 1..K of which there are so many each."""
     total = sum(counts)
     shares = tuple(count / total for count in counts)
-    mean = sum((k + 1) * share for k, share in enumerate(shares))
-    return shares, mean, sum((k + 1 - mean) ** 2 * share for k, share in enumerate(shares)) ** 0.5
+    return shares, *rating_moments(shares)

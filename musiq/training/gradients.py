@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from musiq.losses import over_pairs, parse, total
+from musiq.losses import Terms, over_pairs, parse, total
 from musiq.training.runs import Settings
 from musiq.training.techniques import still_statistics
 
@@ -50,22 +51,25 @@ class Objective:
     def backward(self, model: nn.Module, images: Tensor, indices: Tensor, step: int) -> float:
         """Add this process's part of the batch's gradient, and return the loss of the whole batch, 0 for no pictures."""
         pieces = self._pieces(images, indices)
-        if over_pairs(parse(self.settings.loss, self.settings.outputs)):
+        if over_pairs(self._terms):
             return self._backward_together(model, pieces, step)
         return self._backward_apart(model, pieces, step)
 
+    @cached_property
+    def _terms(self) -> Terms:
+        return parse(self.settings.loss, self.settings.outputs)
+
     def loss(self, outputs: Tensor, wanted: Wanted) -> Tensor:
         """Of the head's outputs (B, K); 0 where there are no pictures."""
-        settings = self.settings
-        terms = parse(settings.loss, settings.outputs)
+        terms, margin = self._terms, self.settings.margin
         if not len(outputs):
             return outputs.sum() * 0
         if wanted.shares is None:
-            return total(terms, (outputs[:, 0], wanted.scores), None, settings.margin, wanted.groups)
+            return total(terms, (outputs[:, 0], wanted.scores), None, margin, wanted.groups)
         predicted = outputs.softmax(dim=1)
         ratings = torch.arange(1, outputs.shape[1] + 1, dtype=predicted.dtype, device=predicted.device)
         scores = predicted @ ratings, wanted.scores
-        return total(terms, scores, (predicted, wanted.shares), settings.margin, wanted.groups)
+        return total(terms, scores, (predicted, wanted.shares), margin, wanted.groups)
 
     def _pieces(self, images: Tensor, indices: Tensor) -> list[Piece]:
         """As many in every process, because all processes must take each step together."""

@@ -12,9 +12,10 @@ import click
 
 from musiq import checkpoint
 from musiq.artifact import whole
-from musiq.data import NEAR_DUPLICATE, Labelled
+from musiq.data import NEAR_DUPLICATE, Labelled, rating_moments
 from musiq.losses import emd
 from musiq.metrics import agreement, intervals, srcc, undefined
+from musiq.rows import share_columns
 from musiq.training import learning, runs
 from musiq.training.card import SHOWN, write_card
 from musiq.training.learning import Scored
@@ -85,8 +86,7 @@ def distribution(items: Sequence[Labelled], scored: Scored, which: Sequence[int]
 
 def spread(shares: Sequence[float]) -> float:
     """The standard deviation of ratings 1..K with these shares."""
-    mean = sum(rating * share for rating, share in enumerate(shares, 1))
-    return math.sqrt(max(0.0, sum((rating - mean) ** 2 * share for rating, share in enumerate(shares, 1))))
+    return rating_moments(shares)[1]
 
 
 def costs(history: Sequence[dict[str, float | None]]) -> dict[str, Any]:
@@ -122,8 +122,7 @@ def in_words(found: dict[str, Any]) -> str:
 def write_predictions(path: Path, items: Sequence[Labelled], scored: Scored) -> None:
     """One row for each picture: label, score, for distributions both spreads and the shares, the labels' other columns."""
     several = max(map(len, scored.shares), default=0)
-    shares = [f"share_{rating}" for rating in range(1, several + 1)]
-    header = ["image", "mos", "score", *(["mos_spread", "score_spread"] if several else []), *shares]
+    header = ["image", "mos", "score", *(["mos_spread", "score_spread"] if several else []), *share_columns(several)]
     with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*header, *(items[0].extra if items else [])])
