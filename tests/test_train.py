@@ -275,10 +275,12 @@ def process_of_rank(rank: int, options: str) -> int:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a process by Linux's /proc")
 def test_two_processes_train_as_one_would_and_outlive_the_loss_of_one(labels: Path, tmp_path: Path) -> None:
     out, alone = tmp_path / "both", tmp_path / "alone"
-    options = ("--labels", labels, "--epochs", 2, "--batch-size", 6, "--lr", 1e-4)
+    options = ("--labels", labels, "--epochs", 2, "--batch-size", 4, "--lr", 1e-4)
     process = start_train(*options, "--out", out, "--save-every", 0, launcher=LAUNCHER)
+    wait_for(out, 0, lambda: process.poll() is None)
+    lost = process_of_rank(1, str(out))  # found early: an epoch is over soon
     wait_for(out, 1, lambda: process.poll() is None)
-    os.kill(process_of_rank(1, str(out)), signal.SIGKILL)
+    os.kill(lost, signal.SIGKILL)
     process.communicate(timeout=120)
     assert process.returncode != 0
     assert not (out / "metrics.json").exists()
