@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 EXPORTS = demo/exports
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench-cpu clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,10 @@ $(VENV)/.for-test: setup.cfg pyproject.toml | $(BIN)/python
 	$(INSTALL) '.[all]'
 	touch $@
 
+$(VENV)/.for-bench: setup.cfg pyproject.toml | $(BIN)/python
+	$(INSTALL) '.[cpu,openvino,train,bench,demo,test]'
+	touch $@
+
 # A tiny model trained on graded distortions of real photographs, exported, scored without torch, compared.
 # Stopped in the middle, it goes on where it was.
 demo: $(VENV)/.for-demo
@@ -28,6 +32,12 @@ demo: $(VENV)/.for-demo
 	$(BIN)/musiq-score demo/data/test --model $(EXPORTS)/tiny.onnx --out demo/scores.csv
 	$(BIN)/musiq-bench --images demo/data/test --labels demo/data/labels.csv --models $(EXPORTS)/tiny.onnx \
 		--checkpoint demo/run/best.safetensors --max-images 0 --out demo/reports
+
+# The CPU rows of the README on this machine, into results/: hours, and it goes on where it was stopped. With photographs
+# of your own: make bench-cpu IMAGES=photos/
+bench-cpu: $(VENV)/.for-bench
+	$(if $(IMAGES),,$(BIN)/python -m musiq.demo --out demo/data)
+	PATH="$(CURDIR)/$(BIN):$$PATH" results/cpu.sh $(or $(IMAGES),demo/data/test)
 
 test: $(VENV)/.for-test lint
 	$(BIN)/python -m pytest
