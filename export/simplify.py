@@ -10,6 +10,8 @@
    So keys and values are the tokens themselves, and two projections of every token are left. That pays where the head size
    is the model's width (`resnet50-classic`), and in every model's last layer, where one token asks.
 
+5. In the patch trunk the scales of group norms go into the weights after them (`simplify_patches`).
+
 The last layer's other rows (only the class token is read) are left out already in `musiq.model`.
 """
 
@@ -23,7 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from musiq.model import Attention, Embeddings, Musiq, ResNetTrunk, StandardisedConv
+from musiq.model import Attention, Embeddings, Musiq, PatchTrunk, ResNetTrunk, StandardisedConv
+
+from .simplify_patches import FoldedPatchTrunk
 
 
 class ConstantEmbeddings(nn.Module):
@@ -78,6 +82,8 @@ def simplify(model: Musiq) -> Musiq:
     if isinstance(model.trunk, ResNetTrunk):
         _fold_batch_norms(model.trunk.net)
     _fix_standardised(model.trunk)
+    if isinstance(model.trunk, PatchTrunk):
+        model.trunk = FoldedPatchTrunk(model.trunk)
     setattr(model, "embed", ConstantEmbeddings(model.embed))  # noqa: B010, of another class but with the same call
     for layer in model.layers:
         attention = cast(Attention, layer.attention)

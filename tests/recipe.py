@@ -89,7 +89,8 @@ def lively_model(preset: str, **changes: Any) -> Any:
     return model
 
 
-if __name__ == "__main__":  # python -m tests.recipe PRESET FILE: such weights for a benchmark, whose latency they do not change
+if __name__ == "__main__":
+    # python -m tests.recipe PRESET FILE: weights for a benchmark, whose latency they do not change
     import sys
     from pathlib import Path
 

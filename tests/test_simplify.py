@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from musiq.spec import PRESETS
 from musiq_export.graph import in_precision
+from musiq_export.onnx_trace import float_onnx
+from musiq_export.request import Request
 from musiq_export.simplify import FoldedAttention, gflop, simplify
 from tests.recipe import lively_model, picture
 
@@ -23,6 +27,16 @@ def test_nothing_of_batch_norm_or_standardisation_is_left() -> None:
     for preset in ("resnet50", "musiq"):
         kinds = {type(module).__name__ for module in simplify(lively_model(preset, height=64, width=64)).modules()}
         assert not kinds & {"BatchNorm2d", "StandardisedConv", "Embeddings"}
+
+
+@pytest.mark.parametrize("norm", ["norm_root", "norm1", "norm2", "norm3", "norm_shortcut"])
+def test_a_group_norm_with_scales_of_zero_and_less_is_still_exact(norm: str) -> None:
+    model = lively_model("tiny").double()
+    with torch.no_grad():
+        getattr(model.trunk, norm).weight[:3] = torch.tensor([-0.7, 0.0, 1.3])
+    image = torch.from_numpy(picture(model.spec.height, model.spec.width, 5))[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(simplify(model).predict(image), model.predict(image), atol=1e-9, rtol=1e-9)
 
 
 def test_attention_is_folded_in_every_layer_only_where_heads_are_as_wide_as_the_model() -> None:
@@ -45,6 +59,18 @@ def test_folding_saves_the_work_that_it_promises() -> None:
     classic, musiq = lively_model("resnet50-classic"), lively_model("musiq")
     assert gflop(classic) - gflop(simplify(classic)) > 40  # at 1024x768, of about 350
     assert gflop(simplify(musiq)) < 80
+
+
+@pytest.mark.parametrize(("preset", "fused"), [("musiq", "FastGelu"), ("resnet50", "BiasGelu")])
+def test_onnx_runtime_makes_one_operator_of_each_gelu(preset: str, fused: str, tmp_path: Path) -> None:
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    graph = float_onnx(Request(simplify(lively_model(preset, height=64, width=64))))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
+    onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert kinds.count(fused) == 14
+    assert not {"Tanh", "Erf"} & set(kinds)
 
 
 def test_half_precision_keeps_the_pyramid_and_layer_norms_in_fp32() -> None:
