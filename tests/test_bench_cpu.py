@@ -1,0 +1,42 @@
+"""`make bench-cpu`: one command from nothing but pictures to the rows that the README quotes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from tests.recipe import picture
+
+SCRIPT = Path(__file__).parents[1] / "results" / "cpu.sh"
+
+
+def test_one_command_makes_weights_and_artefacts_and_measures_them(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for seed in range(4):
+        cv2.imwrite(str(photos / f"{seed}.png"), picture(64, 96, seed))
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        **{"WORK": str(tmp_path / "work"), "RESULT": str(tmp_path / "cpu.json")},
+        **{"PRESETS": "tiny", "PRECISIONS": "fp16", "WIDTH": "96", "HEIGHT": "64"},
+    }
+    options = ["--calls", "1", "--seconds", "0", "--rounds", "1", "--warmup", "0"]
+    done = subprocess.run([str(SCRIPT), str(photos), *options], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "cpu.json").read_text())["rows"]
+    assert {(row["format"], row["precision"], row["batch"]) for row in rows if row["status"] == "ok"} == {
+        (format, precision, batch)
+        for format, precision in (("pytorch", "fp32"), ("onnx", "fp16"), ("openvino", "fp16"))
+        for batch in (1, 8)
+    }
+    again = subprocess.run([str(SCRIPT), str(photos), *options], env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "== tiny" not in again.stderr, "what is there is not made again"
