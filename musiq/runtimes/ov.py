@@ -27,24 +27,7 @@ class OpenVinoRuntime:
             raise MusiqError(
                 f"OpenVINO runs on the CPU here, not on {device}. Use --device cpu, or an ONNX export for CUDA."
             )
-        openvino = import_openvino()
-        core = openvino.Core()
-        try:
-            model = core.read_model(str(path))
-            metadata = _metadata(model)
-            self._feed = Feed.from_metadata(metadata, path)
-            precision = INFERENCE_PRECISION[metadata.get(PRECISION, "fp32")]
-            options = {
-                "INFERENCE_NUM_THREADS": threads or available_cpus(),
-                "INFERENCE_PRECISION_HINT": precision,
-                "PERFORMANCE_HINT": "LATENCY",
-            }
-            self._compiled: Any = core.compile_model(model, "CPU", options)
-        except RuntimeError as problem:
-            reason = (str(problem).strip().splitlines() or ["RuntimeError"])[-1][:200]
-            raise MusiqError(
-                f"OpenVINO cannot open {path} ({reason}). Export it again, with its .bin beside it."
-            ) from problem
+        self._compiled, self._feed = compile_for_cpu(path, threads or available_cpus())
         self.spec = self._feed.spec
         self.provider = f"OpenVINO CPU {self._compiled.get_property('INFERENCE_PRECISION_HINT').to_string()}"
         self._local = threading.local()
@@ -65,6 +48,28 @@ class OpenVinoRuntime:
 
     def close(self) -> None:
         self._compiled, self._local = None, threading.local()
+
+
+def compile_for_cpu(path: Path, threads: int, **more: object) -> tuple[Any, Feed]:
+    """OpenVINO's CompiledModel of an artefact, in the precision that it was exported for, and what it takes; `more` are
+    further properties of OpenVINO's. Raises MusiqError for a file that OpenVINO cannot open."""
+    core = import_openvino().Core()
+    try:
+        model = core.read_model(str(path))
+        metadata = _metadata(model)
+        feed = Feed.from_metadata(metadata, path)
+        options = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": INFERENCE_PRECISION[metadata.get(PRECISION, "fp32")],
+            "PERFORMANCE_HINT": "LATENCY",
+            **more,
+        }
+        return core.compile_model(model, "CPU", options), feed
+    except RuntimeError as problem:
+        reason = (str(problem).strip().splitlines() or ["RuntimeError"])[-1][:200]
+        raise MusiqError(
+            f"OpenVINO cannot open {path} ({reason}). Export it again, with its .bin beside it."
+        ) from problem
 
 
 def import_openvino() -> ModuleType:

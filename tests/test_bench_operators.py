@@ -1,0 +1,58 @@
+"""`python -m musiq_bench.operators`: the runtimes' own accounts of where the time goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from musiq import checkpoint
+from musiq.errors import MusiqError
+from musiq_bench.operators import Account, account, main
+from tests.exporting import run
+from tests.recipe import lively_model
+
+PRODUCT = {".onnx": "MatMul", ".xml": "FullyConnected", ".safetensors": "aten::addmm"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("openvino")
+    folder = tmp_path_factory.mktemp("operators")
+    checkpoint.save(lively_model("tiny", height=64, width=96), folder / "tiny.safetensors")
+    formats = ("--format", "onnx", "--format", "openvino")
+    made = run("--checkpoint", folder / "tiny.safetensors", "--out", folder, "--name", "tiny", *formats)
+    assert made.exit_code == 0, made.output
+    return folder
+
+
+@pytest.mark.parametrize("ending", list(PRODUCT))
+def test_every_runtime_accounts_for_products_of_matrices_among_its_operators(folder: Path, ending: str) -> None:
+    found = account(folder / f"tiny{ending}", batch=2, calls=2, threads=1)
+    nodes, ms = found.kinds[PRODUCT[ending]]
+    assert nodes > 5
+    assert 0 < ms < sum(each for _, each in found.kinds.values())
+    assert found.spec.width == 96
+
+
+def test_the_command_prints_a_table_and_how_near_it_comes_to_a_matrix_product(folder: Path) -> None:
+    done = CliRunner().invoke(main, [str(folder / "tiny.onnx"), "--calls", "1"])
+    assert done.exit_code == 0, done.output
+    assert "| MatMul |" in done.output
+    assert "% of a large matrix product" in done.output
+
+
+def test_shares_add_up_and_rare_kinds_are_one_row() -> None:
+    kinds = {f"kind{i}": (i, 10.0) for i in range(1, 5)}
+    lines = Account(lively_model("tiny").spec, kinds, wall_ms=50.0).lines(rate=100.0, batch=1, most=2)
+    assert lines[2:5] == [
+        "| kind1 | 1 | 10.0 | 25% |",
+        "| kind2 | 2 | 10.0 | 25% |",
+        "| 2 other kinds | 7 | 20.0 | 50% |",
+    ]
+
+
+def test_a_file_without_an_account_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MusiqError, match="cannot be profiled: give a file named"):
+        account(tmp_path / "model.engine")
