@@ -42,7 +42,7 @@ def test_each_recipe_that_ships_is_made_of_options_and_says_what_it_reached_and_
 
 def test_there_are_recipes_for_koniq_and_for_each_ablation() -> None:
     names = {path.stem for path in RECIPES}
-    assert {"koniq10k-resnet50", "l1", "ranking", "l1-ranking", "native", "bn-frozen", "bn-trained"} <= names
+    assert {"koniq10k-resnet50", "l1", "ranking", "l1-ranking", "pyramid", "native", "bn-trained"} <= names
 
 
 def test_the_command_line_wins_over_a_recipe_and_a_recipe_over_the_preset(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ set -e
 here=$(dirname "$0")
 for recipe in "$here"/*.toml; do
     name=$(basename "$recipe" .toml)
+    out=${RUNS:-runs}/ablations/$name
     echo "== $name"
     case $name in
-        bn-*) "${PYTHON:-python}" "$here/../../train.py" --config "$recipe" --out "runs/ablations/$name" --resume "$@" ;;
-        *) "${PYTHON:-python}" "$here/../../train.py" --config "$recipe" --out "runs/ablations/$name" --resume "$@" --trunk-weights none ;;
+        pyramid | native) "${PYTHON:-python}" "$here/../../train.py" --config "$recipe" --out "$out" --resume "$@" --trunk-weights none ;;
+        *) "${PYTHON:-python}" "$here/../../train.py" --config "$recipe" --out "$out" --resume "$@" ;;
     esac
 done
