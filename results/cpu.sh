@@ -43,7 +43,7 @@ make_some() { # PRESET PRECISION FORMAT...
             --height "$height" --width "$width" --format "$format" --precision "$precision" --images "$pictures" \
             --max-images 16 --calibration-images "${CALIBRATION:-$pictures}" >"$done.part" 2>&1 ||
             [ $? -eq 1 ]
-        tail -n 1 "$done.part" >&2
+        grep -e 'built in' -e '^Error' "$done.part" >&2 || true
         mv "$done.part" "$done"
     done
 }
