@@ -21,6 +21,7 @@ from musiq.noise import without_decoder_noise
 from musiq.progress import progress, summary
 from musiq.rowfile import RowFile
 from musiq.rows import FORMATS, Table
+from musiq.runtimes import MODES
 from musiq.score import BATCH, MAX_WORKERS, Row, Scorer
 
 if TYPE_CHECKING:
@@ -77,7 +78,15 @@ def _plain_warnings() -> Iterator[None]:
     help="Of the rows; txt is the classic path<TAB>score, without a head and without reasons.",
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda:0; for .onnx also tensorrt:0, cuda-graph:0.")
-@click.option("--batch-size", type=click.IntRange(1), default=BATCH, help="Pictures given to the model at once.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), show_default=str(BATCH), help="Pictures given to the model at once."
+)
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    default="latency",
+    help="On CPUs, for .onnx and .xml: all threads for each batch, or one each for as many smaller batches at once.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(1),

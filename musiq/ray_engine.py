@@ -16,7 +16,7 @@ from musiq.distributed import arrow_columns, open_scorer
 from musiq.errors import MusiqError
 from musiq.image import Source
 from musiq.rows import share_columns
-from musiq.score import BATCH, Row, Scorer
+from musiq.score import Row, Scorer
 from musiq.shards import Piece, Record, cut, located, records
 from musiq.spec import Spec
 from musiq.threads import available_cpus
@@ -57,7 +57,7 @@ class RayScorer:
         address: str | None = None,
         column: str | None = None,
         threads: int | None = None,
-        batch_size: int = BATCH,
+        batch_size: int | None = None,
         **options: Any,
     ) -> None:
         self.column, self.threads = column, threads or 1

@@ -18,7 +18,7 @@ from musiq.ahead import PATIENCE, InOrder, Ready, batches, map_ahead
 from musiq.aspect import check_mixture, nearest
 from musiq.errors import ImageError, MusiqError
 from musiq.image import MAX_PIXELS, Background, Source, decoded, fit
-from musiq.runtimes import Images, Runtime
+from musiq.runtimes import MODES, Images, Runtime
 from musiq.spec import Spec
 from musiq.threads import available_cpus, one_opencv_thread
 
@@ -67,10 +67,11 @@ class Scorer:
 
     `batch_size` pictures go to a model at once; `workers` threads decode ahead of it (default: the CPUs that this process
     may use, 16 at most; OpenCV works outside Python's lock); `threads` are a model's own on a CPU (default: the
-    runtime's). However many sources there are, memory holds one batch more than run at once, one being gathered for each
-    model, and one and a picture for each worker being decoded. Safe to call from several threads where the runtime is. A
-    context manager: leaving it closes the runtimes. Raises MusiqError for models that cannot be opened or do not go
-    together.
+    runtime's): all of them for one batch in `mode` "latency"; one each for as many batches at once in "throughput", which
+    are by default so much smaller. However many sources there are, memory holds one batch more than run at once, one
+    being gathered for each model, and one and a picture for each worker being decoded. Safe to call from several threads
+    where the runtime is. A context manager: leaving it closes the runtimes. Raises MusiqError for models that cannot be
+    opened or do not go together.
     """
 
     def __init__(
@@ -78,22 +79,26 @@ class Scorer:
         model: Model | Sequence[Model],
         device: str = "auto",
         *,
-        batch_size: int = BATCH,
+        batch_size: int | None = None,
         workers: int | None = None,
         threads: int | None = None,
+        mode: str = "latency",
         max_pixels: int = MAX_PIXELS,
         background: Background = "white",
     ) -> None:
-        if batch_size < 1 or (workers is not None and workers < 1):
+        if mode not in MODES:
+            raise MusiqError(f"There is no mode {mode!r}; there are {' and '.join(MODES)}.")
+        if (batch_size is not None and batch_size < 1) or (workers is not None and workers < 1):
             raise MusiqError(f"batch_size is {batch_size} and workers {workers}; expected at least 1 of each.")
         models = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
         self.models = [_model_name(each, index) for index, each in enumerate(models)]
-        self.runtimes = _open_all(models, device, threads)
+        self.runtimes = _open_all(models, device, threads, mode)
         self._specs = [runtime.spec for runtime in self.runtimes]
         self.spec: Spec = self._specs[0]
-        self.batch_size = batch_size
         self.workers = workers or min(MAX_WORKERS, available_cpus())
         self.in_flight: int = max(runtime.in_flight for runtime in self.runtimes)
+        together = self.in_flight if mode == "throughput" else 1
+        self.batch_size = batch_size or max(1, BATCH // together)
         self.busy = Busy()
         self._decoding: dict[str, Any] = {"max_pixels": max_pixels, "background": background}
 
@@ -214,14 +219,14 @@ def _add(rows: InOrder[Row], batch: Future[list[tuple[int, Row]]]) -> None:
         rows.add(place, row)
 
 
-def _open_all(models: Sequence[Model], device: str, threads: int | None) -> list[Runtime]:
+def _open_all(models: Sequence[Model], device: str, threads: int | None, mode: str) -> list[Runtime]:
     """All of them, or none: those that are open are closed where one cannot be opened or does not go with the others."""
     if not models:
         raise MusiqError("There is no model to score with; give one or more.")
     runtimes: list[Runtime] = []
     try:
         for model in models:
-            runtimes.append(_open(model, device, threads))
+            runtimes.append(_open(model, device, threads, mode))
         check_mixture(
             [_model_name(model, index) for index, model in enumerate(models)], [each.spec for each in runtimes]
         )
@@ -233,12 +238,12 @@ def _open_all(models: Sequence[Model], device: str, threads: int | None) -> list
     return runtimes
 
 
-def _open(model: Model, device: str, threads: int | None) -> Runtime:
+def _open(model: Model, device: str, threads: int | None, mode: str) -> Runtime:
     if not isinstance(model, (str, Path)):
         return model
     from musiq.runtimes import open_runtime
 
-    return open_runtime(Path(model), device, threads)
+    return open_runtime(Path(model), device, threads, mode)
 
 
 def _model_name(model: Model, index: int) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,18 @@ def test_a_broken_artefact_of_any_format_is_refused_in_one_line(
     (tmp_path / artifact.record_path(whole).name).write_text(artifact.record_path(whole).read_text())
     with pytest.raises(MusiqError, match="is not the file that was checked"):
         open_runtime(tmp_path / whole.name, "cpu")
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_opened_for_throughput_it_scores_the_same_from_as_many_threads_as_it_takes(
+    artefacts: Callable[..., Path], format: str
+) -> None:
+    images = np.stack([picture(192, 256, seed) for seed in range(6)])
+    runtime = open_runtime(artefacts(format), "cpu", threads=2, mode="throughput")
+    assert runtime.in_flight == 2 or format == "openvino", "OpenVINO decides for itself, by the CPUs that it may use"
+    with ThreadPoolExecutor(runtime.in_flight) as pool:
+        scores = np.concatenate(list(pool.map(runtime, np.split(images, 3))))
+    np.testing.assert_allclose(scores, open_runtime(artefacts(format), "cpu")(images), atol=2e-5)
 
 
 def test_openvino_weights_that_do_not_match_their_graph_are_refused(

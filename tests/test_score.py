@@ -168,6 +168,24 @@ def test_a_runtime_that_takes_several_batches_at_once_gets_them_and_rows_stay_in
     assert one.most == 1
 
 
+def test_for_throughput_each_thread_runs_a_smaller_batch_of_its_own_and_scores_are_the_same(model: Path) -> None:
+    with musiq.load(model) as one, musiq.load(model, mode="throughput", threads=4) as many:
+        assert (one.in_flight, one.batch_size) == (1, 8)
+        assert (many.in_flight, many.batch_size) == (4, 2)
+        assert list(many.score_many(pictures(21))) == list(one.score_many(pictures(21)))
+    with musiq.load(model, mode="throughput", threads=4, batch_size=5) as asked:
+        assert asked.batch_size == 5
+
+
+@pytest.mark.parametrize(("name", "device"), [("model.onnx", "cuda:0"), ("best.safetensors", "cpu")])
+def test_throughput_is_refused_where_it_has_no_meaning(name: str, device: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(MusiqError, match=r"throughput is for \.onnx and \.xml files on CPUs"):
+        musiq.load(tmp_path / name, device, mode="throughput")
+    with pytest.raises(MusiqError, match="There is no mode 'fast'; there are latency and throughput"):
+        musiq.load(tmp_path / name, mode="fast")
+
+
 def test_a_long_run_of_failures_neither_waits_for_a_slow_model_nor_gathers_without_bound() -> None:
     taken = 0
 

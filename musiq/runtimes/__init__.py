@@ -25,8 +25,9 @@ class Runtime(Protocol):
     provider: str
     """What really runs, as the backend itself names it: "CPUExecutionProvider", "PyTorch cpu", ..."""
     in_flight: int
-    """How many calls at once make sense, each from a thread of its own: 1 on a CPU, which one call keeps busy; 2 on a GPU,
-    where one batch is copied while another computes. Each call holds the working memory of its batch."""
+    """How many calls at once make sense, each from a thread of its own: 1 on a CPU, which one call keeps busy, unless it
+    was opened for throughput; 2 on a GPU, where one batch is copied while another computes. Each call holds the working
+    memory of its batch."""
 
     def __call__(self, images: Images) -> Scores:
         """uint8 (N, H, W, 3) RGB to float32 (N,): scores in the units of `spec.target`."""
@@ -43,6 +44,9 @@ class Runtime(Protocol):
 
 Opener = Callable[[Path, str, int | None, artifact.Record | None], Runtime]
 """Opens a file on a device with so many CPU threads; the record, read and checked already, is what engines live by."""
+
+MODES = ("latency", "throughput")
+"""What CPU threads are for: all of them for one call, or one each for as many calls as there are."""
 
 
 def _checkpoint(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
@@ -101,14 +105,14 @@ RUNTIMES: dict[str, Opener] = {
 """File name ending to what opens it."""
 
 
-def open_runtime(path: Path | str, device: str = "auto", threads: int | None = None) -> Runtime:
+def open_runtime(path: Path | str, device: str = "auto", threads: int | None = None, mode: str = "latency") -> Runtime:
     """The runtime for a file: a checkpoint in PyTorch, an artefact in the runtime of its format.
 
     `device` is "auto", "cpu" or "cuda:0" (any number): a CUDA device that cannot run the file is an error, never a quiet
     CPU run; "auto" takes a GPU if one works. An .onnx file may also go to "tensorrt:0", ONNX Runtime's TensorRT provider,
     and with a fixed batch to "cuda-graph:0", which replays its kernels as one CUDA graph. `threads` on a CPU: None for
-    what this process may use. Raises MusiqError for a missing, changed or unknown file, or a runtime that is not
-    installed.
+    what this process may use. `mode` is one of MODES; "throughput" is for .onnx and .xml on CPUs. Raises MusiqError for a
+    missing, changed or unknown file, or a runtime that is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -117,10 +121,32 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
     if ending is None:
         raise MusiqError(f"{path} cannot be opened: its name should end in one of {', '.join(RUNTIMES)}.")
     check_device(device, path)
+    if mode == "throughput":
+        return _for_throughput(path, ending, device, threads)
     if ending in CHECKPOINTS:
         return RUNTIMES[ending](path, device, threads, None)
     record = artifact.read_record(path)  # refuses an artefact that is not the recorded one
     runtime = RUNTIMES[ending](path, device, threads, record)
+    _warn_if_unverified(path, record)
+    return runtime
+
+
+def _for_throughput(path: Path, ending: str, device: str, threads: int | None) -> Runtime:
+    """As many calls at once as threads. A CPU unless a GPU is asked for: two calls at once are what a GPU gets anyway."""
+    if ending not in (".onnx", ".xml") or device not in ("auto", "cpu"):
+        raise MusiqError(
+            f"The mode throughput is for .onnx and .xml files on CPUs, not for {path.name} on {device}. Leave it out; on a "
+            "GPU a larger batch serves throughput."
+        )
+    record = artifact.read_record(path)
+    if ending == ".onnx":
+        from musiq.runtimes.ort import OrtRuntime
+
+        runtime: Runtime = OrtRuntime(path, "cpu", threads, record, throughput=True)
+    else:
+        from musiq.runtimes.ov import OpenVinoRuntime
+
+        runtime = OpenVinoRuntime(path, "cpu", threads, throughput=True)
     _warn_if_unverified(path, record)
     return runtime
 
