@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from musiq import image as image_module
-from musiq.errors import MusiqError
-from musiq.image import decode, find_images, fit, prepare
+from musiq.errors import ImageError, MusiqError
+from musiq.image import decode, decoded, find_images, fit, prepare
+from tests.recipe import picture
 from tests.score_samples import saved, scene
 
 RGB = scene(1, 40, 60)
@@ -107,3 +110,41 @@ def test_a_very_deep_folder_is_searched(tmp_path: Path) -> None:
         assert [path.name for path in find_images([tmp_path])] == ["deep.jpg"]
     finally:  # deeper than pytest's own cleaning reaches
         subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)
+
+
+def jpeg(height: int, width: int, orientation: int = 1) -> bytes:
+    """A photograph-like JPEG: large shapes and some grain."""
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Pillow.fromarray(picture(height, width, 3)).save(file, "JPEG", quality=92, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("shape", "times"),
+    [((39, 59), 1), ((79, 200), 1), ((80, 120), 2), ((159, 400), 2), ((160, 240), 4), ((320, 480), 8), ((999, 999), 8)],
+)
+def test_a_reduced_jpeg_is_decoded_at_the_smallest_part_that_covers(shape: tuple[int, int], times: int) -> None:
+    with decoded(jpeg(*shape), cover=(40, 60)) as (image, reduction):
+        assert reduction == times
+        assert image.shape == (-(-shape[0] // times), -(-shape[1] // times), 3)
+    png = saved(scene(1, *shape), "png")
+    with decoded(png, cover=(40, 60)) as (image, reduction):
+        assert (reduction, image.shape[:2]) == (1, shape)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_jpeg_is_the_average_of_the_whole_one_and_upright(orientation: int) -> None:
+    data = jpeg(320, 640, orientation)
+    whole, _ = fit(decode(data), 40, 40)
+    with decoded(data, cover=(40, 40)) as (image, reduction):
+        reduced, said = fit(image, 40, 40, reduction)
+    assert said.startswith("decoded at 1/8")
+    assert np.abs(reduced.astype(int) - whole).mean() < 1.5
+
+
+def test_a_reduced_jpeg_that_is_cut_short_is_refused_like_a_whole_one() -> None:
+    data = jpeg(320, 480)
+    with pytest.raises(ImageError, match="cut short or corrupt"), decoded(data[: len(data) // 2], cover=(40, 60)):
+        pass

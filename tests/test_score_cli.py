@@ -69,6 +69,16 @@ def test_all_scored_exits_with_0(folder: Path) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
+def test_a_large_jpeg_is_decoded_smaller_only_when_asked(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "large.jpg").write_bytes(saved(scene(1, 300, 400), "jpeg"))
+    arguments = [tmp_path / "large.jpg", "photos", "--model", "mean.onnx"]
+    whole = table(score(*arguments, cwd=folder).stdout)
+    reduced = table(score(*arguments, "--reduced-jpeg", "--mode", "throughput", cwd=folder).stdout)
+    assert [row["fitted"][:16] for row in (whole[0], reduced[0])] == ["resized 0.24x; c", "decoded at 1/2; "]
+    assert float(reduced[0]["score"]) == pytest.approx(float(whole[0]["score"]), abs=0.5)
+    assert reduced[1:] == whole[1:]
+
+
 def test_bad_pictures_among_good_ones_are_rows_and_exit_with_3(folder: Path) -> None:
     done = score("bad", "photos", "missing.jpg", "missing-folder/", "mean.onnx", "--model", "mean.onnx", cwd=folder)
     assert done.returncode == 3
