@@ -79,7 +79,10 @@ def _plain_warnings() -> Iterator[None]:
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda:0; for .onnx also tensorrt:0, cuda-graph:0.")
 @click.option(
-    "--batch-size", type=click.IntRange(1), show_default=str(BATCH), help="Pictures given to the model at once."
+    "--batch-size",
+    type=click.IntRange(1),
+    show_default=f"{BATCH}; for throughput as much less as there are threads",
+    help="Pictures given to the model at once.",
 )
 @click.option(
     "--mode",

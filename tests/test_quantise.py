@@ -220,7 +220,10 @@ def test_a_group_made_fragile_is_measured_as_the_worst_and_stays_fp32(photos: Pa
     assert worst == "layers.1.mlp"
     assert measured["kept_fp32"][0] == "layers.1.mlp"
     assert "layers.1.attention" not in measured["kept_fp32"]
-    assert quantise.int8_products(graph) == 15
+    products = {"attention": 4, "mlp": 2}  # of a layer that is not the last: 17 in all, with the trunk's and the last's
+    kept = sum(products[name.rsplit(".", 1)[1]] for name in measured["kept_fp32"])
+    assert kept <= 6
+    assert quantise.int8_products(graph) == 17 - kept
 
 
 def test_as_few_of_the_costliest_groups_are_kept_as_the_rest_needs() -> None:

@@ -347,7 +347,7 @@ def test_help_works_without_any_extra(folder: Path) -> None:
 
 def test_help_shows_every_default() -> None:
     text = " ".join(CliRunner().invoke(main, ["--help"]).output.split())
-    for default in ("newest in exports/", "stdout", "178000000", "[default: auto]", "[default: white]", "default: 8"):
+    for default in ("newest in exports/", "stdout", "178000000", "[default: auto]", "[default: white]", "default: (8"):
         assert default in text
 
 

@@ -69,7 +69,7 @@ def test_the_command_builds_an_rtx_engine_without_a_gpu_and_says_it_is_unverifie
     assert record.details["gpus"] == [86, 89]
     assert record.details["profile"] == [1, 8, 16]
     assert record.details["tf32"] is False
-    assert record.layers["CONVOLUTION fp16"] == 5
+    assert record.layers["CONVOLUTION fp16"] == 2
     assert record.versions["tensorrt_rtx"] == trt.import_tensorrt("tensorrt_rtx").__version__
     raw = path.read_bytes()
     assert raw[:4] == b"vtrt"  # TensorRT's own first bytes: nothing stands before them
