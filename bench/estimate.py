@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
 from musiq.spec import PATCH, Spec
+from musiq.threads import available_cpus
 
 from .candidates import COMPILED, Candidate
 from .cells import Cell, Settings
 from .measure import job_of
+from .rates import product_rate
 
 SLOWNESS = {"pytorch": 2.2, COMPILED: 2.2, "torchscript": 2.2, "pt2": 2.2}
 """Time beside that of ONNX Runtime in fp32, which comes near the rate of a large matrix product; 1 for other formats. From
@@ -55,18 +54,6 @@ def _patch_gflop(spec: Spec) -> float:
     bottleneck = (narrow * narrow + 9 * narrow * narrow + 2 * narrow * wide) * (PATCH // 4) ** 2
     dense = wide * (PATCH // 4) ** 2 * spec.dim
     return 2 * (stem + bottleneck + dense) / 1e9
-
-
-def matrix_rate() -> float:
-    """GFLOP/s of numpy's float32 product of two 1536x1536 matrices, the best of 5, here and now."""
-    n = 1536
-    left = np.ones((n, n), np.float32)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        left @ left
-        times.append(time.perf_counter() - start)
-    return 2 * n**3 / min(times) / 1e9
 
 
 @cache
@@ -114,7 +101,7 @@ def left_s(cell: Cell, settings: Settings, pictures: int, rate: float, score: bo
 
 def plan(cells: Sequence[Cell], settings: Settings, pictures: int) -> list[str]:
     """Lines that say what would be measured and about how long each row and all of it takes."""
-    rate = matrix_rate()
+    rate = product_rate(settings.threads or available_cpus())
     scored = {cell.candidate for cell in cells if cell.scores is not None}
     lines, total, unknown = [], 0.0, 0
     for cell in cells:

@@ -27,7 +27,8 @@ from musiq.runtimes.feed import Feed
 from musiq.spec import Spec
 from musiq.threads import available_cpus
 
-from .estimate import gflop, matrix_rate
+from .estimate import gflop
+from .rates import copy_rate, product_rate
 
 Node = tuple[str, str, float]
 """Kind of operator, name of the node, milliseconds in one call."""
@@ -72,14 +73,13 @@ def account(path: Path, batch: int = 1, calls: int = 5, threads: int | None = No
 
 
 def _onnx(path: Path, batch: int, calls: int, threads: int) -> Account:
-    from musiq.runtimes.ort import Plain, import_onnxruntime
+    from musiq.runtimes.ort import Plain, cpu_session, import_onnxruntime, session_options
 
     ort = import_onnxruntime()
     with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options = session_options(ort, threads)
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = cpu_session(ort, path, options)
         feed = Feed.from_metadata(session.get_modelmeta().custom_metadata_map, path)
         plain = Plain(session)
         walls = _timed(lambda images: feed.run(images, plain), feed.spec, batch, calls)
@@ -89,7 +89,7 @@ def _onnx(path: Path, batch: int, calls: int, threads: int) -> Account:
         for event in events
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
     ]
-    return _account(feed.spec, nodes, walls, skip=1)
+    return _account(feed.spec, nodes, walls)
 
 
 def _openvino(path: Path, batch: int, calls: int, threads: int) -> Account:
@@ -105,7 +105,7 @@ def _openvino(path: Path, batch: int, calls: int, threads: int) -> Account:
         return [results[output].copy() for output in compiled.outputs]
 
     walls = _timed(lambda images: feed.run(images, infer), feed.spec, batch, calls)
-    return _account(feed.spec, [node for node in nodes if node[2]], walls, skip=1)
+    return _account(feed.spec, [node for node in nodes if node[2]], walls)
 
 
 def _pytorch(path: Path, batch: int, calls: int, threads: int) -> Account:
@@ -142,54 +142,16 @@ def _timed(call: Call, spec: Spec, batch: int, calls: int) -> list[float]:
     return walls
 
 
-def _account(spec: Spec, nodes: Iterable[Node], walls: Sequence[float], skip: int) -> Account:
-    """From every node of every call; the first `skip` times of each node are left out."""
+def _account(spec: Spec, nodes: Iterable[Node], walls: Sequence[float]) -> Account:
+    """From every node of every call; the first time of each node is left out, as the first call is."""
     each: dict[tuple[str, str], list[float]] = defaultdict(list)
     for kind, name, ms in nodes:
         each[kind, name].append(ms)
     count: Counter[str] = Counter(kind for kind, _ in each)
     ms_of: dict[str, float] = defaultdict(float)
     for (kind, _), times in each.items():
-        ms_of[kind] += median(times[skip:] or times)
+        ms_of[kind] += median(times[1:] or times)
     return Account(spec, {kind: (count[kind], ms) for kind, ms in ms_of.items()}, median(walls))
-
-
-def product_rate(threads: int) -> float:
-    """GFLOP/s of a float32 product of two 2048x2048 matrices, the best of 8, in ONNX Runtime where it can be asked, whose
-    products are often faster than numpy's; else numpy's."""
-    try:
-        from onnx import TensorProto, helper
-
-        from musiq.runtimes.ort import import_onnxruntime
-
-        ort = import_onnxruntime()
-    except (ImportError, MusiqError):
-        return matrix_rate()
-    n = 2048
-    left, right, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [n, n]) for name in ("a", "b", "c"))
-    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", [left, right], [out])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    ones, times = np.ones((n, n), np.float32), []
-    for _ in range(8):
-        start = time.perf_counter()
-        session.run(None, {"a": ones, "b": ones})
-        times.append(time.perf_counter() - start)
-    return 2 * n**3 / min(times) / 1e9
-
-
-def copy_rate() -> float:
-    """GB/s read and written by numpy copying 256 MB, the best of 5, on one core."""
-    source = np.ones(64_000_000, np.float32)
-    target: NDArray[Any] = np.empty_like(source)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        np.copyto(target, source)
-        times.append(time.perf_counter() - start)
-    return 2 * source.nbytes / min(times) / 1e9
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musiq.model import PatchTrunk
+from musiq.model import PatchTrunk, each_patch, padded_for_root, pool_root
 from musiq.spec import PATCH
 
 
@@ -70,21 +70,21 @@ class Product(nn.Module):
         return (self.weight @ x.flatten(2)).unflatten(2, x.shape[2:])
 
 
-class FoldedPatchTrunk(PatchTrunk):
+class FoldedPatchTrunk(nn.Module):
     """`PatchTrunk` after the three rules above; its convolutions must be plain ones."""
 
     ratio: Tensor
     last_shift: Tensor
 
     def __init__(self, trunk: PatchTrunk) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.conv_root, self.conv2, self.dense = trunk.conv_root, trunk.conv2, trunk.dense
         pixels = (PATCH // 4) ** 2
         self.root = Shifted(trunk.norm_root, (PATCH // 2) ** 2)
         self.first, self.second = Shifted(trunk.norm1, pixels), Shifted(trunk.norm2, pixels)
-        last, shortcut = Shifted(trunk.norm3, pixels), Bare(trunk.norm_shortcut, pixels)
+        last = Shifted(trunk.norm3, pixels)
         self.last = last.bare if last.positive else trunk.norm3
-        self.shortcut = shortcut
+        self.shortcut = Bare(trunk.norm_shortcut, pixels)
         left = 0 if not last.positive else trunk.norm3.bias.detach()
         self.register_buffer("ratio", (trunk.norm_shortcut.weight.detach() / last.factor)[:, None, None])
         self.register_buffer("last_shift", ((left + trunk.norm_shortcut.bias.detach()) / last.factor)[:, None, None])
@@ -94,8 +94,11 @@ class FoldedPatchTrunk(PatchTrunk):
         self.conv3 = Product(trunk.conv3, self.second.factor)
         self.dense.weight.data = self.dense.weight * last.factor.repeat_interleave(pixels)
 
+    def forward(self, scales: list[Tensor]) -> Tensor:
+        return each_patch(self.patch, scales)
+
     def patch(self, x: Tensor) -> Tensor:
-        x = self.root.bare(self.conv_root(F.pad(x, (2, 3, 2, 3))))  # (P, 64, 16, 16)
+        x = self.root.bare(self.conv_root(padded_for_root(x)))  # (P, 64, 16, 16)
         x = self._pooled(x)  # (P, 64, 8, 8)
         shortcut = self.shortcut(self.conv_shortcut(x))
         x = F.relu(self.first(self.conv1(x)))
@@ -105,9 +108,5 @@ class FoldedPatchTrunk(PatchTrunk):
 
     def _pooled(self, n: Tensor) -> Tensor:
         if self.root.positive:
-            return F.relu(self.root.moved(pool(n)))
-        return pool(F.relu(self.root.moved(n)))
-
-
-def pool(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 3, stride=2, ceil_mode=True)
+            return F.relu(self.root.moved(pool_root(n)))
+        return pool_root(F.relu(self.root.moved(n)))

@@ -9,6 +9,8 @@ Shapes: B batch, N tokens, D width of the model, H W picture, h w a scale of it,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -111,20 +113,33 @@ class PatchTrunk(nn.Module):
         self.dense = nn.Linear(wide * (PATCH // 4) ** 2, spec.dim)
 
     def forward(self, scales: list[Tensor]) -> Tensor:
-        patches = torch.cat([to_patches(scale) for scale in scales], dim=1)  # (B, N-1, 3, 32, 32)
-        x = self.patch(patches.flatten(0, 1))  # (B*(N-1), D)
-        return x.unflatten(0, (-1, patches.shape[1]))  # (B, N-1, D)
+        return each_patch(self.patch, scales)
 
     def patch(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (2, 3, 2, 3))  # TensorFlow's SAME for a 7x7 kernel with stride 2
-        x = F.relu(self.norm_root(self.conv_root(x)))  # (P, 64, 16, 16)
-        # ceil_mode lets the last windows reach one pixel over the far edge: SAME with nothing before, one after.
-        x = F.max_pool2d(x, 3, stride=2, ceil_mode=True)  # (P, 64, 8, 8)
+        x = F.relu(self.norm_root(self.conv_root(padded_for_root(x))))  # (P, 64, 16, 16)
+        x = pool_root(x)  # (P, 64, 8, 8)
         shortcut = self.norm_shortcut(self.conv_shortcut(x))
         x = F.relu(self.norm1(self.conv1(x)))
         x = F.relu(self.norm2(self.conv2(x)))
         x = F.relu(self.norm3(self.conv3(x)) + shortcut)  # (P, 256, 8, 8)
         return self.dense(x.flatten(1))
+
+
+def each_patch(features: Callable[[Tensor], Tensor], scales: list[Tensor]) -> Tensor:
+    """Scales (B, 3, h, w) to (B, N-1, D), by `features` from (P, 3, 32, 32) to (P, D) over every patch by itself."""
+    patches = torch.cat([to_patches(scale) for scale in scales], dim=1)  # (B, N-1, 3, 32, 32)
+    return features(patches.flatten(0, 1)).unflatten(0, (-1, patches.shape[1]))
+
+
+def padded_for_root(x: Tensor) -> Tensor:
+    """TensorFlow's SAME for a 7x7 kernel with stride 2."""
+    return F.pad(x, (2, 3, 2, 3))
+
+
+def pool_root(x: Tensor) -> Tensor:
+    """(P, C, h, w) to (P, C, h/2, w/2), 3x3 windows. ceil_mode lets the last ones reach one pixel over the far edge:
+    TensorFlow's SAME with nothing before, one after."""
+    return F.max_pool2d(x, 3, stride=2, ceil_mode=True)
 
 
 def to_patches(x: Tensor) -> Tensor:

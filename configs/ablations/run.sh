@@ -9,7 +9,9 @@ for recipe in "$here"/*.toml; do
     out=${RUNS:-runs}/ablations/$name
     echo "== $name"
     case $name in
-        pyramid | native) "${PYTHON:-python}" "$here/../../train.py" --config "$recipe" --out "$out" --resume "$@" --trunk-weights none ;;
-        *) "${PYTHON:-python}" "$here/../../train.py" --config "$recipe" --out "$out" --resume "$@" ;;
+        pyramid | native) own="--trunk-weights none" ;; # `tiny` has no ResNet
+        *) own= ;;
     esac
+    # shellcheck disable=SC2086
+    "${PYTHON:-python}" "$here/../../train.py" --config "$recipe" --out "$out" --resume "$@" $own
 done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -42,53 +43,63 @@ class Runtime(Protocol):
         ...
 
 
-Opener = Callable[[Path, str, int | None, artifact.Record | None], Runtime]
-"""Opens a file on a device with so many CPU threads; the record, read and checked already, is what engines live by."""
-
 MODES = ("latency", "throughput")
 """What CPU threads are for: all of them for one call, or one each for as many calls as there are."""
 
 
-def _checkpoint(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
+@dataclass(frozen=True)
+class Opening:
+    """How to open a file: see `open_runtime`. The record, read and checked already, is what engines live by."""
+
+    device: str
+    threads: int | None
+    throughput: bool = False
+    record: artifact.Record | None = None
+
+
+Opener = Callable[[Path, Opening], Runtime]
+
+
+def _checkpoint(path: Path, how: Opening) -> Runtime:
     from musiq.runtimes.pt import open_checkpoint
 
-    return open_checkpoint(path, device, threads)
+    return open_checkpoint(path, how.device, how.threads)
 
 
-def _onnx(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
+def _onnx(path: Path, how: Opening) -> Runtime:
     from musiq.runtimes.ort import OrtRuntime
 
-    return OrtRuntime(path, device, threads, record)
+    return OrtRuntime(path, how.device, how.threads, how.record, how.throughput)
 
 
-def _openvino(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
+def _openvino(path: Path, how: Opening) -> Runtime:
     from musiq.runtimes.ov import OpenVinoRuntime
 
-    return OpenVinoRuntime(path, device, threads)
+    return OpenVinoRuntime(path, how.device, how.threads, how.throughput)
 
 
-def _torchscript(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
+def _torchscript(path: Path, how: Opening) -> Runtime:
     from musiq.runtimes.pt import open_torchscript
 
-    return open_torchscript(path, device, threads)
+    return open_torchscript(path, how.device, how.threads)
 
 
-def _pt2(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
+def _pt2(path: Path, how: Opening) -> Runtime:
     from musiq.runtimes.pt import open_pt2
 
-    return open_pt2(path, device, threads)
+    return open_pt2(path, how.device, how.threads)
 
 
-def _trt(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
+def _trt(path: Path, how: Opening) -> Runtime:
     from musiq.runtimes.trt import TensorRtRuntime
 
-    return TensorRtRuntime(path, device, "tensorrt", record)
+    return TensorRtRuntime(path, how.device, "tensorrt", how.record)
 
 
-def _trt_rtx(path: Path, device: str, threads: int | None, record: artifact.Record | None) -> Runtime:
+def _trt_rtx(path: Path, how: Opening) -> Runtime:
     from musiq.runtimes.trt import TensorRtRuntime
 
-    return TensorRtRuntime(path, device, "tensorrt_rtx", record)
+    return TensorRtRuntime(path, how.device, "tensorrt_rtx", how.record)
 
 
 CHECKPOINTS = (".safetensors", ".pth", ".pt", ".npz")
@@ -103,6 +114,9 @@ RUNTIMES: dict[str, Opener] = {
     ".rtx.engine": _trt_rtx,
 }
 """File name ending to what opens it."""
+
+THROUGHPUT = (".onnx", ".xml")
+"""What has the mode of that name."""
 
 
 def open_runtime(path: Path | str, device: str = "auto", threads: int | None = None, mode: str = "latency") -> Runtime:
@@ -121,32 +135,18 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
     if ending is None:
         raise MusiqError(f"{path} cannot be opened: its name should end in one of {', '.join(RUNTIMES)}.")
     check_device(device, path)
-    if mode == "throughput":
-        return _for_throughput(path, ending, device, threads)
+    throughput = mode == "throughput"
+    if throughput:
+        if ending not in THROUGHPUT or device not in ("auto", "cpu"):
+            raise MusiqError(
+                f"The mode throughput is for {' and '.join(THROUGHPUT)} files on CPUs, not for {path.name} on {device}. "
+                "Leave it out; on a GPU a larger batch serves throughput."
+            )
+        device = "cpu"  # two calls at once are what a GPU gets anyway
     if ending in CHECKPOINTS:
-        return RUNTIMES[ending](path, device, threads, None)
+        return RUNTIMES[ending](path, Opening(device, threads))
     record = artifact.read_record(path)  # refuses an artefact that is not the recorded one
-    runtime = RUNTIMES[ending](path, device, threads, record)
-    _warn_if_unverified(path, record)
-    return runtime
-
-
-def _for_throughput(path: Path, ending: str, device: str, threads: int | None) -> Runtime:
-    """As many calls at once as threads. A CPU unless a GPU is asked for: two calls at once are what a GPU gets anyway."""
-    if ending not in (".onnx", ".xml") or device not in ("auto", "cpu"):
-        raise MusiqError(
-            f"The mode throughput is for .onnx and .xml files on CPUs, not for {path.name} on {device}. Leave it out; on a "
-            "GPU a larger batch serves throughput."
-        )
-    record = artifact.read_record(path)
-    if ending == ".onnx":
-        from musiq.runtimes.ort import OrtRuntime
-
-        runtime: Runtime = OrtRuntime(path, "cpu", threads, record, throughput=True)
-    else:
-        from musiq.runtimes.ov import OpenVinoRuntime
-
-        runtime = OpenVinoRuntime(path, "cpu", threads, throughput=True)
+    runtime = RUNTIMES[ending](path, Opening(device, threads, throughput, record))
     _warn_if_unverified(path, record)
     return runtime
 

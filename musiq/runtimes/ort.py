@@ -128,22 +128,22 @@ def _open(ort: Any, path: Path, device: str, threads: int, record: Record | None
 
     if device == "auto" and cuda_may_work(ort):
         try:
-            return ort_gpu.session(ort, path, "cuda", _options(ort, threads), record), "cuda"
+            return ort_gpu.session(ort, path, "cuda", session_options(ort, threads), record), "cuda"
         except MusiqError as problem:
             warnings.warn(f"{problem} Here the CPU is used.", stacklevel=2)
     if device in ("auto", "cpu"):
-        return _cpu_session(ort, path, _options(ort, threads)), "cpu"
-    return ort_gpu.session(ort, path, device, _options(ort, threads), record), device
+        return cpu_session(ort, path, session_options(ort, threads)), "cpu"
+    return ort_gpu.session(ort, path, device, session_options(ort, threads), record), device
 
 
-def _options(ort: Any, threads: int) -> Any:
+def session_options(ort: Any, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors: reasons come back as exceptions, not as lines on stderr
     return options
 
 
-def _cpu_session(ort: Any, path: Path, options: Any) -> Any:
+def cpu_session(ort: Any, path: Path, options: Any) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as problem:  # onnxruntime raises its own types for everything, none of them public

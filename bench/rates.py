@@ -1,0 +1,52 @@
+"""What this processor could do: the rate of a large matrix product and of a copy, the two ceilings of any model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from musiq.errors import MusiqError
+
+
+def product_rate(threads: int) -> float:
+    """GFLOP/s of a float32 product of two 2048x2048 matrices, in ONNX Runtime where it can be asked, whose products are
+    often faster than numpy's; else numpy's, with the threads that it takes."""
+    n = 2048
+    ones = np.ones((n, n), np.float32)
+    return 2 * n**3 / best_s(_onnx_product(ones, threads) or (lambda: ones @ ones), 8) / 1e9
+
+
+def copy_rate() -> float:
+    """GB/s read and written by numpy copying 256 MB, on one core."""
+    source = np.ones(64_000_000, np.float32)
+    target = np.empty_like(source)
+    return 2 * source.nbytes / best_s(lambda: np.copyto(target, source), 5) / 1e9
+
+
+def best_s(call: Callable[[], object], times: int) -> float:
+    """The shortest of so many calls, in seconds: what disturbs a machine only ever adds to them."""
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def _onnx_product(square: np.ndarray, threads: int) -> Callable[[], object] | None:
+    try:
+        from onnx import TensorProto, helper
+
+        from musiq.runtimes.ort import import_onnxruntime, session_options
+
+        ort = import_onnxruntime()
+    except (ImportError, MusiqError):
+        return None
+    left, right, out = (helper.make_tensor_value_info(it, TensorProto.FLOAT, square.shape) for it in ("a", "b", "c"))
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", [left, right], [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    options = session_options(ort, threads)
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"a": square, "b": square})
