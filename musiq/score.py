@@ -29,7 +29,6 @@ SPARE = 2
 trained resnet50 at 224x224 moved by up to 0.13 of a range of 1, with 2 by 0.017, with 4 by 0.004 (12 photographs of 8
 megapixels), in 0.32, 0.37 and 0.53 of the time."""
 
-
 Model = str | Path | Runtime
 
 
