@@ -16,6 +16,7 @@ accelerate = pytest.importorskip("accelerate")
 
 from torch import Tensor, nn  # noqa: E402, after the check for them
 
+from musiq import checkpoint  # noqa: E402
 from musiq.errors import MusiqError  # noqa: E402
 from musiq.model import Musiq  # noqa: E402
 from musiq.spec import Spec, preset  # noqa: E402
@@ -316,3 +317,23 @@ def test_the_newest_run_that_can_be_read_is_found(tmp_path: Path, monkeypatch: p
 def test_a_run_of_an_earlier_version_is_read_with_the_defaults_of_newer_options() -> None:
     old: dict[str, Any] = {name: value for name, value in vars(SETTINGS).items() if name not in ("ema", "scales")}
     assert Settings(**old) == SETTINGS
+
+
+def test_a_model_of_the_picture_alone_keeps_it_unless_the_pyramid_is_asked_for(tmp_path: Path) -> None:
+    from musiq.data import Dataset, Labelled
+
+    items = tuple(Labelled(name, tmp_path / name, mos, "train") for name, mos in (("a.png", 1.0), ("b.png", 2.0)))
+    dataset = Dataset(items, tmp_path, "stars")
+    checkpoint.save(
+        Musiq(dataclasses.replace(preset("tiny", 64, 64), scales=SMALL.scales[:1])), tmp_path / "alone.safetensors"
+    )
+    found = {
+        scales: [
+            scale.name
+            for scale in learning.build_model(
+                dataclasses.replace(SETTINGS, start=str(tmp_path / "alone.safetensors"), scales=scales), dataset
+            )[0].spec.scales
+        ]
+        for scales in (None, "native", "pyramid")
+    }
+    assert found == {None: ["native"], "native": ["native"], "pyramid": ["native", "scale_128", "scale_96"]}

@@ -20,7 +20,7 @@ from musiq import checkpoint
 from musiq.data import Dataset, Labelled, dataset_numbers
 from musiq.errors import MusiqError
 from musiq.model import Musiq
-from musiq.spec import Spec, preset
+from musiq.spec import PRESETS, Spec, preset
 from musiq.training.batches import Pictures, load
 from musiq.training.gradients import Wanted
 from musiq.training.runs import Settings
@@ -61,10 +61,13 @@ def training_spec(spec: Spec, settings: Settings, dataset: Dataset) -> Spec:
     shift, scale = (float(labels.mean()), float(labels.std())) if settings.outputs == 1 else (0.0, 1.0)
     if scale == 0:
         raise MusiqError(f"All {len(labels)} training labels are {labels[0]:g}: there is nothing to learn from them.")
-    native = tuple(scale for scale in spec.scales if scale.length is None)
+    # The scales that a start had, unless others are asked for: its embeddings are those of the whole pyramid.
+    scales = PRESETS[spec.preset].scales if settings.scales == "pyramid" else spec.scales
+    if settings.scales == "native":
+        scales = tuple(scale for scale in scales if scale.length is None)
     return dataclasses.replace(
         spec,
-        scales=native if settings.scales == "native" else spec.scales,
+        scales=scales,
         outputs=settings.outputs,
         score_shift=shift,
         score_scale=scale,

@@ -101,8 +101,7 @@ OPTIONS = (
     click.option(
         "--scales",
         type=click.Choice(["pyramid", "native"]),
-        default="pyramid",
-        help="All of the preset's, or the picture alone.",
+        help="All of the preset's, or the picture alone.  [default: those of --start, else pyramid]",
     ),
     click.option(
         "--outputs",

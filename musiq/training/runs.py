@@ -52,7 +52,7 @@ class Settings:
     trunk_weights: str
     batch_norm: str
     mixed_precision: str
-    scales: str = "pyramid"
+    scales: str | None = None
     trunk_lr: float = 1.0
     head_lr: float = 1.0
     layer_decay: float = 1.0
