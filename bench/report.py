@@ -44,6 +44,8 @@ class Row:
     width: int | None = None
     target: str | None = None
     precision_inside: str | None = None  # what its exporter counted in the finished file, in words
+    layers: str | None = None  # those that do the work and how many others, as it counted them
+    build_s: float | None = None  # that the exporter took, calibration included
     threads: int | None = None  # that the runtime was opened with
     tf32: str | None = None
     file_mb: float | None = None

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from musiq import artifact
+
 from .candidates import COMPILED, Candidate
 from .cells import Cell, Settings
 from .figures import Latency, summarise
@@ -67,6 +69,8 @@ def _row(cell: Cell, settings: Settings) -> Row:
         role=cell.role,
         precision=candidate.precision,
         precision_inside=candidate.inside,
+        layers=artifact.layers_in_words(candidate.record) if candidate.record else None,
+        build_s=candidate.record.details.get("build_s") if candidate.record else None,
         device=settings.device,
         batch=cell.batch,
         file_mb=candidate.file_mb,

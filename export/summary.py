@@ -12,9 +12,6 @@ from musiq.runtimes import RUNTIMES
 from .check import score_span
 
 HEADINGS = ("artefact", "format", "precision", "MB", "largest difference", "% of range", "SRCC", "n", "layers", "built")
-# Layers that do the work, under the names that the formats give them.
-WORK = ("conv", "matmul", "matrix_multiply", "gemm", "linear", "attention", "softmax")
-NO_WORK = ("convert", "quantizelinear")
 
 
 def table(folder: Path) -> str:
@@ -38,7 +35,7 @@ def _row(path: Path, name: str, record: Record) -> tuple[str, ...]:
         record.precision,
         f"{size / 1e6:.1f}",
         *_agreement(record),
-        layers(record),
+        artifact.layers_in_words(record),
         f"{record.details.get('build_s', '?')} s",
     )
 
@@ -53,17 +50,6 @@ def _agreement(record: Record) -> tuple[str, str, str, str]:
     return f"{check.max_difference:.2g}", share, srcc, str(check.images)
 
 
-def layers(record: Record, most: int = 4) -> str:
-    """The layers that do the work, the most frequent first, and how many others there are."""
-    working = {kind: n for kind, n in record.layers.items() if _works(kind.lower())}
-    shown = ", ".join(f"{n} {kind}" for kind, n in sorted(working.items(), key=lambda item: -item[1])[:most])
-    return f"{shown}; {sum(record.layers.values()) - sum(working.values())} others"
-
-
 def _is_artefact(path: Path) -> bool:
     """Of a kind that a runtime opens, and not in the folder of an export that is under way."""
     return artifact.suffix(path, list(RUNTIMES)) is not None and not any(part.startswith(".") for part in path.parts)
-
-
-def _works(kind: str) -> bool:
-    return any(word in kind for word in WORK) and not any(word in kind for word in NO_WORK)

@@ -133,3 +133,19 @@ def _check_hash(path: Path, expected: str) -> None:
             f"{path} is not the file that was checked: its SHA-256 is {found[:12]}..., its record says "
             f"{expected[:12]}... Copy it again, or export it again."
         )
+
+
+# Layers that do the work, under the names that the formats give them.
+WORK = ("conv", "matmul", "matrix_multiply", "gemm", "linear", "attention", "softmax")
+NO_WORK = ("convert", "quantizelinear")
+
+
+def layers_in_words(record: Record, most: int = 4) -> str:
+    """The layers that do the work, the most frequent first, and how many others there are."""
+    working = {kind: n for kind, n in record.layers.items() if _works(kind.lower())}
+    shown = ", ".join(f"{n} {kind}" for kind, n in sorted(working.items(), key=lambda item: -item[1])[:most])
+    return f"{shown}; {sum(record.layers.values()) - sum(working.values())} others"
+
+
+def _works(kind: str) -> bool:
+    return any(word in kind for word in WORK) and not any(word in kind for word in NO_WORK)
