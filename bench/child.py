@@ -209,17 +209,13 @@ def _record(path: Path) -> Record | None:
 
 def diagnose(problem: BaseException) -> tuple[str, str]:
     """(status, reason) of an exception, by its kind or that of what caused it."""
-    chain: list[BaseException] = [problem]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-    from musiq.errors import MusiqError
+    from musiq.errors import MusiqError, causes, is_memory_short
 
     said = " ".join(str(problem).split())[:400]
     reason = said if isinstance(problem, MusiqError) else f"{type(problem).__name__}: {said}"
-    starved = ("out of memory", "bad_alloc", "failed to allocate memory", "can't allocate memory")
-    if any(isinstance(each, MemoryError) or any(word in str(each).lower() for word in starved) for each in chain):
+    if is_memory_short(problem):
         return "out of memory", reason
-    if any(isinstance(each, ImportError) for each in chain):
+    if any(isinstance(each, ImportError) for each in causes(problem)):
         return "missing package", reason
     return "failed", reason
 

@@ -12,3 +12,22 @@ class MusiqError(Exception):
 
 class ImageError(MusiqError):
     """A picture that cannot be scored; in a run over many it becomes that picture's row, and the rest go on."""
+
+
+STARVED = ("out of memory", "bad_alloc", "failed to allocate memory", "can't allocate memory", "bfc_arena")
+"""How runtimes say that memory is short; the last is ONNX Runtime's allocator, whose sentence may be cut."""
+
+
+def is_memory_short(problem: BaseException) -> bool:
+    """Whether an exception, or what caused it, says that there is no memory left, on whatever device."""
+    return any(
+        isinstance(each, MemoryError) or any(word in str(each).lower() for word in STARVED) for each in causes(problem)
+    )
+
+
+def causes(problem: BaseException) -> list[BaseException]:
+    """The exception and those behind it, the last first."""
+    chain = [problem]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    return chain

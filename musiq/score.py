@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 
 from musiq.ahead import PATIENCE, InOrder, Ready, batches, map_ahead
 from musiq.aspect import check_mixture, nearest
-from musiq.errors import ImageError, MusiqError
+from musiq.errors import ImageError, MusiqError, is_memory_short
 from musiq.image import MAX_PIXELS, Background, Source, decoded, fit
 from musiq.runtimes import MODES, Images, Runtime
 from musiq.spec import Spec
@@ -106,6 +107,7 @@ class Scorer:
         together = self.in_flight if mode == "throughput" else 1
         self.batch_size = batch_size or max(1, BATCH // together)
         self.busy = Busy()
+        self._most = self.batch_size  # that memory has room for, as far as is known
         largest = max(spec.height for spec in self._specs) * SPARE, max(spec.width for spec in self._specs) * SPARE
         self._decoding: dict[str, Any] = {
             "max_pixels": max_pixels,
@@ -187,11 +189,35 @@ class Scorer:
         rows = [
             (item.place, Row(item.path, score, item.fitted, error, shares, self.models[item.model]))
             for item, (score, shares, error) in zip(
-                batch.items, _run(self.runtimes[batch.model], batch.images), strict=True
+                batch.items, self._outcomes(self.runtimes[batch.model], batch.images), strict=True
             )
         ]
         self.busy.add(model_s=time.perf_counter() - start)
         return rows
+
+    def _outcomes(self, runtime: Runtime, images: Images) -> list[Outcome]:
+        """Score, shares and error of each picture. A batch that fails is tried again in halves; where memory was short,
+        later ones are not as large any more."""
+        if len(images) > self._most:
+            pieces = [images[start : start + self._most] for start in range(0, len(images), self._most)]
+            return [outcome for piece in pieces for outcome in self._outcomes(runtime, piece)]
+        try:
+            outputs = runtime.run(images)
+        except Exception as problem:
+            if len(images) == 1:
+                return [(None, None, f"The model failed on this picture: {_line(problem)}")]
+            half = len(images) // 2
+            outcomes = self._outcomes(runtime, images[:half]) + self._outcomes(runtime, images[half:])
+            if is_memory_short(problem) and half < self._most and any(not error for _, _, error in outcomes):
+                self._most = half
+                warnings.warn(
+                    f"There is no memory for {len(images)} pictures at once; from here on the model gets {half}. "
+                    f"A batch size of {half} says so from the start.",
+                    stacklevel=2,
+                )
+            return outcomes
+        shares: Any = outputs.get("shares", [None] * len(images))
+        return [_outcome(float(score), share) for score, share in zip(outputs["score"], shares, strict=True)]
 
 
 class _Batch:
@@ -204,19 +230,6 @@ class _Batch:
 
 
 Outcome = tuple[float | None, tuple[float, ...] | None, str]
-
-
-def _run(runtime: Runtime, images: Images) -> list[Outcome]:
-    """Score, shares and error of each picture; a batch that fails is tried again in halves."""
-    try:
-        outputs = runtime.run(images)
-    except Exception as problem:
-        if len(images) == 1:
-            return [(None, None, f"The model failed on this picture: {_line(problem)}")]
-        half = len(images) // 2
-        return _run(runtime, images[:half]) + _run(runtime, images[half:])
-    shares: Any = outputs.get("shares", [None] * len(images))
-    return [_outcome(float(score), share) for score, share in zip(outputs["score"], shares, strict=True)]
 
 
 def _outcome(score: float, shares: Any) -> Outcome:

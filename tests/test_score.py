@@ -97,7 +97,24 @@ def test_a_picture_that_the_model_fails_on_costs_no_other_of_its_batch() -> None
     sources[5] = np.full_like(sources[5], 13)
     rows = list(Scorer(Mean(), batch_size=8).score_many(sources))
     assert [row.score for row in rows if not row.error] == [value for value in range(100, 116) if value != 105]
-    assert rows[5].error == "The model failed on this picture: RuntimeError: out of memory, thirteen"
+    assert rows[5].error == "The model failed on this picture: RuntimeError: unlucky thirteen"
+
+
+def test_where_memory_is_short_batches_become_as_small_as_it_has_room_for_and_stay_so() -> None:
+    runtime, asked = Mean(), []
+
+    def run(images: Images) -> dict[str, Scores]:
+        asked.append(len(images))
+        if len(images) > 2:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 1")
+        return type(runtime).run(runtime, images)
+
+    runtime.run = run  # type: ignore[method-assign]
+    with pytest.warns(UserWarning, match="no memory for 4 pictures at once; from here on the model gets 2"):
+        rows = list(Scorer(runtime, batch_size=8).score_many(pictures(24)))
+    assert [row.score for row in rows] == list(range(100, 124))
+    assert asked[:2] == [8, 4]
+    assert asked[2:] == [2] * 12, "what failed once is not tried again"
 
 
 def test_a_model_that_gives_no_number_is_an_error(model: Path) -> None:

@@ -139,7 +139,7 @@ def _open(ort: Any, path: Path, device: str, threads: int, record: Record | None
 def session_options(ort: Any, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors: reasons come back as exceptions, not as lines on stderr
+    options.log_severity_level = 4  # fatal ones alone: reasons come back as exceptions, not as lines on stderr
     return options
 
 
