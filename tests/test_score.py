@@ -41,7 +41,7 @@ class Mean(FakeRuntime):
         time.sleep(self.pause_s)
         self.running -= 1
         if (images == 13).all(axis=(1, 2, 3)).any():
-            raise RuntimeError("out of memory,\nthirteen")
+            raise RuntimeError("unlucky\nthirteen")
         return {"score": images.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)}
 
 
