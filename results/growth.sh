@@ -18,15 +18,15 @@ make_one() { # PRESET WIDTHxHEIGHT
     weights=$work/$1.safetensors
     [ -f "$weights" ] || PYTHONPATH=$root python -m tests.recipe "$1" "$weights"
     [ -f "$work/sizes/$1-$2.onnx.json" ] || musiq-export --checkpoint "$weights" --name "$1-$2" --out "$work/sizes" \
-        --width "${2%x*}" --height "${2#*x}" --format onnx --images "$pictures" --max-images 2 >&2
+        --width "${2%x*}" --height "${2#*x}" --format onnx --images "$pictures" --max-images 1 >&2
 }
 
 for size in $sizes; do
     make_one "$preset" "$size"
 done
 measure() { # REPORT MODEL... -- OPTIONS
-    musiq-bench --images "$pictures" --checkpoint "$work/$preset.safetensors" --max-images 2 --calls "${CALLS:-5}" \
-        --seconds 2 --rounds 1 --warmup 1 --resume "$@" >&2
+    musiq-bench --images "$pictures" --checkpoint "$work/$preset.safetensors" --baseline none --max-images 1 \
+        --calls "${CALLS:-3}" --seconds 2 --rounds 1 --warmup 1 --resume "$@" >&2
 }
 measure --out "$work/over-sizes" $(for size in $sizes; do echo "--models $work/sizes/$preset-$size.onnx"; done)
 measure --out "$work/over-batches" --models "$work/sizes/$preset-${SIZE:-1024x768}.onnx" \

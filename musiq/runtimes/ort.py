@@ -144,6 +144,9 @@ def session_options(ort: Any, threads: int) -> Any:
 
 
 def cpu_session(ort: Any, path: Path, options: Any) -> Any:
+    # A pattern is one block for a whole call, in an arena that grows by powers of two: 839 MiB at most for `musiq` at
+    # 1024x768 where 536 do, and 5.1 GiB instead of 3.1 at batch 8, in the same time (ratio 1.00-1.02).
+    options.enable_mem_pattern = False
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as problem:  # onnxruntime raises its own types for everything, none of them public
