@@ -34,18 +34,22 @@ make_all() { # PRESET
 make_some() { # PRESET PRECISION FORMAT...
     preset=$1 precision=$2
     shift 2
+    done=$work/models/$preset-$precision.log
+    [ ! -f "$done" ] || return 0
+    formats=
     for format in "$@"; do
-        done=$work/models/$preset-$precision-$format.log
-        [ ! -f "$done" ] || continue
-        echo "== $preset $format $precision" >&2
-        # A format that is refused (too far from fp32, or int8 that is slower than it) costs its own row and no other.
-        musiq-export --checkpoint "$work/models/$preset.safetensors" --name "$preset-$precision" --out "$work/models" \
-            --height "$height" --width "$width" --format "$format" --precision "$precision" --images "$pictures" \
-            --max-images 16 --calibration-images "${CALIBRATION:-$pictures}" >"$done.part" 2>&1 ||
-            [ $? -eq 1 ]
-        grep -e 'built in' -e '^Error' "$done.part" >&2 || true
-        mv "$done.part" "$done"
+        formats="$formats --format $format"
     done
+    echo "== $preset $precision" >&2
+    # A format that is refused (too far from fp32, or int8 that is slower than it) costs its own row and no other. In one
+    # call, because they share the minutes that int8 takes to calibrate.
+    # shellcheck disable=SC2086
+    musiq-export --checkpoint "$work/models/$preset.safetensors" --name "$preset-$precision" --out "$work/models" \
+        --height "$height" --width "$width" $formats --precision "$precision" --images "$pictures" \
+        --max-images 16 --calibration-images "${CALIBRATION:-$pictures}" >"$done.part" 2>&1 ||
+        [ $? -eq 1 ]
+    grep -e 'built in' -e '^Error' "$done.part" >&2 || true
+    mv "$done.part" "$done"
 }
 
 for each in $presets; do
