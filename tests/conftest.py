@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,12 @@ Write = Callable[[str], Path]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--weights-dir", type=Path, help="folder with the published *_ckpt.npz, for -m weights")
     parser.addoption("--calibration-images", type=Path, help="folder with TID2013's I03, I04, I06, I08, I19 .BMP")
+
+
+def pytest_configure() -> None:
+    # A suite started in the background of a script ignores Ctrl-C, and so would every command that its tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

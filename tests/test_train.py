@@ -8,8 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from musiq.training import runs  # noqa: E402
 from musiq.training.batches import Pictures, load  # noqa: E402
 
 ROOT = Path(train.__file__).parent
+SIGNALLED = Path(__file__).with_name("signalled.py")
 # All that has a state or chance of its own.
 RECIPE = ("--ema", 0.9, "--drop-path", 0.2, "--accumulate", 2, "--layer-decay", 0.9)
 SMALL = ["--preset", "tiny", "--height", "64", "--width", "64", "--workers", "0", "--cpu"]
@@ -38,9 +38,13 @@ def run_train(*options: object) -> Result:
     return CliRunner().invoke(train.main, [*SMALL, *map(str, options)])
 
 
-def start_train(*options: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def start_train(
+    *options: object, launcher: tuple[str, ...] = (), signalled: tuple[signal.Signals, int] | None = None
+) -> subprocess.Popen[str]:
+    """train.py, to which a signal comes in the third step of an epoch where `signalled` says which and when."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *launcher, str(ROOT / "train.py"), *SMALL, *map(str, options)]
+    script = [SIGNALLED, *map(int, signalled)] if signalled else [ROOT / "train.py"]
+    command = [sys.executable, *launcher, *map(str, [*script, *SMALL, *options])]
     STARTED.append(
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     )
@@ -89,18 +93,6 @@ def finished(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def wait_for(out: Path, epoch: int, alive: Callable[[], bool]) -> None:
-    """Until a run has saved a state inside this epoch."""
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and alive():
-        if (out / "run.json").exists():
-            state, _ = runs.load_state(out)
-            if state.epoch == epoch and state.step >= 2:
-                return
-        time.sleep(0.01)
-    raise AssertionError(f"the run was never seen in its epoch {epoch}")
-
-
 def same_results(first: Path, second: Path) -> None:
     for name in ("predictions.csv", "split.csv", "MODEL_CARD.md"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
@@ -124,14 +116,12 @@ def test_a_run_that_is_asked_to_stop_and_resumed_has_the_bits_of_one_that_was_no
 ) -> None:
     out = tmp_path / "stopped"
     options = ("--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2, *RECIPE)
-    process = start_train(*options, "--save-every", 0)
-    wait_for(out, 1, lambda: process.poll() is None)
-    process.send_signal(signal.SIGTERM)
-    errors = process.communicate(timeout=120)[1]
+    process = start_train(*options, signalled=(signal.SIGTERM, 1))
+    errors = process.communicate(timeout=300)[1]
     assert process.returncode == 130, errors
     assert f"--resume --out {out}" in errors
     state, _ = runs.load_state(out)
-    assert (state.epoch, state.step > 0) == (1, True)
+    assert (state.epoch, state.step) == (1, 3)  # the step at hand was finished
     again = start_train("--resume", "--out", out, "--workers", 2)
     _, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
@@ -139,26 +129,18 @@ def test_a_run_that_is_asked_to_stop_and_resumed_has_the_bits_of_one_that_was_no
 
 
 # Imports everything once, then is a child process for each line of options that it reads, and tells how that one ended.
-# The first option is the epoch in which the child dies by SIGKILL, in its third step.
+# The first option is the epoch in which the child dies by SIGKILL.
 NURSERY = """
 import os, signal, sys
 import accelerate.utils, torch, musiq.training.report, train
-from musiq.training import surroundings
-
-def die_in(epoch):
-    save = surroundings.save_state
-    def save_and_die(run, learner):
-        save(run, learner)
-        if (run.state.epoch, run.state.step) == (epoch, 2):
-            os.kill(os.getpid(), signal.SIGKILL)
-    surroundings.save_state = save_and_die
+from tests.signalled import send_in
 
 for line in sys.stdin:
     epoch, *options = line.rstrip("\\n").split("\\t")
     child = os.fork()
     if child == 0:
         sys.stdout = sys.stderr
-        die_in(int(epoch))
+        send_in(signal.SIGKILL, int(epoch))
         train.main(options)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -259,30 +241,14 @@ def test_pictures_that_cannot_be_read_are_named_and_cost_no_others(labels: Path,
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
-def process_of_rank(rank: int, options: str) -> int:
-    """The process that torch's launcher gave this rank and these options."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().decode().split("\0")
-            environment = (folder / "environ").read_bytes().decode().split("\0")
-        except OSError:  # gone meanwhile, or another user's
-            continue
-        if options in words and f"RANK={rank}" in environment:
-            return int(folder.name)
-    raise AssertionError(f"there is no process of rank {rank}")
-
-
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a process by Linux's /proc")
 def test_two_processes_train_as_one_would_and_outlive_the_loss_of_one(labels: Path, tmp_path: Path) -> None:
     out, alone = tmp_path / "both", tmp_path / "alone"
     options = ("--labels", labels, "--epochs", 2, "--batch-size", 4, "--lr", 1e-4)
-    process = start_train(*options, "--out", out, "--save-every", 0, launcher=LAUNCHER)
-    wait_for(out, 0, lambda: process.poll() is None)
-    lost = process_of_rank(1, str(out))  # found early: an epoch is over soon
-    wait_for(out, 1, lambda: process.poll() is None)
-    os.kill(lost, signal.SIGKILL)
-    process.communicate(timeout=120)
+    lost = (signal.SIGKILL, 1)  # comes to the last of the processes
+    process = start_train(*options, "--out", out, "--save-every", 0, launcher=LAUNCHER, signalled=lost)
+    errors = process.communicate(timeout=300)[1]
     assert process.returncode != 0
+    assert "SIGKILL" in errors
     assert not (out / "metrics.json").exists()
     assert runs.load_state(out)[0].epoch == 1
     again = start_train("--out", out, "--resume", "auto", launcher=LAUNCHER)
