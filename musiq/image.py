@@ -36,17 +36,21 @@ LARGE = 32_000_000
 
 _LARGE_IN_TURN = threading.Lock()
 
+JPEG = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+"""libjpeg writes RGB by itself, from grey and CMYK too; as BGR each pixel would be turned round twice."""
+
 REDUCED = {
-    1: cv2.IMREAD_UNCHANGED,
-    2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION,
-    4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
-    8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
+    1: JPEG,
+    2: JPEG | cv2.IMREAD_REDUCED_GRAYSCALE_2,  # whose bits stand for the part alone
+    4: JPEG | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: JPEG | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
-"""How OpenCV decodes at one part in so many: libjpeg's own scaling, which is part of its inverse transform."""
+"""How OpenCV decodes a JPEG at one part in so many: libjpeg's own scaling, which is part of its inverse transform."""
 
 # OpenCV reports on stderr what `decode` raises with more context; the user's own setting of its variable stands.
 if "OPENCV_LOG_LEVEL" not in os.environ:
-    cv2.utils.logging.setLogLevel(0)
+    # OpenCV 5 moved it.
+    (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
 
 
 def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Background = "white") -> Image:
@@ -186,7 +190,9 @@ def _opened(source: str | Path | bytes | BinaryIO, max_pixels: int) -> tuple[byt
 
 
 def _upright(data: bytes, header: Header, background: Background, reduction: int = 1) -> Image:
-    picture = _decoded(data, header, REDUCED[reduction])
+    if header.format == "JPEG":
+        return _turned(np.asarray(_decoded(data, header, REDUCED[reduction]), np.uint8), header.orientation)
+    picture = _decoded(data, header, cv2.IMREAD_UNCHANGED)
     # For 8 bits a sample OpenCV has libtiff multiply the colours by alpha; for 16 bits it reads them as they are.
     multiplied = header.format == "TIFF" and (header.alpha == 1 or (header.alpha == 2 and picture.dtype == np.uint8))
     picture = _eight_bit(picture, header.depth)  # first of all, so that a large one soon takes less memory
@@ -260,7 +266,7 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def _decoded(data: bytes, header: Header, how: int) -> NDArray[Any]:
-    """The samples as the file stores them, in OpenCV's order: grey, BGR or BGRA; uint8 or uint16."""
+    """What OpenCV makes of a file's bytes; with IMREAD_UNCHANGED grey, BGR or BGRA, uint8 or uint16."""
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except (cv2.error, MemoryError) as problem:

@@ -127,7 +127,7 @@ class Scorer:
 
     def score(self, source: Source) -> float:
         """The score of one picture. Raises ImageError for one that cannot be scored."""
-        ((_, row),) = self._rows(_Batch([self._prepared(0, source)]))
+        ((_, row),) = self._rows(Batch([self._prepared(0, source)]))
         if row.score is None:
             raise ImageError(row.error)
         return row.score
@@ -156,7 +156,7 @@ class Scorer:
                 rows.add(group[0].place, Row(group[0].path, None, error=group[0].error))
             else:
                 # Stacked here, so that the model finds its next batch in one piece when it has done with this one.
-                running.append(runners.submit(self._rows, _Batch(group)))
+                running.append(runners.submit(self._rows, Batch(group)))
             del group  # or its pictures stay until the next ones are there
             while running and (self._enough(running, rows) or running[0].done()):
                 _add(rows, running.popleft())
@@ -184,7 +184,7 @@ class Scorer:
             image, fitted = fit(image, self._specs[model].height, self._specs[model].width, reduction)
         return Ready(place, _name(source, place), model, image, fitted)
 
-    def _rows(self, batch: _Batch) -> list[tuple[int, Row]]:
+    def _rows(self, batch: Batch) -> list[tuple[int, Row]]:
         start = time.perf_counter()
         rows = [
             (item.place, Row(item.path, score, item.fitted, error, shares, self.models[item.model]))
@@ -220,7 +220,7 @@ class Scorer:
         return [_outcome(float(score), share) for score, share in zip(outputs["score"], shares, strict=True)]
 
 
-class _Batch:
+class Batch:
     """Pictures for one model: uint8 (N, H, W, 3) in one piece, and what else is known of each."""
 
     def __init__(self, items: list[Ready]) -> None:
