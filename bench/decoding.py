@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import click
@@ -19,6 +19,7 @@ from musiq.cli import Command
 from musiq.errors import MusiqError
 from musiq.header import read_header
 from musiq.image import decoded, find_images, fit
+from musiq.nvimagecodec import NvImageCodec
 from musiq.runtimes import Images, Runtime, open_runtime
 
 Decoder = Callable[[bytes, int, int], Images]
@@ -36,6 +37,16 @@ def simplejpeg(data: bytes, height: int, width: int) -> Images:
     from simplejpeg import decode_jpeg  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     return fit(decode_jpeg(data), height, width)[0]
+
+
+def nvimagecodec(data: bytes, height: int, width: int) -> Images:
+    with decoded(data, jpeg=_nvimagecodec()) as (picture, _):
+        return fit(picture, height, width)[0]
+
+
+@cache
+def _nvimagecodec() -> NvImageCodec:
+    return NvImageCodec()
 
 
 def pyturbojpeg(data: bytes, height: int, width: int) -> Images:
@@ -57,6 +68,7 @@ DECODERS: dict[str, Decoder] = {
     "OpenCV, 4 times the model's size left": partial(opencv, spare=4),
     "OpenCV, twice the model's size left": partial(opencv, spare=2),
     "OpenCV, the model's size left": partial(opencv, spare=1),
+    "nvImageCodec, on a GPU where there is one": nvimagecodec,
     "simplejpeg": simplejpeg,
     "PyTurboJPEG": pyturbojpeg,
     "Pillow": pillow,
@@ -91,7 +103,7 @@ def measure(files: Sequence[Path], height: int, width: int, runtime: Runtime | N
                 continue
             try:
                 picture, ms = _best(partial(DECODERS[name], data, height, width), times)
-            except (ImportError, RuntimeError) as problem:  # RuntimeError: PyTurboJPEG without its library
+            except (ImportError, MusiqError, RuntimeError) as problem:  # RuntimeError: PyTurboJPEG without its library
                 result.problem = " ".join(str(problem).split())[:60]
                 continue
             score = float(runtime(picture[None])[0]) if runtime else 0.0

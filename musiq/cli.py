@@ -22,7 +22,7 @@ from musiq.progress import progress, summary
 from musiq.rowfile import RowFile
 from musiq.rows import FORMATS, Table
 from musiq.runtimes import MODES
-from musiq.score import BATCH, MAX_WORKERS, Row, Scorer
+from musiq.score import BATCH, JPEG_DECODERS, MAX_WORKERS, Row, Scorer
 
 if TYPE_CHECKING:
     from musiq.ray_engine import RayScorer
@@ -102,6 +102,12 @@ def _plain_warnings() -> Iterator[None]:
     "--reduced-jpeg",
     is_flag=True,
     help="Decode JPEGs of 4 times the model's height and width and more at 1/2 to 1/8: faster, scores change a little.",
+)
+@click.option(
+    "--jpeg-decoder",
+    type=click.Choice(JPEG_DECODERS),
+    default="opencv",
+    help="nvimagecodec: NVIDIA's, on the model's GPU where it has one; pixels there differ by rounding.",
 )
 @click.option("--background", type=click.Choice(["white", "black"]), default="white", help="Behind transparent pixels.")
 @click.option(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -23,6 +23,8 @@ from musiq.header import AGAIN, Header, read_header
 Image = NDArray[np.uint8]
 Source = str | Path | bytes | NDArray[Any] | BinaryIO
 Background = Literal["white", "black"]
+JpegDecoder = Callable[[bytes], Image | None]
+"""A JPEG's bytes to its pixels as stored, (H, W, 3) RGB; None for what it leaves to OpenCV."""
 
 MAX_PIXELS = 178_000_000
 """Pixels of the largest picture decoded by default: what Pillow's guard against decompression bombs allows at most."""
@@ -84,6 +86,7 @@ def decoded(
     max_pixels: int = MAX_PIXELS,
     background: Background = "white",
     cover: tuple[int, int] | None = None,
+    jpeg: JpegDecoder | None = None,
 ) -> Iterator[tuple[Image, int]]:
     """`decode` for many threads at once: they take turns with pictures of more than LARGE pixels, to the block's end.
 
@@ -92,7 +95,7 @@ def decoded(
 
     With `cover` (height, width) a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the smallest that covers it: libjpeg then
     leaves out the fine detail that `fit` would average away, in a fraction of the time, but not to the same pixels. The
-    second value is 1, 2, 4 or 8.
+    second value is 1, 2, 4 or 8. `jpeg` decodes whole JPEGs instead of OpenCV, which has those that it gives None for.
     """
     if isinstance(source, np.ndarray):
         yield decode(source, max_pixels=max_pixels, background=background), 1
@@ -100,7 +103,7 @@ def decoded(
     data, header = _opened(source, max_pixels)
     times = _reduction(header, cover) if cover else 1
     with _LARGE_IN_TURN if header.width * header.height > LARGE else nullcontext():
-        yield _upright(data, header, background, times), times
+        yield _upright(data, header, background, times, jpeg), times
 
 
 def _reduction(header: Header, cover: tuple[int, int]) -> int:
@@ -189,9 +192,14 @@ def _opened(source: str | Path | bytes | BinaryIO, max_pixels: int) -> tuple[byt
     return data, header
 
 
-def _upright(data: bytes, header: Header, background: Background, reduction: int = 1) -> Image:
+def _upright(
+    data: bytes, header: Header, background: Background, reduction: int = 1, jpeg: JpegDecoder | None = None
+) -> Image:
     if header.format == "JPEG":
-        return _turned(np.asarray(_decoded(data, header, REDUCED[reduction]), np.uint8), header.orientation)
+        stored = jpeg(data) if jpeg and reduction == 1 else None
+        if stored is None:
+            stored = np.asarray(_decoded(data, header, REDUCED[reduction]), np.uint8)
+        return _turned(stored, header.orientation)
     picture = _decoded(data, header, cv2.IMREAD_UNCHANGED)
     # For 8 bits a sample OpenCV has libtiff multiply the colours by alpha; for 16 bits it reads them as they are.
     multiplied = header.format == "TIFF" and (header.alpha == 1 or (header.alpha == 2 and picture.dtype == np.uint8))

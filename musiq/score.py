@@ -18,7 +18,7 @@ import numpy as np
 from musiq.ahead import PATIENCE, InOrder, Ready, batches, map_ahead
 from musiq.aspect import check_mixture, nearest
 from musiq.errors import ImageError, MusiqError, is_memory_short
-from musiq.image import MAX_PIXELS, Background, Source, decoded, fit
+from musiq.image import MAX_PIXELS, Background, JpegDecoder, Source, decoded, fit
 from musiq.runtimes import MODES, Images, Runtime
 from musiq.spec import Spec
 from musiq.threads import available_cpus, one_opencv_thread
@@ -29,6 +29,8 @@ SPARE = 2
 """How many times the model's height and width are left of a JPEG that is decoded at a part of its size. With 1 scores of a
 trained resnet50 at 224x224 moved by up to 0.13 of a range of 1, with 2 by 0.017, with 4 by 0.004 (12 photographs of 8
 megapixels), in 0.34, 0.40 and 0.53 of the time."""
+
+JPEG_DECODERS = ("opencv", "nvimagecodec")
 
 Model = str | Path | Runtime
 
@@ -74,7 +76,8 @@ class Scorer:
     process may use, 16 at most; OpenCV works outside Python's lock); `threads` are a model's own on a CPU (default: the
     runtime's): all of them for one batch in `mode` "latency"; one each for as many batches at once in "throughput",
     which are by default so much smaller. With `reduced_jpeg` a JPEG is decoded at the part of its size that leaves at
-    least SPARE times the model's: faster, and scores change a little. However many sources there are, memory holds one
+    least SPARE times the model's: faster, and scores change a little. `jpeg_decoder` "nvimagecodec" decodes JPEGs with
+    NVIDIA's package, on the GPU of the model where it has one. However many sources there are, memory holds one
     batch more than run at once, one being gathered for each model, and one and a picture for each worker being decoded.
     Safe to call from several threads where the runtime is. A context manager: leaving it closes the runtimes. Raises
     MusiqError for models that cannot be opened or do not go together.
@@ -92,11 +95,19 @@ class Scorer:
         max_pixels: int = MAX_PIXELS,
         background: Background = "white",
         reduced_jpeg: bool = False,
+        jpeg_decoder: str = "opencv",
     ) -> None:
         if mode not in MODES:
             raise MusiqError(f"There is no mode {mode!r}; there are {' and '.join(MODES)}.")
         if (batch_size is not None and batch_size < 1) or (workers is not None and workers < 1):
             raise MusiqError(f"batch_size is {batch_size} and workers {workers}; expected at least 1 of each.")
+        if jpeg_decoder not in JPEG_DECODERS:
+            raise MusiqError(f"There is no JPEG decoder {jpeg_decoder!r}; there are {' and '.join(JPEG_DECODERS)}.")
+        if reduced_jpeg and jpeg_decoder != "opencv":
+            raise MusiqError(
+                "Only OpenCV decodes JPEGs at a part of their size: leave out reduced_jpeg or jpeg_decoder."
+            )
+        jpeg = _nvimagecodec(device) if jpeg_decoder == "nvimagecodec" else None
         models = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
         self.models = [_model_name(each, index) for index, each in enumerate(models)]
         self.runtimes = _open_all(models, device, threads, mode)
@@ -113,6 +124,7 @@ class Scorer:
             "max_pixels": max_pixels,
             "background": background,
             "cover": largest if reduced_jpeg else None,
+            "jpeg": jpeg,
         }
 
     def __enter__(self) -> Scorer:
@@ -268,6 +280,12 @@ def _open(model: Model, device: str, threads: int | None, mode: str) -> Runtime:
     from musiq.runtimes import open_runtime
 
     return open_runtime(Path(model), device, threads, mode)
+
+
+def _nvimagecodec(device: str) -> JpegDecoder:
+    from musiq.nvimagecodec import NvImageCodec
+
+    return NvImageCodec(device)
 
 
 def _model_name(model: Model, index: int) -> str:
