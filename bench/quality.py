@@ -60,7 +60,7 @@ def against_labels(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike | 
     ours, wanted = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
     quality = Quality()
     word = metrics.undefined(ours, wanted)
-    samples = np.random.default_rng(seed).integers(0, len(ours), (metrics.RESAMPLES, len(ours)))
+    samples = metrics.resamples(len(ours), seed)
     for name, metric in metrics.METRICS.items():
         value = metric(ours, wanted)
         quality.put(name, value, word or "no fit")
@@ -73,17 +73,9 @@ def against_labels(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike | 
             quality.figures[f"{name}_interval"] = middle
             if middle is None:
                 quality.words[f"{name}_interval"] = "too many resamples are degenerate"
-    _put_delta(quality, ours, wanted, reference, samples)
-    return quality
-
-
-def _put_delta(quality: Quality, ours: Floats, wanted: Floats, reference: ArrayLike | None, samples: Any) -> None:
     quality.figures["srcc_delta"] = quality.figures["srcc_delta_interval"] = None
-    if reference is None:
-        return
-    theirs = np.asarray(reference, np.float64)
-    delta = metrics.srcc(ours, wanted) - metrics.srcc(theirs, wanted)
-    quality.put("srcc_delta", delta, metrics.undefined(ours, wanted) or metrics.undefined(theirs, wanted))
-    if quality.figures["srcc_delta"] is not None:
-        deltas = [metrics.srcc(ours[i], wanted[i]) - metrics.srcc(theirs[i], wanted[i]) for i in samples]
-        quality.figures["srcc_delta_interval"] = metrics.middle(deltas)
+    if reference is not None:
+        delta, interval = metrics.srcc_difference(ours, reference, wanted, seed)
+        quality.put("srcc_delta", delta, word or metrics.undefined(reference, wanted))
+        quality.figures["srcc_delta_interval"] = interval
+    return quality

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from musiq.metrics import METRICS, agreement, krcc, plcc, plcc_fitted, ranks, rmse, srcc, undefined
+from musiq.metrics import METRICS, agreement, krcc, plcc, plcc_fitted, ranks, rmse, srcc, srcc_difference, undefined
 
 
 def scores_and_labels(seed: int, ties: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -99,3 +99,28 @@ def test_without_scipy_all_but_the_fit_still_works(monkeypatch: pytest.MonkeyPat
 def test_scores_without_their_labels_are_a_defect_of_the_caller() -> None:
     with pytest.raises(ValueError, match="3 scores and 2 labels"):
         srcc([1, 2, 3], [1, 2])
+
+
+def test_a_paired_difference_of_srcc_is_far_surer_than_the_two_by_themselves() -> None:
+    scores, labels = scores_and_labels(0, False)
+    worse = scores + np.random.default_rng(1).normal(0, 0.2, 200)
+    delta, interval = srcc_difference(worse, scores, labels)
+    assert delta == pytest.approx(stats.spearmanr(worse, labels).statistic - stats.spearmanr(scores, labels).statistic)
+    assert interval is not None
+    low, high = interval
+    assert low < delta < high
+
+    def of_these(ours: NDArray[np.float64], wanted: NDArray[np.float64], axis: int = 0) -> float:
+        return float(stats.spearmanr(ours, wanted).statistic)
+
+    alone = stats.bootstrap(
+        (worse, labels), of_these, paired=True, vectorized=False, n_resamples=1000, method="percentile", random_state=0
+    ).confidence_interval
+    assert high - low < 0.5 * (alone.high - alone.low)
+
+
+def test_a_difference_to_constant_scores_is_undefined() -> None:
+    scores, labels = scores_and_labels(0, False)
+    delta, interval = srcc_difference(np.ones(200), scores, labels)
+    assert math.isnan(delta)
+    assert interval is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,29 @@ def test_finished_runs_make_one_table(folder: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(compare.main, [str(folder), str(tmp_path)])
     assert result.exit_code == 1
     assert "holds no finished run" in result.output
+
+
+def test_two_runs_differ_by_the_difference_of_their_srcc(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    lines = (folder / "predictions.csv").read_text().splitlines()
+    rows = [line.split(",") for line in lines[1:]]
+    # The best possible order; the run's own SRCC is what is missing to 1.
+    (other / "predictions.csv").write_text(
+        "\n".join([lines[0], *(",".join([row[0], row[1], row[1], *row[3:]]) for row in reversed(rows))])
+    )
+    srcc = stats.spearmanr([float(row[1]) for row in rows], [float(row[2]) for row in rows]).statistic
+    text = CliRunner().invoke(compare.main, [str(folder), str(other), "--against", str(folder)]).output
+    assert "| SRCC minus that of run |" in text
+    assert f"{1 - srcc:+.4f} (" in next(line for line in text.splitlines() if line.startswith("| other |"))
+    assert next(line for line in text.splitlines() if line.startswith("| run |")).endswith("|  |")
+
+
+def test_runs_on_other_pictures_are_not_compared(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    lines = (folder / "predictions.csv").read_text().splitlines()
+    (other / "predictions.csv").write_text("\n".join(lines[:-1]))
+    result = CliRunner().invoke(compare.main, [str(folder), str(other), "--against", str(folder)])
+    assert result.exit_code == 1
+    assert "not tested on the same pictures" in result.output
