@@ -60,7 +60,7 @@ FORMAT_HELP = (
 )
 @click.option("--batch", default="1..", help="One size, or smallest..largest; '1..' has no limit.")
 @click.option("--batch-opt", type=click.IntRange(1), default=8, help="The size that TensorRT makes fastest.")
-@click.option("--opset", type=click.IntRange(18, 23), show_default="18, bf16: 22", help="Of ONNX.")
+@click.option("--opset", type=click.IntRange(17, 23), show_default="18, bf16: 22", help="Of ONNX.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("exports"), help="Folder for the artefacts.")
 @click.option("--name", show_default="preset, size and precision", help="Of the files, without an ending.")
 @click.option(
@@ -280,9 +280,9 @@ def int8_options(options: dict[str, Any], precision: str, limits: Limits, spec: 
 
 def opset_of(options: dict[str, Any], precision: str) -> int:
     """18 unless asked; bf16 convolutions exist from opset 22 on."""
-    needed = 22 if precision == "bf16" else 18
-    opset: int = options["opset"] or needed
-    if opset < needed:
+    bf16 = precision == "bf16"
+    opset: int = options["opset"] or (22 if bf16 else 18)
+    if bf16 and opset < 22:
         raise MusiqError(
             f"bf16 needs opset 22 or newer, not {opset}: earlier convolutions do not take it. Leave out --opset."
         )

@@ -9,6 +9,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from musiq import __version__
+from musiq.errors import MusiqError
 
 from .request import Request, feed
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 GELU_OPSET = 20
 """The first opset with an operator Gelu."""
 
+EXPORTER_OPSET = 18
+"""The oldest that PyTorch's exporter writes."""
+
 
 def float_onnx(request: Request) -> onnx.ModelProto:
     """The traced model in fp32, fp16 or bf16, with the Spec in its metadata."""
@@ -25,6 +29,8 @@ def float_onnx(request: Request) -> onnx.ModelProto:
 
     model: onnx.ModelProto = _trace(request).model_proto
     _forget_origin(model)
+    if request.opset < EXPORTER_OPSET:
+        lower(model, request.opset)
     onnx.helper.set_model_props(model, feed(request).metadata(request.precision))
     model.producer_name, model.producer_version, model.doc_string = "musiq", __version__, ""
     return model
@@ -48,7 +54,7 @@ def _trace(request: Request) -> Any:
             module,
             example,
             dynamo=True,
-            opset_version=request.opset,
+            opset_version=max(request.opset, EXPORTER_OPSET),
             dynamic_shapes=shapes,
             input_names=names,
             output_names=output_names(request.model),
@@ -96,6 +102,26 @@ def _attention(
     assert attn_mask is None
     assert not is_causal
     return op.MatMul(op.Softmax(op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2])), axis=-1), value)
+
+
+def lower(model: onnx.ModelProto, opset: int) -> None:
+    """Say an older opset of a graph that means the same in both, and the oldest file version that has it: older runtimes
+    refuse numbers, not operators. Raises MusiqError for an operator that changed in between.
+
+    onnx's own converter knows no way back for Pad, whose only change in 18 is an input that is not used here.
+    """
+    import onnx
+
+    (imported,) = model.opset_import
+    for node in model.graph.node:
+        schemas = [onnx.defs.get_schema(node.op_type, version, "") for version in (opset, imported.version)]
+        same = schemas[0].since_version == schemas[1].since_version
+        if not same and not (node.op_type == "Pad" and len(node.input) <= len(schemas[0].inputs)):
+            raise MusiqError(
+                f"{node.op_type} means something else in opset {opset} than in {imported.version}. Leave out --opset."
+            )
+    imported.version = opset
+    model.ir_version = onnx.helper.find_min_ir_version_for([imported])
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

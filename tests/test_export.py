@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import helper
 
 from musiq import artifact, checkpoint
 from musiq.errors import MusiqError
@@ -20,6 +21,7 @@ from musiq.spec import Spec
 from musiq_export import exporter, pictures
 from musiq_export.check import LIMITS, Limits, compare
 from musiq_export.formats import FORMATS, find
+from musiq_export.onnx_trace import lower
 from tests.exporting import run
 from tests.recipe import lively_model, picture
 
@@ -49,6 +51,37 @@ def test_the_onnx_file_is_whole_typed_and_knows_itself_but_not_where_it_was_made
     assert str(Path.cwd()).encode() not in raw
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
     assert [path.name for path in tiny_onnx.parent.iterdir() if "part" in path.name] == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_opset_17_gives_a_file_for_older_runtimes_with_the_same_scores(
+    precision: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    result = run(
+        "--checkpoint", tiny_checkpoint, "--opset", 17, "--precision", precision, "--out", tmp_path, "--name", "old"
+    )
+    assert result.exit_code == 0, result.output
+    model = onnx.load(tmp_path / "old.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert (model.opset_import[0].version, model.ir_version) == (17, 8)
+    assert "Pad" in {node.op_type for node in model.graph.node}  # which onnx's own converter cannot lower
+    images = np.stack([picture(192, 256, seed) for seed in range(3)])
+    session = onnxruntime.InferenceSession(str(tmp_path / "old.onnx"), providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        expected = checkpoint.load(tiny_checkpoint).predict(torch.from_numpy(images))[0].numpy()
+    tolerance = {"fp32": 2e-5, "fp16": 5e-3}[precision]
+    np.testing.assert_allclose(session.run(["score"], {"image": images})[0], expected, atol=tolerance)
+
+
+def test_an_operator_that_changed_since_is_not_passed_off_as_the_older_one() -> None:
+    axes = helper.make_node("ReduceMean", ["x", "axes"], ["y"])  # an input since opset 18, an attribute before
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 3]) for name in "xy")
+    graph = helper.make_graph(
+        [axes], "changed", [x], [y], [helper.make_tensor("axes", onnx.TensorProto.INT64, [1], [1])]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    with pytest.raises(MusiqError, match=r"ReduceMean means something else in opset 17 than in 18"):
+        lower(model, 17)
 
 
 def test_the_record_tells_origin_content_and_check(tiny_checkpoint: Path, tiny_onnx: Path) -> None:
