@@ -26,7 +26,7 @@ for size in $sizes; do
 done
 measure() { # REPORT MODEL... -- OPTIONS
     musiq-bench --images "$pictures" --checkpoint "$work/$preset.safetensors" --baseline none --max-images 1 \
-        --calls "${CALLS:-3}" --seconds 2 --rounds 1 --warmup 1 --resume "$@" >&2
+        --calls "${CALLS:-5}" --seconds 2 --rounds 1 --warmup 1 --resume "$@" >&2
 }
 measure --out "$work/over-sizes" $(for size in $sizes; do echo "--models $work/sizes/$preset-$size.onnx"; done)
 measure --out "$work/over-batches" --models "$work/sizes/$preset-${SIZE:-1024x768}.onnx" \
