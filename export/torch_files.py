@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ def build_torchscript(request: Request, path: Path) -> Built:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecated: known
         frozen = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
-        frozen.save(str(path), _extra_files=feed(request).metadata(request.precision))
+        # By way of memory: where the disk is full, PyTorch's own writer ends the process.
+        path.write_bytes(frozen.save_to_buffer(_extra_files=feed(request).metadata(request.precision)))
     weights = inside.check(inside.count(_tensors(frozen.inlined_graph)), request.precision)
     layers = Counter(node.kind() for node in frozen.inlined_graph.nodes() if not node.kind().startswith(NO_LAYERS))
     return Built(dict(layers), versions("torch"), dict(weights))
@@ -53,6 +55,8 @@ def build_pt2(request: Request, path: Path) -> Built:
         node.meta.pop("stack_trace", None)
         node.meta.pop("nn_module_stack", None)
     weights = inside.check(inside.count(map(_named, module.state_dict().values())), request.precision)
-    torch.export.save(program, str(path), extra_files=feed(request).metadata(request.precision))
+    archive = io.BytesIO()
+    torch.export.save(program, archive, extra_files=feed(request).metadata(request.precision))
+    path.write_bytes(archive.getbuffer())
     layers = Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
     return Built(dict(layers), versions("torch"), dict(weights))

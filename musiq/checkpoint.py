@@ -28,12 +28,13 @@ SPEC_KEY, NOTES_KEY = "musiq.spec", "musiq.notes"
 
 def save(model: Musiq, path: Path, notes: Mapping[str, object] | None = None) -> None:
     """Write `model` as safetensors, its Spec and the caller's `notes` (JSON-able) in the metadata; whole or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialise
 
     metadata = {"format": "pt", SPEC_KEY: model.spec.to_json(), NOTES_KEY: json.dumps(dict(notes or {}))}
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with whole(path) as part:
-        save_file(tensors, part, metadata)
+        # Its own save_file makes files that others may not read, and calls a full disk by an error of its own.
+        part.write_bytes(serialise(tensors, metadata))
 
 
 def load(path: Path | str, height: int | None = None, width: int | None = None) -> Musiq:

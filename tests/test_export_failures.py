@@ -20,7 +20,11 @@ from musiq_export.formats import find
 from tests.exporting import run
 
 
-def test_a_full_disk_ends_an_export_with_one_line_and_nothing_left(tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["onnx", "openvino", "torchscript", "pt2", "trt-rtx"])
+def test_a_full_disk_ends_an_export_with_one_line_and_nothing_left(
+    name: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(find(name).package)
     code = (
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -28,7 +32,7 @@ def test_a_full_disk_ends_an_export_with_one_line_and_nothing_left(tiny_checkpoi
         "from musiq_export.cli import main\n"
         "main()"
     )
-    command = [sys.executable, "-c", code, "--checkpoint", tiny_checkpoint, "--out", tmp_path / "out"]
+    command = [sys.executable, "-c", code, "--checkpoint", tiny_checkpoint, "--format", name, "--out", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("Error: Cannot write")

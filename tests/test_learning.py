@@ -24,6 +24,7 @@ from musiq.training import learning, runs, techniques  # noqa: E402
 from musiq.training.gradients import Objective, Wanted  # noqa: E402
 from musiq.training.runs import Settings, State  # noqa: E402
 from musiq.training.trunk import all_norms, load_trunk  # noqa: E402
+from tests.full_disk import files_of_at_most  # noqa: E402
 
 SETTINGS = Settings(
     preset="tiny",
@@ -269,15 +270,10 @@ def saved_state(folder: Path, epoch: int) -> None:
 
 
 def test_a_disk_that_fills_up_while_a_state_is_written_leaves_the_last_good_one(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
     saved_state(tmp_path, epoch=1)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # half of the state
-    try:
-        with pytest.raises(MusiqError, match=r"Cannot write .*state\.pt: its disk may be full"):
-            saved_state(tmp_path, epoch=2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    half = 100_000
+    with files_of_at_most(half), pytest.raises(MusiqError, match=r"Cannot write .*state\.pt: its disk may be full"):
+        saved_state(tmp_path, epoch=2)
     state, parts = runs.load_state(tmp_path)
     assert (state.epoch, float(parts["model"]["weight"][-1])) == (1, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
