@@ -43,10 +43,12 @@ class Line:
         return self.rows[0]
 
     def p50(self) -> str:
-        return f"{_p50(self.row):.0f}" if _p50(self.row) >= 100 else f"{_p50(self.row):.1f}"
+        median = _p50(self.row)
+        return "" if not median else f"{median:.0f}" if median >= 100 else f"{median:.1f}"
 
     def times(self) -> str:
-        return f"{_p50(self.eager) / _p50(self.row):.2f}" if self.eager and self.eager.latency_ms else ""
+        eager, median = _p50(self.eager), _p50(self.row)
+        return f"{eager / median:.2f}" if eager and median else ""
 
     def cv(self) -> str:
         latency = self.row.latency_ms
@@ -68,6 +70,7 @@ class Line:
 
 
 def _p50(row: Row | None) -> float:
+    """Milliseconds; 0 without a row, or with too few calls for a median."""
     return row.latency_ms.p50 or 0.0 if row and row.latency_ms else 0.0
 
 

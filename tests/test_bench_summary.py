@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,15 @@ def test_a_row_that_failed_says_why() -> None:
     rows = made()
     rows[1].status, rows[1].reason, rows[1].latency_ms = "out of memory", "killed", None
     assert "out of memory: killed" in cells(table(rows)[3])
+
+
+def test_a_row_of_too_few_calls_for_a_median_has_none_and_no_ratio() -> None:
+    rows = made()
+    assert rows[1].latency_ms is not None
+    rows[1].latency_ms = replace(rows[1].latency_ms, p50=None)
+    lines = table(rows)
+    assert column(lines, "p50 ms")[1] == column(lines, "times as fast as PyTorch")[1] == ""
+    assert column(lines, "p50 ms")[0] != ""
 
 
 def test_the_command_reads_a_report_and_takes_the_models_asked_for(tmp_path: Path) -> None:
