@@ -27,7 +27,8 @@ def equip(model: Musiq, settings: Settings, device: torch.device) -> None:
         drop_paths(model, settings.drop_path)
     if settings.checkpointing:
         forget_activations(model)
-    if settings.channels_last:
+    # Compiled, a patch trunk keeps its layout: torch 2.14 tells its compiler another one than group norms give.
+    if settings.channels_last and not (settings.compile and model.spec.trunk == "patch"):
         model.to(memory_format=torch.channels_last)
     if settings.compile:
         _try_compiler(device)
