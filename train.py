@@ -21,7 +21,6 @@ from musiq.collect import open_dataset
 from musiq.errors import ImageError
 from musiq.image import prepare
 from musiq.losses import parse
-from musiq.memory import keep_freed_memory
 from musiq.spec import PRESETS
 from musiq.training import runs
 from musiq.training.options import recipe_options, settle
@@ -185,7 +184,6 @@ def open_run(options: dict[str, Any], given: set[str]) -> Run:
     """A new run, or the one to resume, with its folder written once everything is known to be right."""
     # Threads that wait by spinning slow a machine with other work on it several times; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    keep_freed_memory()
     from musiq.training.card import terms_of
     from musiq.training.surroundings import Run, agree_on_folder, start_accelerator
 
