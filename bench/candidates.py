@@ -31,7 +31,8 @@ class Candidate:
     """One file to measure: a checkpoint, run by PyTorch, or an artefact, run by its own runtime.
 
     `record` is what its exporter wrote beside it. `height` and `width` are set for a checkpoint that stands in as the
-    reference of artefacts, whose picture size may be another than its own.
+    reference of artefacts, whose picture size may be another than its own; `cast` is the precision that PyTorch runs a
+    checkpoint in.
     """
 
     path: Path
@@ -40,18 +41,19 @@ class Candidate:
     record: Record | None = field(default=None, compare=False)
     height: int | None = None
     width: int | None = None
+    cast: str = "fp32"
 
     @property
     def precision(self) -> str:
         if self.format in ("pytorch", COMPILED):
-            return "fp32"
+            return self.cast
         return self.record.precision if self.record else "unknown"
 
     @property
     def inside(self) -> str | None:
         """What its exporter counted in the finished file, such as "float16 97%, float32 3%"; None without a count."""
         if self.format in ("pytorch", COMPILED):
-            return "float32 100%"
+            return "float32 100%" if self.cast == "fp32" else None
         details = self.record.details if self.record else {}
         if "int8_products" in details:
             return f"{details['int8_products']} products in int8"

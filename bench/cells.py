@@ -11,7 +11,7 @@ from musiq.errors import MusiqError
 from .candidates import COMPILED, Candidate, describe, reference_of, short_names
 from .process import Outcome
 
-BASELINES = ("eager", "compile", "none")
+BASELINES = ("eager", "eager:fp16", "eager:bf16", "compile", "compile:fp16", "compile:bf16", "none")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def lay_out(
     """The rows to measure: the references first, then compiled ones, then the artefacts, each at every batch size.
 
     With "none" among `baselines` the references of artefacts are scored and not timed, with "compile" each reference is
-    there compiled as well; a checkpoint that is one of the `models` is timed whatever the baselines.
+    there compiled as well, with "eager:fp16" in that precision; a checkpoint that is one of the `models` is timed whatever
+    the baselines.
     """
     chosen = describe(checkpoint) if checkpoint else None
     artefacts = [model for model in models if model.format != "pytorch"]
@@ -83,10 +84,11 @@ def lay_out(
         timed = "none" not in baselines or it.sha256 in asked
         batches = settings.batches if timed else settings.batches[:1]
         cells += [Cell(names[it], it, batch, "reference", it, timed=timed) for batch in batches]
-    if "compile" in baselines:
-        for it in references:
-            compiled = replace(it, format=COMPILED)
-            cells += [Cell(names[it], compiled, batch, "baseline", it) for batch in settings.batches]
+    for it in references:
+        for how in (how for how in baselines if how not in ("eager", "none")):
+            way, _, cast = how.partition(":")
+            other = replace(it, format=COMPILED if way == "compile" else it.format, cast=cast or "fp32")
+            cells += [Cell(names[it], other, batch, "baseline", it) for batch in settings.batches]
     for it, (reference, doubt) in settled.items():
         cells += [Cell(names[it], it, batch, "candidate", reference, doubt) for batch in settings.batches]
     return cells

@@ -46,8 +46,8 @@ PATH = click.Path(path_type=Path)
     "--baseline",
     type=click.Choice(BASELINES),
     multiple=True,
-    help="PyTorch beside the artefacts: eager must be there, compile adds torch.compile, none is scored and not timed; "
-    "again for more. [eager, where a checkpoint is found]",
+    help="PyTorch beside the artefacts: eager must be there, compile adds torch.compile, :fp16 and :bf16 add either with "
+    "such weights, none is scored and not timed; again for more. [eager, where a checkpoint is found]",
 )
 @click.option("--batch", type=click.IntRange(1), multiple=True, default=[1], show_default=True, help="Again for more.")
 @click.option(

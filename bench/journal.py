@@ -73,6 +73,7 @@ def _key(cell: Cell, turn: int) -> Facts:
         "files": files,
         "format": it.format,
         "size": [it.height, it.width],
+        **({"cast": it.cast} if it.cast != "fp32" else {}),
         "batch": cell.batch,
         "timed": cell.timed,
         "round": turn,

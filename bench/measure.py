@@ -47,7 +47,8 @@ def _wants_scores(cell: Cell, cells: Sequence[Cell]) -> bool:
 
 def _measure(cell: Cell, turn: int, score: bool, pictures: Pictures, settings: Settings, progress: Progress) -> Outcome:
     compiled = " compiled," if cell.candidate.format == COMPILED else ""
-    name = f"{cell.candidate.path.name},{compiled} batch {cell.batch}, round {turn + 1}"
+    cast = "" if cell.candidate.cast == "fp32" else f" {cell.candidate.cast},"
+    name = f"{cell.candidate.path.name},{compiled}{cast} batch {cell.batch}, round {turn + 1}"
     progress(f"{name}: opening")
 
     def feed(opened: Message) -> Message:
@@ -81,4 +82,5 @@ def job_of(cell: Cell, settings: Settings, score: bool, cache: str | None = None
         score=score,
         compiled=cell.candidate.format == COMPILED,
         cache=cache,
+        precision=cell.candidate.cast,
     )

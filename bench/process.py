@@ -23,7 +23,8 @@ Message = dict[str, Any]
 @dataclass(frozen=True)
 class Job:
     """What one child is to measure. `height` and `width`: the picture size where the file itself allows any.
-    `compiled`: a checkpoint goes through torch.compile, which keeps what it made in the folder `cache`."""
+    `compiled`: a checkpoint goes through torch.compile, which keeps what it made in the folder `cache`; `precision`: what
+    PyTorch runs it in."""
 
     path: str
     device: str
@@ -39,6 +40,7 @@ class Job:
     score: bool = True
     compiled: bool = False
     cache: str | None = None
+    precision: str = "fp32"
 
 
 @dataclass

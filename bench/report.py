@@ -33,7 +33,8 @@ class Row:
     path: str
     sha256: str
     format: str
-    role: str  # "reference": PyTorch fp32, which others are compared with; "baseline": it compiled; "candidate"
+    # "reference": PyTorch fp32, which others are compared with; "baseline": it compiled or in half precision; "candidate"
+    role: str
     precision: str
     device: str  # asked for
     batch: int

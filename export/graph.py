@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
-from musiq.errors import MusiqError
 from musiq.model import Musiq
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from musiq.precision import in_precision
 
 
 class FromImage(nn.Module):
@@ -36,18 +31,6 @@ class FromPyramid(nn.Module):
         return self.model.read(self.model.rate(list(scales)))
 
 
-class Fp32Norm(nn.Module):
-    """A layer or group norm whose statistics stay in fp32 when the rest does not: `resnet50-classic` adds 1e-12, which is
-    zero in fp16, and sums of squared activations leave fp16's range."""
-
-    def __init__(self, norm: nn.LayerNorm | nn.GroupNorm) -> None:
-        super().__init__()
-        self.norm = norm.float()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.norm(x.float())).to(x.dtype)
-
-
 def traced_module(model: Musiq, inputs: str, precision: str) -> tuple[nn.Module, tuple[Tensor, ...], list[str]]:
     """The module to trace, an example of its inputs with a batch of 2, and their names."""
     model = in_precision(model, precision)
@@ -60,27 +43,3 @@ def traced_module(model: Musiq, inputs: str, precision: str) -> tuple[nn.Module,
 
 def output_names(model: Musiq) -> list[str]:
     return ["score"] if model.spec.outputs == 1 else ["score", "shares"]
-
-
-def in_precision(model: Musiq, precision: str) -> Musiq:
-    """A copy of `model` with trunk, transformer and head in `precision`; the pyramid, the norms and
-    the reading of the head stay in fp32."""
-    if precision not in DTYPES:
-        raise MusiqError(f"There is no precision {precision!r} of floats; there are {', '.join(DTYPES)}.")
-    model = copy.deepcopy(model)
-    if precision == "fp32":
-        return model
-    pyramid = model.pyramid
-    model.to(DTYPES[precision])
-    pyramid.float()
-    model.ratings = model.ratings.float()
-    _keep_norms(model)
-    return model
-
-
-def _keep_norms(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.LayerNorm | nn.GroupNorm):
-            setattr(module, name, Fp32Norm(child))
-        else:
-            _keep_norms(child)

@@ -29,6 +29,7 @@ from musiq_bench.cells import Cell, Settings, check_baselines, lay_out
 from musiq_bench.estimate import gflop, left_s
 from musiq_bench.figures import Latency, summarise
 from musiq_bench.gates import Limits, Slower, offending
+from musiq_bench.measure import job_of
 from musiq_bench.pictures import choose, find_labels
 from musiq_bench.process import Outcome
 from musiq_bench.report import Row
@@ -70,6 +71,19 @@ def test_baselines_are_rows_before_the_artefacts(two: list[Path]) -> None:
     assert laid() == laid("eager") == eager + exported
     assert laid("compile") == eager + compiled + exported
     assert laid("none") == [("reference", "pytorch", 1, False), *exported]
+
+
+def test_baselines_in_half_precision_are_rows_of_their_own(two: list[Path]) -> None:
+    cells = cells_of(two, "eager:fp16", "compile:bf16", settings=TWO)
+    told = [
+        (cell.role, cell.candidate.format, cell.candidate.precision, cell.candidate.inside) for cell in cells[::2][:3]
+    ]
+    assert told == [
+        ("reference", "pytorch", "fp32", "float32 100%"),
+        ("baseline", "pytorch", "fp16", None),
+        ("baseline", "torch.compile", "bf16", None),
+    ]
+    assert [job_of(cell, TWO, True).precision for cell in cells[::2]] == ["fp32", "fp16", "bf16", "fp32"]
 
 
 def test_a_baseline_without_a_checkpoint_is_an_error(two: list[Path]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from musiq.precision import in_precision
 from musiq.spec import PRESETS
-from musiq_export.graph import in_precision
 from musiq_export.onnx_trace import float_onnx
 from musiq_export.request import Request
 from musiq_export.simplify import FoldedAttention, gflop, simplify

@@ -73,14 +73,21 @@ def open_checkpoint(
     height: int | None = None,
     width: int | None = None,
     compiled: bool = False,
+    precision: str = "fp32",
 ) -> TorchRuntime:
-    """The model as it is, eagerly; for pictures of another size where one is given, or through torch.compile."""
+    """The model as it is, eagerly; for pictures of another size where one is given, or through torch.compile, or with
+    its weights in "fp16" or "bf16"."""
     check_device(device, path)
     torch = set_up(path, threads)
     from musiq import checkpoint
 
     place = torch_device(device)
-    model = checkpoint.load(path, height, width).to(place)
+    model = checkpoint.load(path, height, width)
+    if precision != "fp32":
+        from musiq.precision import in_precision
+
+        model = in_precision(model, precision)
+    model = model.to(place)
     predict = torch.compile(model.predict, dynamic=False) if compiled else model.predict
     return TorchRuntime(predict, Feed(model.spec), place, "torch.compile" if compiled else "PyTorch")
 
