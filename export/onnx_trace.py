@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 GELU_OPSET = 20
 """The first opset with an operator Gelu."""
 
+ATTENTION_OPSET = 23
+"""The first opset with an operator Attention, which runtimes for GPUs compute without writing its probabilities down."""
+
 EXPORTER_OPSET = 18
 """The oldest that PyTorch's exporter writes."""
 
@@ -59,7 +62,9 @@ def _trace(request: Request) -> Any:
             input_names=names,
             output_names=output_names(request.model),
             custom_translation_table={
-                torch.ops.aten.scaled_dot_product_attention.default: _attention,
+                torch.ops.aten.scaled_dot_product_attention.default: (
+                    _attention if request.opset < ATTENTION_OPSET else _one_attention
+                ),
                 **({} if request.opset >= GELU_OPSET else {torch.ops.aten.gelu.default: _gelu}),
             },
             verbose=False,
@@ -102,6 +107,26 @@ def _attention(
     assert attn_mask is None
     assert not is_causal
     return op.MatMul(op.Softmax(op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2])), axis=-1), value)
+
+
+def _one_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """The same as one operator."""
+    from onnxscript import opset23 as op
+
+    assert scale == 1.0
+    assert attn_mask is None
+    assert not is_causal
+    result: Any = op.Attention(query, key, value, scale=1.0)
+    return result
 
 
 def lower(model: onnx.ModelProto, opset: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from musiq import __version__
 from musiq.runtimes.feed import Feed
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def feed(request: Request) -> Feed:
 
 def versions(*packages: str) -> dict[str, str]:
     """The versions that an artefact was made with."""
-    return {package: importlib.metadata.version(package) for package in ("musiq", *packages)}
+    return {"musiq": __version__, **{package: importlib.metadata.version(package) for package in packages}}
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,25 @@ def test_onnx_runtime_makes_one_operator_of_each_gelu(preset: str, fused: str, t
     assert not {"Tanh", "Erf"} & set(kinds)
 
 
-def test_half_precision_keeps_the_pyramid_and_layer_norms_in_fp32() -> None:
+def test_half_precision_keeps_the_pyramid_in_fp32_and_norms_compute_in_it() -> None:
     half = in_precision(simplify(lively_model("resnet50-classic", height=64, width=64)), "fp16")
     assert half.pyramid.gain.dtype == torch.float32
-    assert half.layers[0].norm1.norm.weight.dtype == torch.float32
     assert half.layers[0].mlp[0].weight.dtype == torch.float16
-    flat = torch.full((1, 3, 384), 0.5, dtype=torch.float16)  # no variance: only eps keeps it from 0/0
-    assert torch.isfinite(half.layers[0].norm1(flat)).all()
+    norm = half.layers[0].norm1
+    flat = torch.full((1, 3, 384), 0.5, dtype=torch.float16)  # no variance: only eps, zero in fp16, keeps it from 0/0
+    assert torch.isfinite(norm(flat)).all()
+    large = 3000 * torch.randn(1, 3, 384, generator=torch.Generator().manual_seed(0))  # squares are beyond fp16
+    found = norm(large.half())
+    assert found.dtype == torch.float16
+    exact = torch.nn.functional.layer_norm(large.half().double(), (384,), norm.weight.double(), norm.bias.double())
+    torch.testing.assert_close(found.double(), exact, rtol=2e-3, atol=2e-3)
+
+
+def test_half_precision_norms_are_single_operators_that_onnx_computes_in_fp32() -> None:
+    for preset in ("musiq", "resnet50-classic"):
+        graph = float_onnx(Request(simplify(lively_model(preset, height=64, width=64)), "fp16")).graph
+        norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
+        assert len(norms) > 25
+        stash = [attribute.i for node in norms for attribute in node.attribute if attribute.name == "stash_type"]
+        assert set(stash) <= {1}  # 1 is what it is where it is not said
+        assert sum(node.op_type == "Cast" for node in graph.node) < 10
