@@ -32,7 +32,7 @@ class Candidate:
 
     `record` is what its exporter wrote beside it. `height` and `width` are set for a checkpoint that stands in as the
     reference of artefacts, whose picture size may be another than its own; `cast` is the precision that PyTorch runs a
-    checkpoint in.
+    checkpoint in, `device` where it shall run.
     """
 
     path: Path
@@ -42,6 +42,12 @@ class Candidate:
     height: int | None = None
     width: int | None = None
     cast: str = "fp32"
+    device: str = "auto"
+
+    @property
+    def compiled(self) -> bool:
+        """Whether PyTorch's compiler is at work when it opens."""
+        return self.format == COMPILED or self.device.startswith("cuda-compile")
 
     @property
     def precision(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from musiq.errors import MusiqError
+from musiq.runtimes import check_device, cuda_index
 
 from .candidates import COMPILED, Candidate, describe, reference_of, short_names
 from .process import Outcome
@@ -18,7 +19,7 @@ BASELINES = ("eager", "eager:fp16", "eager:bf16", "compile", "compile:fp16", "co
 class Settings:
     """How a run measures. `calls` and `seconds` are each row's least, over all rounds together."""
 
-    device: str = "auto"
+    devices: tuple[str, ...] = ("auto",)
     threads: int | None = None
     batches: tuple[int, ...] = (1,)
     calls: int = 100
@@ -64,11 +65,12 @@ class Cell:
 def lay_out(
     models: Sequence[Candidate], checkpoint: Path | None, settings: Settings, baselines: Sequence[str] = ()
 ) -> list[Cell]:
-    """The rows to measure: the references first, then compiled ones, then the artefacts, each at every batch size.
+    """The rows to measure: on each device the references first, then other ways of PyTorch, then the artefacts, each at
+    every batch size.
 
     With "none" among `baselines` the references of artefacts are scored and not timed, with "compile" each reference is
     there compiled as well, with "eager:fp16" in that precision; a checkpoint that is one of the `models` is timed whatever
-    the baselines.
+    the baselines. Of several devices each artefact goes where its kind can run; PyTorch runs on their plain GPUs.
     """
     chosen = describe(checkpoint) if checkpoint else None
     artefacts = [model for model in models if model.format != "pytorch"]
@@ -79,19 +81,45 @@ def lay_out(
     known = {reference.sha256 for reference in references}
     references += [model for model in dict.fromkeys(alone) if model.sha256 not in known]
     names = short_names([*references, *artefacts])
-    cells = []
-    for it in references:
-        timed = "none" not in baselines or it.sha256 in asked
-        batches = settings.batches if timed else settings.batches[:1]
-        cells += [Cell(names[it], it, batch, "reference", it, timed=timed) for batch in batches]
-    for it in references:
-        for how in (how for how in baselines if how not in ("eager", "none")):
-            way, _, cast = how.partition(":")
-            other = replace(it, format=COMPILED if way == "compile" else it.format, cast=cast or "fp32")
-            cells += [Cell(names[it], other, batch, "baseline", it) for batch in settings.batches]
-    for it, (reference, doubt) in settled.items():
-        cells += [Cell(names[it], it, batch, "candidate", reference, doubt) for batch in settings.batches]
+    cells: list[Cell] = []
+
+    def lay(
+        name: str, it: Candidate, role: str, reference: Candidate | None, doubt: str = "", timed: bool = True
+    ) -> None:
+        for batch in settings.batches if timed else settings.batches[:1]:
+            cells.append(Cell(name, it, batch, role, reference, doubt, timed))
+
+    for device in settings.devices:
+        plain = plain_device(device)
+        if not any(cell.candidate.device == plain for cell in cells):
+            placed = [(names[it], replace(it, device=plain)) for it in references]
+            for name, it in placed:
+                lay(name, it, "reference", it, timed="none" not in baselines or it.sha256 in asked)
+            for name, it in placed:
+                for how in (how for how in baselines if how not in ("eager", "none")):
+                    way, _, cast = how.partition(":")
+                    other = replace(it, format=COMPILED if way == "compile" else it.format, cast=cast or "fp32")
+                    lay(name, other, "baseline", it)
+        for it, (found, doubt) in settled.items():
+            if len(settings.devices) == 1 or may_run(it, device):
+                reference = replace(found, device=plain) if found else None
+                lay(names[it], replace(it, device=device), "candidate", reference, doubt)
     return cells
+
+
+def plain_device(device: str) -> str:
+    """Where PyTorch runs beside artefacts on `device`: on the same GPU, in no special way."""
+    return device if device in ("auto", "cpu") else f"cuda:{cuda_index(device)}"
+
+
+def may_run(it: Candidate, device: str) -> bool:
+    """Whether files of this kind run on `device`: of several, each artefact is measured where it can run."""
+    try:
+        check_device(device, it.path)
+    except MusiqError:
+        return False
+    first, last = it.record.batch if it.record else (0, 0)
+    return not device.startswith("cuda-graph") or (first == last and last > 0)
 
 
 def check_baselines(baselines: Sequence[str], cells: Sequence[Cell]) -> None:

@@ -81,6 +81,9 @@ def open_model(job: Job) -> tuple[Runtime, float]:
     from musiq.runtimes import open_runtime
 
     start = time.perf_counter()
+    if job.cache:
+        # What was compiled for an earlier run would make this one's cold start a warm one.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = job.cache
     special = job.compiled or job.height or job.precision != "fp32"
     runtime = _open_checkpoint(job) if special else open_runtime(Path(job.path), job.device, job.threads)
     return runtime, time.perf_counter() - start
@@ -88,9 +91,6 @@ def open_model(job: Job) -> tuple[Runtime, float]:
 
 def _open_checkpoint(job: Job) -> Runtime:
     """A checkpoint as it is asked for: at another picture size than its own, compiled, or in another precision."""
-    if job.cache:
-        # What was compiled for an earlier run would make this one's cold start a warm one.
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = job.cache
     from musiq.runtimes.pt import open_checkpoint
 
     size = job.height, job.width

@@ -63,7 +63,13 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--max-images", type=click.IntRange(0), default=200, show_default=True, help="Pictures scored; 0 for all."
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
+@click.option(
+    "--device",
+    multiple=True,
+    default=["auto"],
+    show_default=True,
+    help="auto, cpu, cuda:N, cuda-graph:N, tensorrt:N or cuda-compile:N; again for more, each for what can run there.",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of each runtime. [what this process may use]")
 @click.option("--timeout", type=click.FloatRange(1), default=3600, show_default=True, help="Seconds for a row's round.")
 @click.option(
@@ -123,7 +129,7 @@ def main(context: click.Context, /, **options: Any) -> None:
 
 def _settings(options: dict[str, Any]) -> Settings:
     return Settings(
-        device=options["device"],
+        devices=tuple(dict.fromkeys(options["device"])),
         threads=options["threads"],
         batches=tuple(dict.fromkeys(options["batch"])),
         calls=options["calls"],

@@ -58,7 +58,7 @@ class Slower:
 
     def base(self, row: Row, rows: Sequence[Row]) -> Row | None:
         """The row to hold `row` against: of the same batch size, and where it is the baseline also picture size."""
-        for other in rows:
+        for other in sorted(rows, key=lambda other: other.device != row.device):  # the same device's first
             if other.batch != row.batch or other.role == "baseline":
                 continue
             if self.name == BASELINE:

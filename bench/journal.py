@@ -29,9 +29,9 @@ Facts = dict[str, Any]
 def conditions(settings: Settings, pictures: Pictures, environment: Facts) -> Facts:
     """What makes two rounds comparable: how they were measured, on which pictures, machine and versions.
 
-    Batch sizes and models are left out, since further ones may join the table, and so is --timeout.
+    Batch sizes, devices and models are left out, since further ones may join the table, and so is --timeout.
     """
-    how = {name: value for name, value in asdict(settings).items() if name not in ("batches", "timeout_s")}
+    how = {name: value for name, value in asdict(settings).items() if name not in ("devices", "batches", "timeout_s")}
     listed = "\n".join(f"{file.absolute()} {file.stat().st_size}" for file in pictures.files)
     machine = {name: environment[name] for name in ("cpu", "cores", "versions")}
     gpus = [gpu["name"] for gpu in environment["gpus"]]
@@ -73,6 +73,7 @@ def _key(cell: Cell, turn: int) -> Facts:
         "files": files,
         "format": it.format,
         "size": [it.height, it.width],
+        "device": it.device,
         **({"cast": it.cast} if it.cast != "fp32" else {}),
         "batch": cell.batch,
         "timed": cell.timed,

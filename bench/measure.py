@@ -60,7 +60,7 @@ def _measure(cell: Cell, turn: int, score: bool, pictures: Pictures, settings: S
     def heard(message: Message) -> None:
         progress(f"{name}: {message['doing']} {message['done']}/{message['of']}")
 
-    cache = str(pictures.scratch / "compiled") if compiled else None
+    cache = str(pictures.scratch / "compiled") if cell.candidate.compiled else None
     return measure(job_of(cell, settings, score, cache), feed, heard, settings.timeout_s)
 
 
@@ -69,7 +69,7 @@ def job_of(cell: Cell, settings: Settings, score: bool, cache: str | None = None
     calls = math.ceil(settings.calls / settings.rounds) if cell.timed else 0
     return Job(
         path=str(cell.candidate.path.absolute()),
-        device=settings.device,
+        device=cell.candidate.device,
         batch=cell.batch,
         calls=calls,
         seconds=settings.seconds / settings.rounds if cell.timed else 0.0,

@@ -23,8 +23,8 @@ Message = dict[str, Any]
 @dataclass(frozen=True)
 class Job:
     """What one child is to measure. `height` and `width`: the picture size where the file itself allows any.
-    `compiled`: a checkpoint goes through torch.compile, which keeps what it made in the folder `cache`; `precision`: what
-    PyTorch runs it in."""
+    `compiled`: a checkpoint goes through torch.compile; `cache`: the folder for what PyTorch's compiler makes; `precision`:
+    what PyTorch runs a checkpoint in."""
 
     path: str
     device: str

@@ -11,7 +11,7 @@ import numpy as np
 
 from musiq import artifact
 
-from .candidates import COMPILED, Candidate
+from .candidates import Candidate
 from .cells import Cell, Settings
 from .figures import Latency, summarise
 from .pictures import Pictures
@@ -71,13 +71,13 @@ def _row(cell: Cell, settings: Settings) -> Row:
         precision_inside=candidate.inside,
         layers=artifact.layers_in_words(candidate.record) if candidate.record else None,
         build_s=candidate.record.details.get("build_s") if candidate.record else None,
-        device=settings.device,
+        device=candidate.device,
         batch=cell.batch,
         file_mb=candidate.file_mb,
         reference=str(cell.reference.path) if cell.reference else None,
     )
     _put_status(row, cell, settings)
-    _put_times(row, [outcome.figures for outcome in cell.sound])
+    _put_times(row, [outcome.figures for outcome in cell.sound], candidate.compiled)
     return row
 
 
@@ -98,7 +98,7 @@ def _put_status(row: Row, cell: Cell, settings: Settings) -> None:
         row.notes.append(f"{done} of {wanted} rounds")
 
 
-def _put_times(row: Row, rounds: Sequence[dict[str, Any]]) -> None:
+def _put_times(row: Row, rounds: Sequence[dict[str, Any]], compiled: bool) -> None:
     if not rounds:
         return
     for name in ("provider", "height", "width", "target", "tf32", "threads"):
@@ -106,7 +106,7 @@ def _put_times(row: Row, rounds: Sequence[dict[str, Any]]) -> None:
     row.load_s = median(figures["load_s"] for figures in rounds)
     cold = [figures["cold_start_ms"] for figures in rounds]
     # Later rounds find what the first has compiled.
-    row.cold_start_ms = cold[0] if row.format == COMPILED else median(cold)
+    row.cold_start_ms = cold[0] if compiled else median(cold)
     for name in ("peak_memory_mib", "device_memory_mib"):
         setattr(row, name, max((f[name] for f in rounds if f[name] is not None), default=None))
     clocks = [figures["gpu_clock_mhz"] for figures in rounds if figures["gpu_clock_mhz"] is not None]

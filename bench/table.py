@@ -75,7 +75,8 @@ def runs_on(row: Row) -> str:
     runtime = RUNTIMES.get(row.format, row.format)
     if row.provider is None:
         return runtime
-    provider = row.provider.removesuffix("ExecutionProvider")
+    way = row.device.partition(":")[0]
+    provider = row.provider.removesuffix("ExecutionProvider") + (" graph" if way == "cuda-graph" else "")
     if runtime != RUNTIMES["pytorch"]:
         provider = provider.removeprefix(f"{RUNTIMES['pytorch']} ")  # its other formats: "pt2 cpu" says enough
     return provider if provider.lower().startswith(runtime.lower()) else f"{runtime} {provider}"

@@ -62,9 +62,7 @@ def _trace(request: Request) -> Any:
             input_names=names,
             output_names=output_names(request.model),
             custom_translation_table={
-                torch.ops.aten.scaled_dot_product_attention.default: (
-                    _attention if request.opset < ATTENTION_OPSET else _one_attention
-                ),
+                torch.ops.aten.scaled_dot_product_attention.default: _attention_for(request.opset),
                 **({} if request.opset >= GELU_OPSET else {torch.ops.aten.gelu.default: _gelu}),
             },
             verbose=False,
@@ -87,46 +85,30 @@ def _gelu(x: Any, approximate: str = "none") -> Any:
     return op.Mul(op.Mul(x, number(0.5)), op.Add(tanh, number(1.0)))
 
 
-def _attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
-    """Attention whose scale is already in the query: two products and a softmax, which runtimes fuse as they can.
+def _attention_for(opset: int) -> Any:
+    """Attention whose scale is already in the query. Before ATTENTION_OPSET two products and a softmax, which runtimes
+    fuse as they can: the exporter's own form scales query and key again and computes shapes at run time."""
+    from onnxscript import opset18, opset23
 
-    The exporter's own form scales query and key again and computes shapes at run time.
-    """
-    from onnxscript import opset18 as op
+    def attention(
+        query: Any,
+        key: Any,
+        value: Any,
+        attn_mask: Any = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Any:
+        assert scale == 1.0, "simplify() puts the scale into the query projection"
+        assert attn_mask is None
+        assert not is_causal
+        if opset >= ATTENTION_OPSET:
+            return opset23.Attention(query, key, value, scale=1.0)[0]
+        op = opset18
+        return op.MatMul(op.Softmax(op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2])), axis=-1), value)
 
-    assert scale == 1.0, "simplify() puts the scale into the query projection"
-    assert attn_mask is None
-    assert not is_causal
-    return op.MatMul(op.Softmax(op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2])), axis=-1), value)
-
-
-def _one_attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
-    """The same as one operator."""
-    from onnxscript import opset23 as op
-
-    assert scale == 1.0
-    assert attn_mask is None
-    assert not is_causal
-    result: Any = op.Attention(query, key, value, scale=1.0)
-    return result
+    return attention
 
 
 def lower(model: onnx.ModelProto, opset: int) -> None:

@@ -77,7 +77,11 @@ def _plain_warnings() -> Iterator[None]:
     show_default="--out's ending, else csv",
     help="Of the rows; txt is the classic path<TAB>score, without a head and without reasons.",
 )
-@click.option("--device", default="auto", help="auto, cpu, cuda:0; for .onnx also tensorrt:0, cuda-graph:0.")
+@click.option(
+    "--device",
+    default="auto",
+    help="auto, cpu, cuda:0; for .onnx also tensorrt:0, cuda-graph:0; for .pt2 cuda-compile:0.",
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(1),

@@ -42,10 +42,10 @@ SCHEMA = json.loads(Path(report.__file__).with_name("report.schema.json").read_t
 TWO = Settings(batches=(1, 8))
 
 
-def artefact(path: Path, checkpoint: Path, **details: Any) -> Path:
+def artefact(path: Path, checkpoint: Path, batch: tuple[int, int] = (1, 0), **details: Any) -> Path:
     path.write_bytes(b"graph " + path.name.encode())
     named = {"name": checkpoint.name, "sha256": sha256(checkpoint)}
-    write_record(path, Record(preset("tiny"), "onnx", "fp16", sha256(path), named, details=details))
+    write_record(path, Record(preset("tiny"), "onnx", "fp16", sha256(path), named, batch=batch, details=details))
     return path
 
 
@@ -84,6 +84,28 @@ def test_baselines_in_half_precision_are_rows_of_their_own(two: list[Path]) -> N
         ("baseline", "torch.compile", "bf16", None),
     ]
     assert [job_of(cell, TWO, True).precision for cell in cells[::2]] == ["fp32", "fp16", "bf16", "fp32"]
+
+
+def test_of_several_devices_each_file_goes_where_its_kind_runs(two: list[Path]) -> None:
+    fixed = artefact(two[0].parent / "fixed.onnx", two[0], batch=(8, 8))
+    compiled = artefact(two[0].parent / "m.pt2", two[0])
+    devices = ("cuda:0", "cuda-graph:0", "cuda-compile:0")
+    models = [describe(path) for path in (two[1], fixed, compiled)]
+    cells = lay_out(models, two[0], Settings(batches=(8,), devices=devices))
+    laid = [(cell.candidate.path.suffix, cell.name, cell.candidate.device) for cell in cells]
+    assert laid == [
+        (".safetensors", "best", "cuda:0"),
+        (".onnx", "model", "cuda:0"),
+        (".onnx", "fixed", "cuda:0"),
+        (".pt2", "m", "cuda:0"),
+        (".onnx", "fixed", "cuda-graph:0"),  # one batch size is what a CUDA graph replays
+        (".pt2", "m", "cuda-compile:0"),
+    ]
+    assert {cell.reference for cell in cells} == {cells[0].candidate}
+    assert [cell.candidate.compiled for cell in cells] == [False] * 5 + [True]
+    (alone,) = (c for c in lay_out([models[0]], two[0], Settings(devices=("cuda-graph:1",))) if c.role == "candidate")
+    assert alone.reference is not None
+    assert (alone.candidate.device, alone.reference.device) == ("cuda-graph:1", "cuda:1")  # and its row says why not
 
 
 def test_a_baseline_without_a_checkpoint_is_an_error(two: list[Path]) -> None:

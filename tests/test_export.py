@@ -54,6 +54,21 @@ def test_the_onnx_file_is_whole_typed_and_knows_itself_but_not_where_it_was_made
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_opset_23_has_one_operator_for_attention_and_the_same_scores(
+    precision: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    result = run(
+        "--checkpoint", tiny_checkpoint, "--opset", 23, "--precision", precision, "--out", tmp_path, "--name", "new"
+    )
+    assert result.exit_code == 0, result.output  # its scores were checked against PyTorch's
+    nodes = onnx.load(tmp_path / "new.onnx").graph.node
+    attention = [node for node in nodes if node.op_type == "Attention"]
+    assert attention
+    assert [len([name for name in node.output if name]) for node in attention] == [1] * len(attention)
+    assert "Softmax" not in {node.op_type for node in nodes}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_opset_17_gives_a_file_for_older_runtimes_with_the_same_scores(
     precision: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -124,9 +124,10 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
 
     `device` is "auto", "cpu" or "cuda:0" (any number): a CUDA device that cannot run the file is an error, never a quiet
     CPU run; "auto" takes a GPU if one works. An .onnx file may also go to "tensorrt:0", ONNX Runtime's TensorRT provider,
-    and with a fixed batch to "cuda-graph:0", which replays its kernels as one CUDA graph. `threads` on a CPU: None for
-    what this process may use. `mode` is one of MODES; "throughput" is for .onnx and .xml on CPUs. Raises MusiqError for a
-    missing, changed or unknown file, or a runtime that is not installed.
+    and with a fixed batch to "cuda-graph:0", which replays its kernels as one CUDA graph; a .pt2 file or a checkpoint to
+    "cuda-compile:0", where PyTorch compiles it for each new batch size, which takes a minute, and then is faster.
+    `threads` on a CPU: None for what this process may use. `mode` is one of MODES; "throughput" is for .onnx and .xml on
+    CPUs. Raises MusiqError for a missing, changed or unknown file, or a runtime that is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -161,21 +162,26 @@ def _warn_if_unverified(path: Path, record: artifact.Record | None) -> None:
         )
 
 
-ONNX_DEVICES = ("cuda-graph", "tensorrt")
-"""Ways of ONNX Runtime to use a CUDA device."""
+WAYS: dict[str, tuple[str, ...]] = {
+    "cuda-graph": (".onnx",),
+    "tensorrt": (".onnx",),
+    "cuda-compile": (".pt2", *CHECKPOINTS),
+}
+"""Special ways to use a CUDA device, and which files have them."""
 
 
 def check_device(device: str, path: Path) -> None:
     """Raise MusiqError unless `device` is one that a file of this kind can run on."""
     kind, colon, number = device.partition(":")
-    on_gpu = kind in ("cuda", *ONNX_DEVICES) and (number.isdecimal() or not colon)
+    on_gpu = kind in ("cuda", *WAYS) and (number.isdecimal() or not colon)
     if device not in ("auto", "cpu") and not on_gpu:
         raise MusiqError(
-            f"There is no device {device!r}; expected auto, cpu, cuda or cuda:0 (any number), and for .onnx files also "
-            "cuda-graph:0 or tensorrt:0."
+            f"There is no device {device!r}; expected auto, cpu, cuda or cuda:0 (any number), for .onnx files also "
+            "cuda-graph:0 or tensorrt:0, and for .pt2 files cuda-compile:0."
         )
-    if kind in ONNX_DEVICES and path.suffix != ".onnx":
-        raise MusiqError(f"{path.name} does not run on {device}, an .onnx file does: use cuda:{cuda_index(device)}.")
+    if kind in WAYS and path.suffix not in WAYS[kind]:
+        wanted = f"an {WAYS[kind][0]} file does" if kind != "cuda-compile" else "a .pt2 file does"
+        raise MusiqError(f"{path.name} does not run on {device}, {wanted}: use cuda:{cuda_index(device)}.")
 
 
 def cuda_index(device: str) -> int:

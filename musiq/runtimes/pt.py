@@ -82,6 +82,7 @@ def open_checkpoint(
     from musiq import checkpoint
 
     place = torch_device(device)
+    compiled = compiled or device.startswith("cuda-compile")
     model = checkpoint.load(path, height, width)
     if precision != "fp32":
         from musiq.precision import in_precision
@@ -118,7 +119,10 @@ def open_pt2(path: Path, device: str, threads: int | None) -> TorchRuntime:
         module = program.module()
     except Exception as problem:  # whatever deserialising runs into, none of it a documented type
         raise _broken(path, problem) from problem
-    return TorchRuntime(module, Feed.from_metadata(_texts(extra), path), place, "torch.export")
+    feed = Feed.from_metadata(_texts(extra), path)
+    if not device.startswith("cuda-compile"):
+        return TorchRuntime(module, feed, place, "torch.export")
+    return TorchRuntime(torch.compile(module, dynamic=False), feed, place, "torch.export compiled")
 
 
 def set_up(path: Path, threads: int | None) -> ModuleType:
