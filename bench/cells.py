@@ -86,7 +86,10 @@ def lay_out(
     def lay(
         name: str, it: Candidate, role: str, reference: Candidate | None, doubt: str = "", timed: bool = True
     ) -> None:
-        for batch in settings.batches if timed else settings.batches[:1]:
+        batches = settings.batches if timed else settings.batches[:1]
+        if (fixed := fixed_batch(it)) in batches:  # at others it pads, or calls several times
+            batches = (fixed,)
+        for batch in batches:
             cells.append(Cell(name, it, batch, role, reference, doubt, timed))
 
     for device in settings.devices:
@@ -118,8 +121,13 @@ def may_run(it: Candidate, device: str) -> bool:
         check_device(device, it.path)
     except MusiqError:
         return False
+    return not device.startswith("cuda-graph") or fixed_batch(it) > 0
+
+
+def fixed_batch(it: Candidate) -> int:
+    """The one batch size that an artefact was exported for; 0 where it takes several."""
     first, last = it.record.batch if it.record else (0, 0)
-    return not device.startswith("cuda-graph") or (first == last and last > 0)
+    return first if first == last else 0
 
 
 def check_baselines(baselines: Sequence[str], cells: Sequence[Cell]) -> None:
