@@ -34,7 +34,8 @@ export_as() { # PRESET NAME OPTION...
 
 largest=1 asked=
 for batch in $batches; do
-    asked="$asked --batch $batch" largest=$batch
+    asked="$asked --batch $batch"
+    [ "$batch" -le "$largest" ] || largest=$batch
 done
 for preset in ${PRESETS:-musiq resnet50}; do
     [ -f "$work/models/$preset.safetensors" ] ||
