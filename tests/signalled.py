@@ -1,4 +1,5 @@
 """train.py to which a signal comes in the third step of an epoch: signalled.py NUMBER EPOCH [options of train.py].
+A negative number goes to every process of the group.
 
 Sent from within, as nobody outside can tell when a run is where the signal shall meet it.
 """
@@ -6,6 +7,7 @@ Sent from within, as nobody outside can tell when a run is where the signal shal
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 import train
@@ -20,7 +22,12 @@ def send_in(number: int, epoch: int) -> None:
         save_if_due(run, learner)
         last = run.accelerator.process_index == run.accelerator.num_processes - 1
         if last and (run.state.epoch, run.state.step) == (epoch, 2):
-            os.kill(os.getpid(), number)
+            if number < 0:
+                # From another process: PyTorch's workers take it for the end where it comes from their parent.
+                kill = ["kill", "-s", str(-number), "--", str(-os.getpgid(0))]
+                subprocess.run(kill, check=True, start_new_session=True)
+            else:
+                os.kill(os.getpid(), number)
 
     surroundings.save_if_due = save_and_send
 

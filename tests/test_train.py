@@ -39,14 +39,17 @@ def run_train(*options: object) -> Result:
 
 
 def start_train(
-    *options: object, launcher: tuple[str, ...] = (), signalled: tuple[signal.Signals, int] | None = None
+    *options: object, launcher: tuple[str, ...] = (), signalled: tuple[int, int] | None = None
 ) -> subprocess.Popen[str]:
-    """train.py, to which a signal comes in the third step of an epoch where `signalled` says which and when."""
+    """train.py, to which a signal comes in the third step of an epoch where `signalled` says which and when; a negative
+    one to all of its processes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     script = [SIGNALLED, *map(int, signalled)] if signalled else [ROOT / "train.py"]
     command = [sys.executable, *launcher, *map(str, [*script, *SMALL, *options])]
     STARTED.append(
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
     )
     return STARTED[-1]
 
@@ -126,6 +129,18 @@ def test_a_run_that_is_asked_to_stop_and_resumed_has_the_bits_of_one_that_was_no
     _, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
     same_results(finished, out)
+
+
+def test_a_cluster_that_signals_every_process_of_a_run_stops_it_as_cleanly(labels: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    options = ("--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2, "--workers", 2, *RECIPE)
+    process = start_train(*options, signalled=(-signal.SIGTERM, 1))
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert f"Go on with: python train.py --resume --out {out}" in errors
+    state, _ = runs.load_state(out)
+    assert (state.epoch, state.step) == (1, 3)
 
 
 # Imports everything once, then is a child process for each line of options that it reads, and tells how that one ended.

@@ -81,3 +81,10 @@ def collate(examples: list[tuple[int, Tensor | str]]) -> Batch:
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # one thread a worker: the workers are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the main one decides
+    signal.signal(signal.SIGTERM, _outlive_one)
+
+
+def _outlive_one(number: int, _: object) -> None:
+    """A cluster that stops a job sends SIGTERM to every process of it: the main one still has a step to finish. PyTorch
+    ends a worker that hangs by the same signal, and Python by another at the end."""
+    signal.signal(number, signal.SIG_DFL)
