@@ -1,4 +1,4 @@
-"""`make bench-cpu`: one command from nothing but pictures to the rows that the README quotes."""
+"""`make bench-cpu` and results/gpu.sh: one command from nothing but pictures to the rows that the README quotes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 
 from tests.recipe import picture
 
-SCRIPT = Path(__file__).parents[1] / "results" / "cpu.sh"
+RESULTS = Path(__file__).parents[1] / "results"
+SCRIPT = RESULTS / "cpu.sh"
 
 
 def test_one_command_makes_weights_and_artefacts_and_measures_them(tmp_path: Path) -> None:
@@ -40,3 +41,30 @@ def test_one_command_makes_weights_and_artefacts_and_measures_them(tmp_path: Pat
     again = subprocess.run([str(SCRIPT), str(photos), *options], env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "== tiny" not in again.stderr, "what is there is not made again"
+
+
+def test_the_script_for_gpus_measures_what_was_asked_for(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for seed in range(4):
+        cv2.imwrite(str(photos / f"{seed}.png"), picture(64, 96, seed))
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        **{"WORK": str(tmp_path / "work"), "RESULT": str(tmp_path / "gpu.json"), "BASELINES": "eager:bf16"},
+        **{"PRESETS": "tiny", "PRECISIONS": "fp16", "WIDTH": "96", "HEIGHT": "64", "BATCHES": "2 1", "DEVICES": "cpu"},
+        **{"CALLS": "1", "ROUNDS": "1"},
+    }
+    command = [str(RESULTS / "gpu.sh"), str(photos), "--seconds", "0", "--warmup", "0"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert {(row["status"], row["device"]) for row in rows} == {("ok", "cpu")}
+    assert sorted((row["model"], row["format"], row["precision"], row["batch"]) for row in rows) == sorted(
+        [
+            *(("tiny", "pytorch", precision, batch) for precision in ("fp32", "bf16") for batch in (1, 2)),
+            *(("tiny-fp16", format, "fp16", batch) for format in ("onnx", "torchscript") for batch in (1, 2)),
+            *((f"tiny-fp16-only{batch}", "onnx", "fp16", batch) for batch in (1, 2)),
+            *(("tiny-fp16-exported", "pt2", "fp16", batch) for batch in (1, 2)),
+        ]
+    )
