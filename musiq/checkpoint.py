@@ -34,7 +34,17 @@ def save(model: Musiq, path: Path, notes: Mapping[str, object] | None = None) ->
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with whole(path) as part:
         # Its own save_file makes files that others may not read, and calls a full disk by an error of its own.
-        part.write_bytes(serialise(tensors, metadata))
+        part.write_bytes(_in_order(serialise(tensors, metadata)))
+
+
+def _in_order(file: bytes) -> bytes:
+    """A safetensors file with its metadata sorted: as it is written, equal models have another hash each time."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
+    return len(text).to_bytes(8, "little") + text + file[end:]
 
 
 def load(path: Path | str, height: int | None = None, width: int | None = None) -> Musiq:

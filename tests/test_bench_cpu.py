@@ -52,7 +52,7 @@ def test_the_script_for_gpus_measures_what_was_asked_for(tmp_path: Path) -> None
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         **{"WORK": str(tmp_path / "work"), "RESULT": str(tmp_path / "gpu.json"), "BASELINES": "eager:bf16"},
-        **{"PRESETS": "tiny", "PRECISIONS": "fp16", "WIDTH": "96", "HEIGHT": "64", "BATCHES": "2 1", "DEVICES": "cpu"},
+        **{"PRESETS": "tiny", "PRECISIONS": "fp16", "WIDTH": "96", "HEIGHT": "64", "BATCHES": "2", "DEVICES": "cpu"},
         **{"CALLS": "1", "ROUNDS": "1"},
     }
     command = [str(RESULTS / "gpu.sh"), str(photos), "--seconds", "0", "--warmup", "0"]
@@ -60,11 +60,11 @@ def test_the_script_for_gpus_measures_what_was_asked_for(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     assert {(row["status"], row["device"]) for row in rows} == {("ok", "cpu")}
-    assert sorted((row["model"], row["format"], row["precision"], row["batch"]) for row in rows) == sorted(
-        [
-            *(("tiny", "pytorch", precision, batch) for precision in ("fp32", "bf16") for batch in (1, 2)),
-            *(("tiny-fp16", format, "fp16", batch) for format in ("onnx", "torchscript") for batch in (1, 2)),
-            *((f"tiny-fp16-only{batch}", "onnx", "fp16", batch) for batch in (1, 2)),
-            *(("tiny-fp16-exported", "pt2", "fp16", batch) for batch in (1, 2)),
-        ]
-    )
+    assert sorted((row["model"], row["format"], row["precision"], row["batch"]) for row in rows) == [
+        ("tiny", "pytorch", "bf16", 2),
+        ("tiny", "pytorch", "fp32", 2),
+        ("tiny-fp16", "onnx", "fp16", 2),
+        ("tiny-fp16", "torchscript", "fp16", 2),
+        ("tiny-fp16-exported", "pt2", "fp16", 2),
+        ("tiny-fp16-only2", "onnx", "fp16", 2),
+    ]

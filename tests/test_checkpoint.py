@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from musiq import checkpoint
 from musiq.errors import MusiqError
@@ -141,6 +142,16 @@ def test_flax_files_may_name_their_attention_otherwise_and_store_norms_as_4d(
     one, other = checkpoint.load(foreign("google/single"), 64, 96), checkpoint.load(tmp_path / "other.npz", 64, 96)
     for (name, value), found in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.equal(value, found), name
+
+
+def test_equal_models_make_equal_files(tmp_path: Path) -> None:
+    model = lively_model("tiny", height=64, width=64)
+    for name in "abcdef":
+        checkpoint.save(model, tmp_path / name, {"epoch": 3})
+    assert len({(tmp_path / name).read_bytes() for name in "abcdef"}) == 1
+    with safe_open(tmp_path / "a", "pt") as file:
+        assert file.metadata()["format"] == "pt"
+        assert set(file.keys()) == set(model.state_dict())
 
 
 def test_a_checkpoint_of_ours_comes_back_bit_for_bit_with_spec_and_notes(tmp_path: Path) -> None:
