@@ -93,8 +93,16 @@ def _precision(line: Line) -> str:
     return "fp16 (computed in fp32)" if stored else line.row.precision
 
 
+WAYS = {"cuda-graph": ", CUDA graph", "tensorrt": ", TensorRT", "cuda-compile": ", compiled"}
+"""What a special way to use a GPU adds to the runtime's name."""
+
+
+def _runs_on(line: Line) -> str:
+    return RUNS_ON.get(line.row.format, line.row.format) + WAYS.get(line.row.device.partition(":")[0], "")
+
+
 COLUMNS: dict[str, Callable[[Line], str]] = {
-    "runs on": lambda line: RUNS_ON.get(line.row.format, line.row.format),
+    "runs on": _runs_on,
     "precision": _precision,
     "MB": _figure("file_mb", ".0f"),
     "p50 ms": Line.p50,
@@ -135,18 +143,21 @@ def table(rows: Sequence[Row], models: Sequence[str] = (), columns: Sequence[str
 
 
 def _lines(rows: Sequence[Row], models: Sequence[str]) -> list[Line]:
-    groups: dict[tuple[str, str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str, str, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.batch):
         name = Path(row.reference or row.path).stem
-        groups.setdefault((name, row.precision, row.format, row.path), []).append(row)
+        groups.setdefault((name, row.precision, row.format, row.path, row.device), []).append(row)
     order = list(models) or list(dict.fromkeys(name for name, *_ in groups))
-    eager = {name: group[0] for (name, _, format, _), group in groups.items() if format == "pytorch"}
+    eager: dict[str, Row] = {}  # of several devices the first's
+    for (name, precision, format, *_), group in groups.items():
+        if (format, precision) == ("pytorch", "fp32"):
+            eager.setdefault(name, group[0])
     formats = list(RUNS_ON)
     return [
         Line(group, key[0], eager.get(key[0]))
         for key, group in sorted(
             ((key, group) for key, group in groups.items() if key[0] in order),
-            key=lambda it: (order.index(it[0][0]), PRECISIONS.index(it[0][1]), formats.index(it[0][2]), it[0][3]),
+            key=lambda it: (order.index(it[0][0]), PRECISIONS.index(it[0][1]), formats.index(it[0][2]), it[0][3:]),
         )
     ]
 

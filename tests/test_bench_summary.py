@@ -50,6 +50,23 @@ def test_speed_is_the_ratio_of_medians_to_pytorch_at_the_smallest_batch() -> Non
     assert column(lines, "images/s (batch)")[0] == f"{speeds['pytorchfp32']:.1f} (8)"
 
 
+def test_each_device_has_a_line_and_pytorch_in_half_precision_is_no_measure() -> None:
+    rows = made()
+    rows.append(replace(rows[1], device="cuda-graph:0"))
+    rows.append(replace(rows[2], precision="fp16", role="baseline"))
+    lines = table(rows)
+    assert column(lines, "runs on") == [
+        "PyTorch eager",
+        "ONNX Runtime",
+        "ONNX Runtime, CUDA graph",
+        "PyTorch eager",
+        "ONNX Runtime",
+    ]
+    assert column(lines, "precision") == ["fp32", "fp32", "fp32", "fp16", "int8"]
+    assert column(lines, "times as fast as PyTorch")[0] == "1.00"
+    assert column(lines, "times as fast as PyTorch")[1] == column(lines, "times as fast as PyTorch")[2]
+
+
 def test_columns_without_a_figure_are_left_out_and_labels_bring_theirs() -> None:
     assert "SRCC" not in cells(table(made())[0])
     assert "layers" not in cells(table(made())[0])
