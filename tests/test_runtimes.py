@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import threading
@@ -277,11 +278,36 @@ def test_a_pt2_file_that_is_compiled_when_opened_scores_the_same(
     path = artefacts("pt2", "--height", "32", "--width", "64")
     expected = open_runtime(path, "cpu")(images)
     monkeypatch.setattr("musiq.runtimes.pt.torch_device", lambda device: torch.device("cpu"))  # as if it were a GPU
+    # All of the compiler but its last part, which has a C++ compiler at work for a minute.
+    monkeypatch.setattr("torch.compile", functools.partial(torch.compile, backend="aot_eager"))
     runtime = open_runtime(path, "cuda-compile:0")
     assert runtime.provider == "torch.export compiled cpu"
     np.testing.assert_allclose(runtime(images), expected, atol=1e-4)
     with pytest.raises(MusiqError, match=r"does not run on cuda-compile:0, a \.pt2 file does: use cuda:0"):
         open_runtime(artefacts("torchscript"), "cuda-compile:0")
+
+
+def test_only_a_larger_batch_is_compiled_anew(artefacts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    sizes = []
+
+    def compile(module: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
+        def run(*tensors: Any) -> Any:
+            sizes.append(len(tensors[0]))
+            return module(*tensors)
+
+        return run
+
+    monkeypatch.setattr("torch.compile", compile)
+    monkeypatch.setattr("musiq.runtimes.pt.torch_device", lambda device: torch.device("cpu"))
+    images = np.stack([picture(32, 64, seed) for seed in range(5)])
+    path = artefacts("pt2", "--height", "32", "--width", "64")
+    expected = open_runtime(path, "cpu")(images)
+    runtime = open_runtime(path, "cuda-compile:0")
+    for count in (3, 2, 5, 1, 4):
+        np.testing.assert_allclose(runtime(images[:count]), expected[:count], atol=1e-5)
+    assert sizes == [3, 3, 5, 3, 5]
 
 
 @pytest.mark.gpu

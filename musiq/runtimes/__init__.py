@@ -125,7 +125,7 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
     `device` is "auto", "cpu" or "cuda:0" (any number): a CUDA device that cannot run the file is an error, never a quiet
     CPU run; "auto" takes a GPU if one works. An .onnx file may also go to "tensorrt:0", ONNX Runtime's TensorRT provider,
     and with a fixed batch to "cuda-graph:0", which replays its kernels as one CUDA graph; a .pt2 file or a checkpoint to
-    "cuda-compile:0", where PyTorch compiles it for each new batch size, which takes a minute, and then is faster.
+    "cuda-compile:0", where PyTorch compiles it for each batch larger than those before, for about 20 s.
     `threads` on a CPU: None for what this process may use. `mode` is one of MODES; "throughput" is for .onnx and .xml on
     CPUs. Raises MusiqError for a missing, changed or unknown file, or a runtime that is not installed.
     """

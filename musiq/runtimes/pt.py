@@ -62,6 +62,26 @@ class TorchRuntime:
             torch.cuda.empty_cache()
 
 
+class Compiled:
+    """A module through torch.compile, which makes code for one batch size at a time and takes half a minute for it: a
+    batch is filled up to the next size that is there, as the last one of a folder."""
+
+    def __init__(self, module: Callable[..., Any]) -> None:
+        import torch
+
+        self._run = torch.compile(module, dynamic=False)
+        self._sizes: set[int] = set()
+
+    def __call__(self, *tensors: Any) -> tuple[Any, ...]:
+        count = len(tensors[0])
+        size = min((known for known in tuple(self._sizes) if known >= count), default=count)
+        self._sizes.add(size)
+        if size > count:
+            # Its last picture again, which a gather repeats: a plain expand has strides that are compiled anew.
+            tensors = tuple(tensor[[*range(count), *[count - 1] * (size - count)]] for tensor in tensors)
+        return tuple(output[:count] for output in self._run(*tensors))
+
+
 def _numpy(outputs: Sequence[Any]) -> list[NDArray[Any]]:
     return [output.float().cpu().numpy() for output in outputs]
 
@@ -78,7 +98,7 @@ def open_checkpoint(
     """The model as it is, eagerly; for pictures of another size where one is given, or through torch.compile, or with
     its weights in "fp16" or "bf16"."""
     check_device(device, path)
-    torch = set_up(path, threads)
+    set_up(path, threads)
     from musiq import checkpoint
 
     place = torch_device(device)
@@ -89,7 +109,7 @@ def open_checkpoint(
 
         model = in_precision(model, precision)
     model = model.to(place)
-    predict = torch.compile(model.predict, dynamic=False) if compiled else model.predict
+    predict = Compiled(model.predict) if compiled else model.predict
     return TorchRuntime(predict, Feed(model.spec), place, "torch.compile" if compiled else "PyTorch")
 
 
@@ -122,7 +142,7 @@ def open_pt2(path: Path, device: str, threads: int | None) -> TorchRuntime:
     feed = Feed.from_metadata(_texts(extra), path)
     if not device.startswith("cuda-compile"):
         return TorchRuntime(module, feed, place, "torch.export")
-    return TorchRuntime(torch.compile(module, dynamic=False), feed, place, "torch.export compiled")
+    return TorchRuntime(Compiled(module), feed, place, "torch.export compiled")
 
 
 def set_up(path: Path, threads: int | None) -> ModuleType:
