@@ -74,7 +74,7 @@ def _key(cell: Cell, turn: int) -> Facts:
         "format": it.format,
         "size": [it.height, it.width],
         "device": it.device,
-        **({"cast": it.cast} if it.cast != "fp32" else {}),
+        "cast": it.cast,
         "batch": cell.batch,
         "timed": cell.timed,
         "round": turn,

@@ -74,7 +74,7 @@ def test_baselines_are_rows_before_the_artefacts(two: list[Path]) -> None:
 
 
 def test_baselines_in_half_precision_are_rows_of_their_own(two: list[Path]) -> None:
-    cells = cells_of(two, "eager:fp16", "compile:bf16", settings=TWO)
+    cells = cells_of(two, "eager:fp16", "compile:bf16")
     told = [
         (cell.role, cell.candidate.format, cell.candidate.precision, cell.candidate.inside) for cell in cells[::2][:3]
     ]

@@ -53,15 +53,19 @@ def test_the_onnx_file_is_whole_typed_and_knows_itself_but_not_where_it_was_made
     assert [path.name for path in tiny_onnx.parent.iterdir() if "part" in path.name] == []
 
 
+def exported_in(opset: int, precision: str, checkpoint: Path, path: Path) -> onnx.ModelProto:
+    """An export by the real command, whose scores were checked against PyTorch's."""
+    what = ("--checkpoint", checkpoint, "--opset", opset, "--precision", precision)
+    result = run(*what, "--out", path.parent, "--name", path.stem)
+    assert result.exit_code == 0, result.output
+    return onnx.load(path)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_opset_23_has_one_operator_for_attention_and_the_same_scores(
     precision: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    result = run(
-        "--checkpoint", tiny_checkpoint, "--opset", 23, "--precision", precision, "--out", tmp_path, "--name", "new"
-    )
-    assert result.exit_code == 0, result.output  # its scores were checked against PyTorch's
-    nodes = onnx.load(tmp_path / "new.onnx").graph.node
+    nodes = exported_in(23, precision, tiny_checkpoint, tmp_path / "new.onnx").graph.node
     attention = [node for node in nodes if node.op_type == "Attention"]
     assert attention
     assert [len([name for name in node.output if name]) for node in attention] == [1] * len(attention)
@@ -72,11 +76,7 @@ def test_opset_23_has_one_operator_for_attention_and_the_same_scores(
 def test_opset_17_gives_a_file_for_older_runtimes_with_the_same_scores(
     precision: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    result = run(
-        "--checkpoint", tiny_checkpoint, "--opset", 17, "--precision", precision, "--out", tmp_path, "--name", "old"
-    )
-    assert result.exit_code == 0, result.output
-    model = onnx.load(tmp_path / "old.onnx")
+    model = exported_in(17, precision, tiny_checkpoint, tmp_path / "old.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert (model.opset_import[0].version, model.ir_version) == (17, 8)
     assert "Pad" in {node.op_type for node in model.graph.node}  # which onnx's own converter cannot lower

@@ -112,7 +112,6 @@ def test_turing_gets_an_engine_whose_pyramid_is_fp16_too(tiny: Any, tmp_path: Pa
     assert "MATRIX_MULTIPLY fp32" not in built.layers
 
 
-@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # the evaluator sums group norms in fp16 too
 class LayerNormalization(OpRun):
     """As ONNX defines it for a stash_type of 1, which its evaluator overlooks: in fp32, then back."""
 

@@ -180,7 +180,8 @@ def check_device(device: str, path: Path) -> None:
             "cuda-graph:0 or tensorrt:0, and for .pt2 files cuda-compile:0."
         )
     if kind in WAYS and path.suffix not in WAYS[kind]:
-        wanted = f"an {WAYS[kind][0]} file does" if kind != "cuda-compile" else "a .pt2 file does"
+        ending = WAYS[kind][0]
+        wanted = f"{'an' if ending == '.onnx' else 'a'} {ending} file does"
         raise MusiqError(f"{path.name} does not run on {device}, {wanted}: use cuda:{cuda_index(device)}.")
 
 
