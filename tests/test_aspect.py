@@ -159,7 +159,7 @@ def test_leaving_the_scorer_closes_all_of_them() -> None:
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "musiq.cli", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, capture_output=True, env=environment, timeout=60)
+    return subprocess.run(command, cwd=cwd, capture_output=True, env=environment, timeout=300)
 
 
 def test_the_command_names_the_model_of_each_row_and_resumes(models: tuple[Path, Path], tmp_path: Path) -> None:

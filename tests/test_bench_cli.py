@@ -154,7 +154,7 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_measures_the_rest(place: Path,
     while not (journal.is_file() and journal.read_text().count("\n") > 1) and time.monotonic() - waited < 100:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Interrupted: the rows above are what was finished; the same command with --resume goes on." in said
     found = report_of(tmp_path / "out")

@@ -172,7 +172,7 @@ def in_browser(written: str, width: int, folder: Path) -> tuple[dict[str, Any], 
     log = ["--enable-logging=stderr", "--v=0", f"--user-data-dir={folder / 'profile'}", "--window-size=1400,900"]
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", *quiet.split(), *log, "--dump-dom"]
     done = subprocess.run(
-        [*command, (folder / "harness.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [*command, (folder / "harness.html").as_uri()], capture_output=True, text=True, timeout=300, check=True
     )
     found = re.search(r'<pre id="out">(.+?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stderr

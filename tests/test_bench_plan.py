@@ -277,7 +277,7 @@ def test_gpus_are_watched_while_they_work_and_described(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
     with gpu.Watch() as watch:
         watch.timing = True
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 100
         while fake.looks[1] < 6 and time.monotonic() < deadline:
             time.sleep(0.01)
     assert watch.peak_mib == 1000
@@ -355,7 +355,7 @@ def test_the_plain_timing_script_runs_on_its_own(place: Path) -> None:
         str(place / "photos" / "00.png"),
         "20",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=place, env=os.environ)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=place, env=os.environ)
     assert done.returncode == 0, done.stderr
     said = done.stdout.split()
     assert (said[0], said[2:]) == ("p50", ["ms", "of", "20", "calls"])

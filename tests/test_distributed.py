@@ -196,7 +196,7 @@ def test_shards_and_files_in_one_command_are_rows_in_order(cluster: str, top: Pa
         "ray",
     ]
     command += ["--address", cluster, "--out", "scores.csv"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 3, done.stderr
     with (tmp_path / "scores.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -257,7 +257,7 @@ def test_what_cannot_be_combined_or_reached_is_one_line_and_no_file(
     top: Path, tmp_path: Path, options: list[str], said: str
 ) -> None:
     command = [sys.executable, "-m", "musiq.cli", str(top / "photos"), "--model", str(top / "mean.onnx"), *options]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -276,7 +276,7 @@ def test_without_ray_the_engine_gives_the_install_line_and_the_rest_works(top: P
 def test_the_example_prints_the_scores(cluster: str, top: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / "ray_data.py"), "photos", "mean.onnx"]
     environment = {**os.environ, "RAY_ADDRESS": cluster}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, cwd=top)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, cwd=top)
     assert done.returncode == 0, done.stderr
     rows = dict(line.split("\t") for line in done.stdout.splitlines() if "\t" in line)
     for path, score, _, error in local_rows(top / "mean.onnx", photos(top)):

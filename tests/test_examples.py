@@ -49,7 +49,7 @@ def expected(tiny_onnx: Path, photos: Path) -> dict[str, musiq.score.Row]:
 
 def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=ROOT)
 
 
 def test_every_example_is_named_by_a_test() -> None:
@@ -107,7 +107,7 @@ def service(tiny_onnx: Path) -> Iterator[str]:
 
 def post(service: str, path: Path) -> httpx.Response:
     with path.open("rb") as file:
-        return httpx.post(f"{service}/score", files={"picture": file}, timeout=60)
+        return httpx.post(f"{service}/score", files={"picture": file}, timeout=300)
 
 
 def test_http_service_scores_concurrent_requests_like_the_library(

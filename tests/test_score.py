@@ -162,17 +162,27 @@ def test_an_endless_source_is_read_only_as_far_as_needed() -> None:
 
 
 def test_decoding_goes_on_while_the_model_runs() -> None:
-    runtime = Mean(pause_s=0.05)
+    read, more = 0, threading.Condition()
 
-    def slow() -> Iterator[NDArray[np.uint8]]:
-        for picture in pictures(40):
-            time.sleep(0.01)
+    def source() -> Iterator[NDArray[np.uint8]]:
+        nonlocal read
+        for picture in pictures(20):
+            with more:
+                read += 1
+                more.notify_all()
             yield picture
 
-    start = time.perf_counter()
-    rows = list(Scorer(runtime, batch_size=4, workers=2).score_many(slow()))
-    assert len(rows) == 40
-    assert time.perf_counter() - start < 0.8  # one after the other: 40 * 0.01 + 10 * 0.05 = 0.9
+    class Waiting(Mean):
+        """Runs until a picture of the next batch is read, which one after the other would never be."""
+
+        def run(self, images: Images) -> dict[str, Scores]:
+            scores = super().run(images)
+            with more:
+                assert more.wait_for(lambda: read > sum(self.batches) or read == 20, timeout=300)
+            return scores
+
+    rows = list(Scorer(Waiting(), batch_size=4, workers=2).score_many(source()))
+    assert [row.score for row in rows] == list(range(100, 120))
 
 
 def test_a_runtime_that_takes_several_batches_at_once_gets_them_and_rows_stay_in_order() -> None:

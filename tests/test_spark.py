@@ -28,7 +28,7 @@ def java_version() -> int:
     java = shutil.which(os.path.join(home, "bin", "java")) if home else shutil.which("java")
     if not java:
         return 0
-    said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30).stderr
+    said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=300).stderr
     found = re.search(r'version "(\d+)', said)
     return int(found[1]) if found else 0
 
@@ -67,7 +67,7 @@ def expected(top: Path) -> dict[str, tuple[float | None, str]]:
 
 def test_the_example_scores_a_folder_as_a_local_scorer_does(top: Path) -> None:
     command = [sys.executable, str(EXAMPLE), str(top / "photos"), str(top / "mean.onnx")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **LOCAL}, timeout=180, cwd=top)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **LOCAL}, timeout=300, cwd=top)
     assert done.returncode == 0, done.stderr
     rows = dict(line.split("\t") for line in done.stdout.splitlines())
     want = expected(top)
