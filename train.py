@@ -158,7 +158,7 @@ def main(context: click.Context, /, **options: Any) -> None:
     given = {name for name in options if context.get_parameter_source(name) in sources}
     run = open_run(options, given)
     from musiq.training.report import test
-    from musiq.training.surroundings import StopAskedError, open_log, show_progress, stop_on_signals
+    from musiq.training.surroundings import StopAskedError, open_log, show_progress, stop_on_signals, tell_shortages
 
     if run.state.epoch >= run.settings.epochs and runs.scored(run.folder):
         click.echo(
@@ -167,7 +167,8 @@ def main(context: click.Context, /, **options: Any) -> None:
         return
     run.log = open_log(run)
     try:
-        with stop_on_signals(run), show_progress(run.accelerator.is_main_process) as run.progress:
+        shown = show_progress(run.accelerator.is_main_process)
+        with stop_on_signals(run), tell_shortages(run), shown as run.progress:
             train(run)
             test(run)
             # A process that ends while others still work, or with its connections open, takes them all down.

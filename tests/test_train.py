@@ -26,6 +26,7 @@ from musiq.data import Labelled  # noqa: E402
 from musiq.metrics import srcc  # noqa: E402
 from musiq.training import runs  # noqa: E402
 from musiq.training.batches import Pictures, load  # noqa: E402
+from musiq.training.gradients import Objective  # noqa: E402
 
 ROOT = Path(train.__file__).parent
 SIGNALLED = Path(__file__).with_name("signalled.py")
@@ -325,6 +326,33 @@ def test_a_run_is_not_overwritten_nor_changed_by_resuming(finished: Path, labels
     result = run_train("--resume", "--out", finished, "--lr", "0.5")
     assert result.exit_code == 1
     assert "--lr 0.001" in result.output
+
+
+def test_a_decoding_process_that_the_system_ends_costs_no_more_than_the_last_steps(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starve(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    options = ("--labels", labels, "--out", tmp_path / "run", "--epochs", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Pictures, "__getitem__", starve)
+        result = run_train(*options, "--workers", 2)
+    assert result.exit_code == 1
+    (said,) = (line for line in result.output.splitlines() if line.startswith("Error"))
+    assert "most often for lack of memory" in said
+    command = said[said.index("--resume") :].split()
+    assert command[-2:] == ["--workers", "1"]
+    assert run_train(*command).exit_code == 0
+
+
+def test_a_step_that_memory_has_no_room_for_says_what_to_change(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Objective, "backward", lambda *_: torch.empty(1 << 58))
+    result = run_train("--labels", labels, "--out", tmp_path / "run", "--batch-size", 8)
+    assert result.exit_code == 1
+    assert "not enough memory on cpu for 8 pictures of 64x64 a step: give --checkpointing" in result.output
 
 
 def test_training_can_start_from_a_checkpoint_with_a_new_head(finished: Path, labels: Path, tmp_path: Path) -> None:

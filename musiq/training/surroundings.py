@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from musiq import checkpoint
 from musiq.data import Dataset
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, is_memory_short
 from musiq.metrics import srcc, undefined
 from musiq.model import Musiq
 from musiq.training import learning, runs
@@ -236,6 +236,27 @@ def stop_on_signals(run: Run) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def tell_shortages(run: Run) -> Iterator[None]:
+    """A lack of memory, or of a process that decodes, as a MusiqError that says what to change."""
+    settings = run.settings
+    try:
+        yield
+    except (MemoryError, RuntimeError) as problem:
+        if is_memory_short(problem):
+            raise MusiqError(
+                f"There is not enough memory on {run.accelerator.device} for {settings.batch_size} pictures of "
+                f"{settings.width}x{settings.height} a step: give --checkpointing, a larger --accumulate, or a smaller "
+                "--batch-size."
+            ) from problem
+        if "DataLoader worker" in str(problem):
+            raise MusiqError(
+                f"A process that decodes pictures was ended from outside, most often for lack of memory ({problem}). "
+                f"Go on with fewer: python train.py --resume --out {run.folder} --workers {run.workers // 2}"
+            ) from problem
+        raise
 
 
 def show_progress(wanted: bool) -> Progress:
