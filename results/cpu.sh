@@ -9,8 +9,8 @@
 # in the middle, it goes on where it was. It takes hours: with --plan it says how many. $PRESETS, $PRECISIONS, $WIDTH and
 # $HEIGHT narrow it down.
 #
-# Left out: pt2 and torchscript in fp16, for which PyTorch on CPUs takes several times as long as for fp32; ONNX in bf16,
-# which runs on CUDA only.
+# Left out: pt2 and torchscript in fp16, for which PyTorch takes several times as long as for fp32 on CPUs without
+# instructions for it (results/cpu-fp16.json has them on one that has some); ONNX in bf16, which no ONNX Runtime computes.
 set -eu
 pictures=$1
 shift
@@ -55,6 +55,8 @@ make_some() { # PRESET PRECISION FORMAT...
 for each in $presets; do
     make_all "$each"
 done
+trap : INT # Ctrl-C ends the measuring; what was finished is reported, and copied below
 musiq-bench --images "$pictures" --models "$work/models" --batch 1 --batch 8 --calls 10 --seconds 10 --rounds 2 --warmup 2 \
-    --max-images 200 --out "$work/report" --resume "$@"
+    --max-images 200 --out "$work/report" --resume "$@" || ended=$?
 [ ! -f "$work/report/report.json" ] || cp "$work/report/report.json" "${RESULT:-$root/results/cpu.json}"
+exit "${ended:-0}"
