@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 EXPORTS = demo/exports
+PROCESSES ?= 2
 
 .PHONY: demo test lint bench-cpu clean
 
@@ -39,8 +40,9 @@ bench-cpu: $(VENV)/.for-bench
 	$(if $(IMAGES),,$(BIN)/python -m musiq.demo --out demo/data)
 	PATH="$(CURDIR)/$(BIN):$$PATH" results/cpu.sh $(or $(IMAGES),demo/data/test)
 
+# Two processes by default, each with the files that it takes: most of the time one of them loads and saves.
 test: $(VENV)/.for-test lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
 
 lint: $(VENV)/.for-test
 	$(BIN)/ruff check .

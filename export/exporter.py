@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,14 +148,15 @@ def _record(format: Format, request: Request, reference: Reference, built: Built
 @contextmanager
 def staging(path: Path) -> Iterator[Path]:
     """A folder beside the goal, so that renaming is one step; removed whatever happens."""
+    # Named before it is made, so that a signal that comes right after it was made finds it removed too.
+    folder = path.with_name(f".part-{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
-    except OSError as problem:
-        raise MusiqError(
-            f"Cannot write into {path.parent}: {problem.strerror}. Give --out a folder with write access."
-        ) from problem
-    try:
+        try:
+            folder.mkdir(parents=True)
+        except OSError as problem:
+            raise MusiqError(
+                f"Cannot write into {path.parent}: {problem.strerror}. Give --out a folder with write access."
+            ) from problem
         yield folder
     except OSError as problem:
         raise MusiqError(

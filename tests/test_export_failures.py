@@ -125,6 +125,21 @@ def test_an_interrupted_export_leaves_nothing_behind(tiny_checkpoint: Path, tmp_
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_signal_right_after_the_temporary_folder_was_made_finds_it_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = Path.mkdir
+
+    def make_and_stop(folder: Path, **options: bool) -> None:
+        mkdir(folder, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", make_and_stop)
+    with pytest.raises(KeyboardInterrupt), exporter.staging(tmp_path / "model.onnx"):
+        pytest.fail("the folder was never handed out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_artefact_changed_by_one_byte_is_refused_at_load(tiny_onnx: Path, tmp_path: Path) -> None:
     copy = tmp_path / tiny_onnx.name
     data = bytearray(tiny_onnx.read_bytes())
