@@ -70,6 +70,18 @@ def test_a_process_that_dies_is_a_row_with_how(
     assert "last words" in row.reason
 
 
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="only Linux chooses by a score")
+def test_a_process_that_measures_is_the_first_to_go_where_memory_ends(
+    place: Path, photos: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+    telling = f"import atexit, shutil\natexit.register(shutil.copyfile, '/proc/self/oom_score_adj', {str(told)!r})\n"
+    monkeypatch.setenv("PYTHONPATH", at_start(tmp_path, telling))
+    (row,) = measured(place, photos, FEW, "brightness.onnx")
+    assert row.status == "ok"
+    assert told.read_text().strip() == "1000"
+
+
 def test_a_process_that_hangs_is_stopped(place: Path, photos: Pictures) -> None:
     endless = Settings(calls=10**9, rounds=1, warmup_calls=0, warmup_seconds=0, timeout_s=4)
     started = time.monotonic()
