@@ -10,7 +10,7 @@
 # $HEIGHT narrow it down.
 #
 # Left out: pt2 and torchscript in fp16, for which PyTorch takes several times as long as for fp32 on CPUs without
-# instructions for it (results/cpu-fp16.json has them on one that has some); ONNX in bf16, which no ONNX Runtime computes.
+# instructions for it (results/cpu-fp16-*.json: one that has some); ONNX in bf16, which no ONNX Runtime computes.
 set -eu
 pictures=$1
 shift
