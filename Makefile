@@ -42,7 +42,7 @@ bench-cpu: $(VENV)/.for-bench
 
 # Two processes by default, each with the files that it takes: most of the time one of them loads and saves.
 test: $(VENV)/.for-test lint
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.for-test
 	$(BIN)/ruff check .
