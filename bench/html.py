@@ -15,7 +15,7 @@ from typing import Any
 from .page import SCRIPT, STYLE
 from .plots import Plot
 from .report import Report, Row
-from .table import COLUMNS, Column, figure, remarks, time
+from .table import Column, columns_of, figure, remarks, time
 
 LISTED = 20  # broken pictures that are named
 
@@ -95,7 +95,11 @@ def _head(report: Report, failed: int) -> str:
 
 
 def _table(report: Report) -> str:
-    columns = [column for column in _columns(COLUMNS) if any(column.text(row) not in ("", "-") for row in report.rows)]
+    columns = [
+        column
+        for column in _columns(columns_of(report))
+        if any(column.text(row) not in ("", "-") for row in report.rows)
+    ]
     heads = "".join(f'<th scope="col"{_number(column)}>{escape(column.title)}</th>' for column in columns)
     # As small on paper as the columns need; 6.5 points is what a page across has room for with 23 of them.
     size = f"--print: {min(9.0, 150 / len(columns)):.1f}pt"

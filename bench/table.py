@@ -40,6 +40,7 @@ class Column:
     right: bool = True
     rank: int = 0  # where there is too little room, the column of the highest rank is left out first; 0 stays
     labelled: bool = False  # only where there are labels
+    sized: bool = False  # only where there are pictures of several sizes
 
 
 def figure(name: str, form: str) -> Callable[[Row], str]:
@@ -82,6 +83,10 @@ def runs_on(row: Row) -> str:
     return provider if provider.lower().startswith(runtime.lower()) else f"{runtime} {provider}"
 
 
+def size(row: Row) -> str:
+    return f"{row.width}x{row.height}" if row.width else ""
+
+
 def _per_s(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
@@ -90,6 +95,7 @@ COLUMNS = (
     Column("model", lambda row: row.model, right=False),
     Column("runs on", runs_on, right=False),
     Column("type", lambda row: row.precision, right=False, rank=4),
+    Column("size", size, sized=True),
     Column("batch", lambda row: str(row.batch)),
     Column(
         "p50 ms", lambda row: time("latency_ms", "p50")(row) if row.latency_ms else SHORT.get(row.status, row.status)
@@ -110,6 +116,16 @@ COLUMNS = (
 )
 
 
+def columns_of(report: Report) -> list[Column]:
+    """Those that say something of such a report."""
+    several = len(sizes(report)) > 1
+    return [column for column in COLUMNS if (report.labels or not column.labelled) and (several or not column.sized)]
+
+
+def sizes(report: Report) -> list[str]:
+    return sorted({size(row) for row in report.rows if row.width})
+
+
 def show(report: Report, console: Console) -> None:
     """Print the table, its caption, and a line for each row that failed or needs a word."""
     shown, loose = _shown(report, console.width)
@@ -127,11 +143,7 @@ def show(report: Report, console: Console) -> None:
 
 def _shown(report: Report, width: int) -> tuple[list[Column], bool]:
     """The columns that there is room for, and whether there is room between them too."""
-    columns = [
-        column
-        for column in COLUMNS
-        if (report.labels or not column.labelled) and (column.title != "GPU MiB" or report.environment["gpus"])
-    ]
+    columns = [column for column in columns_of(report) if column.title != "GPU MiB" or report.environment["gpus"]]
     needs = {each.title: max(len(text) for text in (each.title, *map(each.text, report.rows))) for each in columns}
     for rank in sorted({column.rank for column in columns}, reverse=True):
         shown = [column for column in columns if column.rank <= rank]
@@ -146,8 +158,7 @@ def _shown(report: Report, width: int) -> tuple[list[Column], bool]:
 def caption(report: Report) -> str:
     """What the figures are of: pictures, sizes, target, split, n, and both comparisons."""
     pictures, labels = report.pictures, report.labels
-    sizes = sorted({f"{row.width}x{row.height}" for row in report.rows if row.width})
-    said = [f"{pictures['used']} pictures at {', '.join(sizes) or 'no size'}"]
+    said = [f"{pictures['used']} pictures at {', '.join(sizes(report)) or 'no size'}"]
     if pictures["broken"]:
         said.append(f" ({len(pictures['broken'])} that cannot be read left out)")
     said.append(". Latency: uint8 pictures in memory to scores, n calls of one batch.")
@@ -160,9 +171,11 @@ def caption(report: Report) -> str:
 def remarks(report: Report, paired: bool = True) -> list[str]:
     """One line for each thing that the table's figures do not say by themselves; `paired` with SRCC minus PyTorch's."""
     batches: dict[tuple[str, str], list[str]] = {}
+    several = len(sizes(report)) > 1
     for row in report.rows:
+        name = _name(row) + (f" at {size(row)}" if several and row.width else "")
         for remark in _remarks(row, paired):
-            batches.setdefault((_name(row), remark), []).append(str(row.batch))
+            batches.setdefault((name, remark), []).append(str(row.batch))
     said = [f"{name}, batch {' and '.join(those)}: {remark}" for (name, remark), those in batches.items()]
     wanted = report.labels["target"] if report.labels else None
     for target in dict.fromkeys(row.target for row in report.rows if wanted and row.target not in (None, wanted)):

@@ -17,7 +17,7 @@ from .figures import Latency
 from .html import page
 from .plots import NAMES, Plot, draw
 from .report import Report, Row
-from .table import COLUMNS, remarks
+from .table import columns_of, remarks
 
 FILES = ("report.json", "report.csv", "report.md", "report.html")
 
@@ -89,7 +89,7 @@ def flatten(row: Row) -> dict[str, Any]:
 
 def markdown(report: Report) -> str:
     """The table for a README or a pull request, with its caption and what it ran on."""
-    columns = [column for column in COLUMNS if column.labelled is False or report.labels]
+    columns = columns_of(report)
     lines = [
         "| " + " | ".join(column.title for column in columns) + " |",
         "|" + "|".join(" ---: " if column.right else " --- " for column in columns) + "|",

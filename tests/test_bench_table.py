@@ -57,6 +57,18 @@ def test_one_thing_to_say_of_several_batch_sizes_is_said_once() -> None:
     assert "model on PyTorch cpu, batch 8: another" in said
 
 
+def test_pictures_of_several_sizes_are_told_apart() -> None:
+    report = made_report(batches=(1,), runtimes=RUNTIMES[:1] * 2)
+    assert "size" not in rendered(report, 100)[1].split()
+    report.rows[1].width, report.rows[1].height = 4000, 3000
+    for row in report.rows:
+        row.notes = ["not timed"]
+    lines = rendered(report, 100)
+    assert lines[1].split().index("size") < lines[1].split().index("batch")
+    assert [word for line in lines[3:5] for word in line.split() if "x" in word] == ["1024x768", "4000x3000"]
+    assert "model on PyTorch cpu at 4000x3000, batch 1: not timed" in remarks(report)
+
+
 def test_the_paired_difference_is_told_below_the_table_and_not_where_it_has_a_column() -> None:
     report = made_report(batches=(1,))
     assert any("from PyTorch's, 95% interval" in line for line in remarks(report))
