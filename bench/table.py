@@ -123,7 +123,9 @@ def columns_of(report: Report) -> list[Column]:
 
 
 def sizes(report: Report) -> list[str]:
-    return sorted({size(row) for row in report.rows if row.width})
+    """Those of the report's pictures, small ones first."""
+    pixels = {size(row): (row.width or 0) * (row.height or 0) for row in report.rows if row.width}
+    return sorted(pixels, key=pixels.__getitem__)
 
 
 def show(report: Report, console: Console) -> None:
