@@ -129,8 +129,9 @@ def draw(over_batch: Sequence[Call], over_size: Sequence[Call], runs: Sequence[R
         figure = Figure(figsize=(11, 6), layout="constrained")
         axes = figure.subplots(2, len(pairs))
         for column, (label, (times, memory)) in enumerate(pairs.items()):
-            _panel(axes[0][column], times)
-            _panel(axes[1][column], memory)
+            colours = {name: f"C{number}" for number, name in enumerate(times | memory)}
+            _panel(axes[0][column], times, colours)
+            _panel(axes[1][column], memory, colours)
             axes[1][column].set_xlabel(label)
         axes[0][0].set_ylabel("ms a picture")
         axes[1][0].set_ylabel("peak memory of the process, MiB")
@@ -151,15 +152,15 @@ def _series(found: Sequence[Call], across: Sequence[float]) -> tuple[Series, Ser
     return times, memory
 
 
-def _panel(axes: Axes, series: Series) -> None:
+def _panel(axes: Axes, series: Series, colours: dict[str, str]) -> None:
     for name, line in series.items():
-        axes.plot(*zip(*line, strict=True), "o-", markersize=4, linewidth=1.4, label=name)
+        axes.plot(*zip(*line, strict=True), "o-", color=colours[name], markersize=4, linewidth=1.4, label=name)
     points = [point for line in series.values() for point in line]
     if points:
         axes.set_xscale("log")
         axes.set_yscale("log")
         at = sorted({across for across, _ in points})
-        axes.set_xticks(at, [f"{each:.2g}" if each < 1 else f"{each:.4g}" for each in at])
+        axes.set_xticks(at, [f"{each:.2g}" if each < 100 else f"{each:,.0f}" for each in at])
         axes.minorticks_off()
         log_ticks(axes.yaxis, [up for _, up in points])
         axes.legend(frameon=False)
