@@ -118,14 +118,21 @@ COLUMNS = (
 
 def columns_of(report: Report) -> list[Column]:
     """Those that say something of such a report."""
-    several = len(sizes(report)) > 1
-    return [column for column in COLUMNS if (report.labels or not column.labelled) and (several or not column.sized)]
+    return [
+        column
+        for column in COLUMNS
+        if (report.labels or not column.labelled) and (not column.sized or several_sizes(report.rows))
+    ]
 
 
-def sizes(report: Report) -> list[str]:
-    """Those of the report's pictures, small ones first."""
-    pixels = {size(row): (row.width or 0) * (row.height or 0) for row in report.rows if row.width}
+def sizes(rows: Sequence[Row]) -> list[str]:
+    """Those of the rows' pictures, small ones first."""
+    pixels = {size(row): (row.width or 0) * (row.height or 0) for row in rows if row.width}
     return sorted(pixels, key=pixels.__getitem__)
+
+
+def several_sizes(rows: Sequence[Row]) -> bool:
+    return len(sizes(rows)) > 1
 
 
 def show(report: Report, console: Console) -> None:
@@ -160,7 +167,7 @@ def _shown(report: Report, width: int) -> tuple[list[Column], bool]:
 def caption(report: Report) -> str:
     """What the figures are of: pictures, sizes, target, split, n, and both comparisons."""
     pictures, labels = report.pictures, report.labels
-    said = [f"{pictures['used']} pictures at {', '.join(sizes(report)) or 'no size'}"]
+    said = [f"{pictures['used']} pictures at {', '.join(sizes(report.rows)) or 'no size'}"]
     if pictures["broken"]:
         said.append(f" ({len(pictures['broken'])} that cannot be read left out)")
     said.append(". Latency: uint8 pictures in memory to scores, n calls of one batch.")
@@ -173,11 +180,10 @@ def caption(report: Report) -> str:
 def remarks(report: Report, paired: bool = True) -> list[str]:
     """One line for each thing that the table's figures do not say by themselves; `paired` with SRCC minus PyTorch's."""
     batches: dict[tuple[str, str], list[str]] = {}
-    several = len(sizes(report)) > 1
+    sized = several_sizes(report.rows)
     for row in report.rows:
-        name = _name(row) + (f" at {size(row)}" if several and row.width else "")
         for remark in _remarks(row, paired):
-            batches.setdefault((name, remark), []).append(str(row.batch))
+            batches.setdefault((_name(row, sized), remark), []).append(str(row.batch))
     said = [f"{name}, batch {' and '.join(those)}: {remark}" for (name, remark), those in batches.items()]
     wanted = report.labels["target"] if report.labels else None
     for target in dict.fromkeys(row.target for row in report.rows if wanted and row.target not in (None, wanted)):
@@ -196,13 +202,15 @@ def _unsteady(rows: Sequence[Row]) -> list[str]:
     noisy = sorted(((cv, row) for cv, row in steady if cv > NOISY), key=lambda each: -each[0])
     if not noisy:
         return []
-    worst = [f"{_name(row)}, batch {row.batch} by {cv:.0%}" for cv, row in noisy[:NAMED]]
+    sized = several_sizes(rows)
+    worst = [f"{_name(row, sized)}, batch {row.batch} by {cv:.0%}" for cv, row in noisy[:NAMED]]
     more = [f"and {len(noisy) - NAMED} rows more"] if len(noisy) > NAMED else []
     return [f"Latencies vary by more than {NOISY:.1%} (standard deviation over mean): {', '.join(worst + more)}."]
 
 
-def _name(row: Row) -> str:
-    return f"{row.model} on {runs_on(row)}"
+def _name(row: Row, sized: bool) -> str:
+    """Model and runtime, and where they are not the same for all (`sized`) the size of its pictures."""
+    return f"{row.model} on {runs_on(row)}" + (f" at {size(row)}" if sized and row.width else "")
 
 
 def _remarks(row: Row, paired: bool) -> list[str]:
