@@ -19,7 +19,7 @@ from musiq.spec import Spec
 
 from .check import LIMITS, Limits
 from .formats import FORMATS, Format, check_possible, find
-from .request import INPUTS, Batch, Request
+from .request import INPUTS, TARGETS, Batch, Request
 
 if TYPE_CHECKING:
     from musiq.model import Musiq
@@ -57,6 +57,12 @@ FORMAT_HELP = (
 )
 @click.option(
     "--inputs", type=click.Choice(INPUTS), default="image", help="One uint8 picture, or its normalised scales."
+)
+@click.option(
+    "--tune-for",
+    type=click.Choice(TARGETS),
+    show_default="gpu where PyTorch sees one, else cpu",
+    help="Where the file is to be fast; it runs on both. Of presets with a patch trunk (musiq, musiq-pyiqa, tiny).",
 )
 @click.option("--batch", default="1..", help="One size, or smallest..largest; '1..' has no limit.")
 @click.option("--batch-opt", type=click.IntRange(1), default=8, help="The size that TensorRT makes fastest.")
@@ -168,13 +174,18 @@ def export_all(
     wanted = []
     for precision in precisions:
         limits = limits_of(options, LIMITS[precision])
-        request = Request(simple, precision, options["inputs"], batch, opset_of(options, precision))
+        request = Request(
+            simple, precision, options["inputs"], batch, opset_of(options, precision), target_of(options["tune_for"])
+        )
         request = replace(request, options={**engine, **int8_options(options, precision, limits, spec)})
         wanted += [(format, request, limits) for format in possible(formats, request, patient)]
     click.echo(
         f"{spec.preset}, {spec.width}x{spec.height}, {spec.tokens} tokens: "
         f"{gflop(model):.1f} GFLOP, simplified {gflop(simple):.1f}"
     )
+    if options["tune_for"] is None and spec.trunk == "patch" and any(not format.gpu_only for format, *_ in wanted):
+        target = wanted[0][1].tuned_for
+        click.echo(f"tuned for a {target}; --tune-for {'gpu' if target == 'cpu' else 'cpu'} for the other")
     reference = make_reference(options, checkpoint, model)
     failures: list[MusiqError] = []
     for format, request, limits in wanted:
@@ -263,6 +274,17 @@ def engine_options(options: dict[str, Any]) -> dict[str, Any]:
 
     gpus = parse_gpus(options["gpus"]) if options["gpus"] else ()
     return {"gpus": gpus, **{name: options[name] for name in ("tf32", "compatible", "timing_cache")}}
+
+
+def target_of(asked: str | None) -> str:
+    """What to tune for: what was asked, else the kind of machine that this is, on which the file is checked too."""
+    return asked or ("gpu" if cuda_at_hand() else "cpu")
+
+
+def cuda_at_hand() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def int8_options(options: dict[str, Any], precision: str, limits: Limits, spec: Spec) -> dict[str, Any]:

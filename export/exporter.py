@@ -73,6 +73,7 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
 
     Raises MusiqError if the artefact cannot be built, disagrees, or cannot be written.
     """
+    request = replace(request, tuned_for="gpu") if format.gpu_only else request
     with staging(path) as folder:
         part = folder / path.name
         started = time.perf_counter()
@@ -141,7 +142,12 @@ def _record(format: Format, request: Request, reference: Reference, built: Built
         versions=built.versions,
         layers=dict(sorted(built.layers.items(), key=lambda item: -item[1])),
         unverified=built.unverified,
-        details={**built.details, "tf32": bool(request.options.get("tf32")), "build_s": round(seconds, 1)},
+        details={
+            **built.details,
+            "tuned_for": request.tuned_for,
+            "tf32": bool(request.options.get("tf32")),
+            "build_s": round(seconds, 1),
+        },
     )
 
 

@@ -19,7 +19,8 @@ Builder = Callable[[Request, Path], Built]
 class Format:
     """`suffix` ties it to its runtime (`musiq.runtimes.RUNTIMES`); `package` must be importable, `extra` installs it.
 
-    A `repository` is a folder for Triton Inference Server with such a file inside (`triton.export_repository`).
+    A `repository` is a folder for Triton Inference Server with such a file inside (`triton.export_repository`). What is
+    `gpu_only` is never tuned for a CPU.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Format:
     note: str = ""
     possible: Callable[[Request], None] | None = None  # raises MusiqError for what this machine cannot build
     repository: bool = False
+    gpu_only: bool = False
 
 
 def _torchscript(request: Request, path: Path) -> Built:
@@ -112,6 +114,7 @@ FORMATS: dict[str, Format] = {
             (*FLOATS, "int8"),
             ("tensorrt", "engine"),
             possible=_trt_possible,
+            gpu_only=True,
         ),
         Format(
             "trt-rtx",
@@ -122,6 +125,7 @@ FORMATS: dict[str, Format] = {
             (*FLOATS, "int8"),
             ("tensorrt-rtx", "rtx"),
             possible=_trt_rtx_possible,
+            gpu_only=True,
         ),
         Format(
             "triton",
@@ -145,6 +149,7 @@ FORMATS: dict[str, Format] = {
             "round the engine",
             possible=_triton_trt_possible,
             repository=True,
+            gpu_only=True,
         ),
     )
 }

@@ -5,8 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from musiq.model import Musiq
+from musiq.model import PATCHES_AT_ONCE, Musiq
 from musiq.precision import in_precision
+
+from .request import Request
+from .simplify_patches import FoldedPatchTrunk
+
+MOST_PARTS = 16
+"""Parts of the patch trunk in one graph at most: each adds some forty nodes, and a picture of 12 megapixels has 11,901
+patches."""
 
 
 class FromImage(nn.Module):
@@ -31,11 +38,15 @@ class FromPyramid(nn.Module):
         return self.model.read(self.model.rate(list(scales)))
 
 
-def traced_module(model: Musiq, inputs: str, precision: str) -> tuple[nn.Module, tuple[Tensor, ...], list[str]]:
+def traced_module(request: Request) -> tuple[nn.Module, tuple[Tensor, ...], list[str]]:
     """The module to trace, an example of its inputs with a batch of 2, and their names."""
-    model = in_precision(model, precision)
+    model = in_precision(request.model, request.precision)
+    if isinstance(model.trunk, FoldedPatchTrunk):
+        patches = model.spec.tokens - 1
+        in_parts = max(PATCHES_AT_ONCE, -(-patches // MOST_PARTS))
+        model.trunk.at_once = in_parts if request.tuned_for == "cpu" else patches
     image = torch.zeros(2, model.spec.height, model.spec.width, 3, dtype=torch.uint8)
-    if inputs == "image":
+    if request.inputs == "image":
         return FromImage(model).eval(), (image,), ["image"]
     with torch.no_grad():
         return FromPyramid(model).eval(), tuple(model.pyramid(image)), list(model.pyramid.names)

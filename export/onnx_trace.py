@@ -44,7 +44,7 @@ def _trace(request: Request) -> Any:
 
     from .graph import output_names, traced_module
 
-    module, example, names = traced_module(request.model, request.inputs, request.precision)
+    module, example, names = traced_module(request)
     if request.batch.dynamic:
         shapes: Any = tuple({0: torch.export.Dim("batch")} for _ in example)
         if request.inputs == "pyramid":
@@ -115,7 +115,8 @@ def lower(model: onnx.ModelProto, opset: int) -> None:
     """Say an older opset of a graph that means the same in both, and the oldest file version that has it: older runtimes
     refuse numbers, not operators. Raises MusiqError for an operator that changed in between.
 
-    onnx's own converter knows no way back for Pad, whose only change in 18 is an input that is not used here.
+    onnx's own converter knows no way back for Pad and Split, which in 18 only got an input and an attribute that are not
+    used here.
     """
     import onnx
 
@@ -123,12 +124,17 @@ def lower(model: onnx.ModelProto, opset: int) -> None:
     for node in model.graph.node:
         schemas = [onnx.defs.get_schema(node.op_type, version, "") for version in (opset, imported.version)]
         same = schemas[0].since_version == schemas[1].since_version
-        if not same and not (node.op_type == "Pad" and len(node.input) <= len(schemas[0].inputs)):
+        if not same and not (node.op_type in ("Pad", "Split") and _is_known(node, schemas[0])):
             raise MusiqError(
                 f"{node.op_type} means something else in opset {opset} than in {imported.version}. Leave out --opset."
             )
     imported.version = opset
     model.ir_version = onnx.helper.find_min_ir_version_for([imported])
+
+
+def _is_known(node: onnx.NodeProto, schema: Any) -> bool:
+    """Whether the node has no more inputs and attributes than an older opset's schema names."""
+    return len(node.input) <= len(schema.inputs) and {entry.name for entry in node.attribute} <= set(schema.attributes)
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

@@ -87,7 +87,7 @@ def details(request: Request, format: str) -> dict[str, Any]:
 
 
 def _key(request: Request, symmetric: bool) -> tuple[Any, ...]:
-    return id(request.model), request.inputs, request.batch, request.opset, symmetric
+    return id(request.model), request.inputs, request.batch, request.opset, request.tuned_for, symmetric
 
 
 def _plain(request: Request) -> onnx.ModelProto:

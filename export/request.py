@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from musiq.model import Musiq
 
 INPUTS = ("image", "pyramid")
+TARGETS = ("cpu", "gpu")
+"""What a graph can be tuned for; it runs on both. A CPU gets the patch trunk in parts, which stay in its caches; a GPU,
+which would wait for each launch, all patches at once (`musiq.model.each_patch`)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Request:
     inputs: str = "image"
     batch: Batch = field(default_factory=Batch)
     opset: int = 18
+    tuned_for: str = "cpu"  # one of TARGETS
     options: dict[str, Any] = field(default_factory=dict)  # what one format alone reads: gpus, tf32, ...
 
 

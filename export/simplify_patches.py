@@ -75,6 +75,7 @@ class FoldedPatchTrunk(nn.Module):
 
     ratio: Tensor
     last_shift: Tensor
+    at_once = 0  # see `each_patch`
 
     def __init__(self, trunk: PatchTrunk) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class FoldedPatchTrunk(nn.Module):
         self.dense.weight.data = self.dense.weight * last.factor.repeat_interleave(pixels)
 
     def forward(self, scales: list[Tensor]) -> Tensor:
-        return each_patch(self.patch, scales)
+        return each_patch(self.patch, scales, self.at_once)
 
     def patch(self, x: Tensor) -> Tensor:
         x = self.root.bare(self.conv_root(padded_for_root(x)))  # (P, 64, 16, 16)

@@ -20,7 +20,7 @@ NO_LAYERS = ("prim::", "aten::size", "aten::Int", "aten::mul.int")
 
 
 def build_torchscript(request: Request, path: Path) -> Built:
-    module, example, _ = traced_module(request.model, request.inputs, request.precision)
+    module, example, _ = traced_module(request)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecated: known
         frozen = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
@@ -43,7 +43,7 @@ def _named(tensor: torch.Tensor) -> tuple[str, list[int]]:
 
 
 def build_pt2(request: Request, path: Path) -> Built:
-    module, example, _ = traced_module(request.model, request.inputs, request.precision)
+    module, example, _ = traced_module(request)
     shapes: Any = tuple({0: torch.export.Dim("batch", min=1)} for _ in example) if request.batch.dynamic else None
     if not request.batch.dynamic:
         example = tuple(x[:1].repeat(request.batch.largest, *[1] * (x.ndim - 1)) for x in example)

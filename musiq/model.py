@@ -125,10 +125,33 @@ class PatchTrunk(nn.Module):
         return self.dense(x.flatten(1))
 
 
-def each_patch(features: Callable[[Tensor], Tensor], scales: list[Tensor]) -> Tensor:
-    """Scales (B, 3, h, w) to (B, N-1, D), by `features` from (P, 3, 32, 32) to (P, D) over every patch by itself."""
+PATCHES_AT_ONCE = 128
+"""Patches whose activations, up to 64 KB each, a CPU works on before it takes the next ones. `musiq` at 1024x768 on 2 cores
+of an Intel Xeon, eager PyTorch, one picture: 0.73 of the time of all patches at once with 102, 0.72 with 153, 0.83 with 54
+and 1.17 with 16; eight pictures: 0.71, 0.64, 0.74 and 0.94."""
+
+
+def each_patch(features: Callable[[Tensor], Tensor], scales: list[Tensor], at_once: int = 0) -> Tensor:
+    """Scales (B, 3, h, w) to (B, N-1, D), by `features` from (P, 3, 32, 32) to (P, D) over every patch by itself.
+
+    On a CPU in parts, between whose operators less leaves the caches and less memory is needed; on a GPU, which would wait
+    for each launch, all at once. A graph that is traced does not know where it will run: it is told `at_once`, the most
+    patches of each picture in a part.
+    """
     patches = torch.cat([to_patches(scale) for scale in scales], dim=1)  # (B, N-1, 3, 32, 32)
-    return features(patches.flatten(0, 1)).unflatten(0, (-1, patches.shape[1]))
+    if at_once and at_once < patches.shape[1]:
+        parts = patches.split(_even(patches.shape[1], at_once), dim=1)
+        return torch.cat([features(x.flatten(0, 1)).unflatten(0, (-1, x.shape[1])) for x in parts], dim=1)
+    flat = patches.flatten(0, 1)
+    if at_once or flat.device.type != "cpu" or torch.compiler.is_compiling():
+        return features(flat).unflatten(0, (-1, patches.shape[1]))
+    found = [features(x) for x in flat.split(_even(len(flat), PATCHES_AT_ONCE))]
+    return torch.cat(found).unflatten(0, (-1, patches.shape[1]))
+
+
+def _even(n: int, most: int) -> int:
+    """The size of parts of `n` that hold `most` each at most, and as nearly the same as can be."""
+    return -(-n // -(-n // most))
 
 
 def padded_for_root(x: Tensor) -> Tensor:

@@ -26,7 +26,15 @@ def traced_once(weights: Callable[[Request], Hashable]) -> Iterator[None]:
     known: dict[Hashable, bytes] = {}
 
     def once(request: Request, symmetric: bool = False) -> onnx.ModelProto:
-        key = (weights(request), request.precision, request.inputs, request.batch, request.opset, symmetric)
+        key = (
+            weights(request),
+            request.precision,
+            request.inputs,
+            request.batch,
+            request.opset,
+            request.tuned_for,
+            symmetric,
+        )
         if key not in known:
             known[key] = to_onnx(request, symmetric).SerializeToString()
         return onnx.ModelProto.FromString(known[key])

@@ -1,0 +1,155 @@
+"""The patch trunk in parts, which a CPU's caches hold: the same scores, and at no cost where it does not pay."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from musiq import artifact, checkpoint
+from musiq.errors import MusiqError
+from musiq.model import PATCHES_AT_ONCE, each_patch, to_patches
+from musiq_export import calibration, exporter, graph, quantise
+from musiq_export.check import LIMITS, Limits
+from musiq_export.formats import FORMATS, find
+from musiq_export.onnx_trace import float_onnx, lower
+from musiq_export.request import Request
+from musiq_export.simplify import simplify
+from tests.exporting import run
+from tests.recipe import lively_model, picture
+
+LARGE = {"height": 384, "width": 512}  # 12x16 patches, 3x4 of the scale of 128: 204, two parts of 102
+
+
+def convolutions(model: onnx.ModelProto) -> int:
+    return sum(node.op_type == "Conv" for node in model.graph.node)
+
+
+def scores(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run(["score"], {"image": images})[0]
+    return found
+
+
+@pytest.mark.parametrize("at_once", [0, 100])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_parts_give_every_patch_its_features_in_order_and_are_nearly_the_same_size(batch: int, at_once: int) -> None:
+    sizes: list[int] = []
+
+    def features(x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        return x.flatten(1)[:, ::500]
+
+    scales = [torch.rand(batch, 3, 384, 512), torch.rand(batch, 3, 96, 128)]
+    found = each_patch(features, scales, at_once)
+    expected = torch.cat([to_patches(scale) for scale in scales], dim=1).flatten(2)[:, :, ::500]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert sum(sizes) == batch * 204
+    if at_once:
+        assert sizes == [batch * 68] * 3  # of each picture of the batch, whose size a graph does not know
+    else:
+        assert max(sizes) <= PATCHES_AT_ONCE
+        assert max(sizes) - min(sizes) < len(sizes)
+
+
+def test_a_graph_for_cpus_has_parts_one_for_gpus_has_none_and_they_score_the_same() -> None:
+    model = lively_model("tiny", **LARGE)
+    request = Request(simplify(model))
+    for_cpu, for_gpu = float_onnx(request), float_onnx(replace(request, tuned_for="gpu"))
+    assert convolutions(for_cpu) == 4  # two parts
+    assert convolutions(for_gpu) == 2
+    images = np.stack([picture(384, 512, seed) for seed in range(3)])
+    with torch.inference_mode():
+        expected = model.predict(torch.from_numpy(images))[0].numpy()
+    for made in (for_cpu, for_gpu):
+        np.testing.assert_allclose(scores(made, images), expected, atol=2e-5)
+        np.testing.assert_allclose(scores(made, images[:1]), expected[:1], atol=2e-5)
+
+
+def test_parts_reach_back_to_opset_17() -> None:
+    model = float_onnx(Request(simplify(lively_model("tiny", **LARGE))))
+    lower(model, 17)
+    onnx.checker.check_model(model, full_check=True)
+    assert convolutions(model) == 4
+    split = next(node for node in model.graph.node if node.op_type == "Split")
+    split.attribute.append(onnx.helper.make_attribute("num_outputs", 2))  # which opset 13 does not know
+    model.opset_import[0].version = 18
+    with pytest.raises(MusiqError, match="Split means something else"):
+        lower(model, 17)
+
+
+def test_a_large_picture_has_larger_parts_and_no_more_of_them() -> None:
+    model = simplify(lively_model("tiny", height=2048, width=3072))
+    module, _, _ = graph.traced_module(Request(model))
+    patches = model.spec.tokens - 1
+    at_once = module.get_submodule("model.trunk").at_once
+    assert patches > 5000
+    assert patches / at_once <= graph.MOST_PARTS < patches / PATCHES_AT_ONCE
+
+
+def test_compiled_for_any_device_all_patches_are_computed_at_once() -> None:
+    model = lively_model("tiny", **LARGE)
+    image = torch.from_numpy(picture(384, 512, 1))[None]
+    program = torch.export.export(model, (image,))
+    called = [str(node.target) for node in program.graph.nodes]
+    assert sum("conv2d" in name for name in called) == 5
+    torch.testing.assert_close(program.module()(image), model(image))
+
+
+def test_the_command_tunes_for_the_machine_at_hand_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tuned(name: str, *given: str) -> tuple[str, int, str]:
+        result = run("--checkpoint", weights, "--out", tmp_path, "--name", name, *given)
+        assert result.exit_code == 0, result.output
+        record = json.loads(artifact.record_path(tmp_path / f"{name}.onnx").read_text())
+        return record["details"]["tuned_for"], convolutions(onnx.load(tmp_path / f"{name}.onnx")), result.output
+
+    weights = tmp_path / "tiny.safetensors"
+    checkpoint.save(lively_model("tiny", **LARGE), weights)
+    monkeypatch.setattr("musiq_export.cli.cuda_at_hand", lambda: False)
+    target, parts, output = tuned("here")
+    assert (target, parts) == ("cpu", 4)
+    assert "tuned for a cpu; --tune-for gpu for the other" in output
+    target, parts, output = tuned("asked", "--tune-for", "gpu")
+    assert (target, parts) == ("gpu", 2)
+    assert "tuned" not in output
+    monkeypatch.setattr("musiq_export.cli.cuda_at_hand", lambda: True)
+    target, parts, output = tuned("there")
+    assert (target, parts) == ("gpu", 2)
+    assert "tuned for a gpu; --tune-for cpu for the other" in output
+
+
+def test_an_engine_is_for_a_gpu_whatever_is_asked(tmp_path: Path) -> None:
+    assert {name for name, format in FORMATS.items() if format.gpu_only} == {"trt", "trt-rtx", "triton-trt"}
+    model = lively_model("tiny", **LARGE)
+    reference = exporter.Reference(model, "m", "0", np.stack([picture(384, 512, seed) for seed in range(3)]), "made")
+    format = replace(find("onnx"), gpu_only=True)
+    path = tmp_path / "engine.onnx"
+    record = exporter.export(format, Request(simplify(model)), reference, LIMITS["fp32"], path, print)
+    assert record.details["tuned_for"] == "gpu"
+    assert convolutions(onnx.load(path)) == 2
+
+
+def test_int8_makes_every_part_of_the_dense_layer_int8_from_one_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "PATCHES_AT_ONCE", 35)  # of 69: two parts
+    model = simplify(lively_model("tiny"))
+    images = np.stack([picture(192, 256, seed) for seed in range(64)])
+    pictures = calibration.Calibration([str(seed) for seed in range(64)], images)
+    request = Request(model, "int8", options={"calibration": pictures, "limits": Limits(20.0, 0.8)})
+    made = quantise.quantised(request)
+    dense = [node for node in made.graph.node if node.op_type == "Gemm" and "trunk.dense" in node.input[1]]
+    makers = {name: node for node in made.graph.node for name in node.output}
+    stored = {makers[node.input[1]].input[0] for node in dense if node.input[1] in makers}
+    assert len(dense) == 2
+    assert len(stored) == 1
+    with torch.inference_mode():
+        expected = model.predict(torch.from_numpy(images))[0].numpy()
+    found = scores(made, images)
+    assert np.corrcoef(found, expected)[0, 1] > 0.9
+    assert np.abs(found - expected).max() > 1e-4  # it is no fp32
