@@ -27,7 +27,7 @@ export_as() { # PRESET NAME OPTION...
     echo "== $name" >&2
     # A format that is refused costs its own row and no other.
     musiq-export --checkpoint "$work/models/$preset.safetensors" --name "$name" --out "$work/models" --height "$height" \
-        --width "$width" "$@" >"$done.part" 2>&1 || [ $? -eq 1 ]
+        --width "$width" --tune-for gpu "$@" >"$done.part" 2>&1 || [ $? -eq 1 ]
     grep -e 'built in' -e '^Error' "$done.part" >&2 || true
     mv "$done.part" "$done"
 }
