@@ -174,10 +174,9 @@ def export_all(
     wanted = []
     for precision in precisions:
         limits = limits_of(options, LIMITS[precision])
-        request = Request(
-            simple, precision, options["inputs"], batch, opset_of(options, precision), target_of(options["tune_for"])
-        )
-        request = replace(request, options={**engine, **int8_options(options, precision, limits, spec)})
+        request = Request(simple, precision, options["inputs"], batch, opset_of(options, precision))
+        given = {**engine, **int8_options(options, precision, limits, spec)}
+        request = replace(request, options=given, tuned_for=target_of(options["tune_for"]))
         wanted += [(format, request, limits) for format in possible(formats, request, patient)]
     click.echo(
         f"{spec.preset}, {spec.width}x{spec.height}, {spec.tokens} tokens: "

@@ -41,8 +41,8 @@ class Request:
     inputs: str = "image"
     batch: Batch = field(default_factory=Batch)
     opset: int = 18
-    tuned_for: str = "cpu"  # one of TARGETS
     options: dict[str, Any] = field(default_factory=dict)  # what one format alone reads: gpus, tf32, ...
+    tuned_for: str = "cpu"  # one of TARGETS
 
 
 def feed(request: Request) -> Feed:
