@@ -168,22 +168,21 @@ def export_all(
     from .triton import export_repository
 
     batch, engine = parse_batch(options["batch"], options["batch_opt"]), engine_options(options)
+    target = target_of(options["tune_for"])
     click.echo(f"{checkpoint}: reading")
     model = checkpoints.load(checkpoint, options["height"], options["width"])
     simple, spec = simplify(model), model.spec
     wanted = []
     for precision in precisions:
         limits = limits_of(options, LIMITS[precision])
-        request = Request(simple, precision, options["inputs"], batch, opset_of(options, precision))
         given = {**engine, **int8_options(options, precision, limits, spec)}
-        request = replace(request, options=given, tuned_for=target_of(options["tune_for"]))
+        request = Request(simple, precision, options["inputs"], batch, opset_of(options, precision), given, target)
         wanted += [(format, request, limits) for format in possible(formats, request, patient)]
     click.echo(
         f"{spec.preset}, {spec.width}x{spec.height}, {spec.tokens} tokens: "
         f"{gflop(model):.1f} GFLOP, simplified {gflop(simple):.1f}"
     )
     if options["tune_for"] is None and spec.trunk == "patch" and any(not format.gpu_only for format, *_ in wanted):
-        target = wanted[0][1].tuned_for
         click.echo(f"tuned for a {target}; --tune-for {'gpu' if target == 'cpu' else 'cpu'} for the other")
     reference = make_reference(options, checkpoint, model)
     failures: list[MusiqError] = []
