@@ -80,7 +80,7 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
         built = format.build(request, part)
         seconds = time.perf_counter() - started
         if request.precision == "int8":
-            built = replace(built, details={**built.details, **quantise.details(request, format.name)})
+            built = replace(built, details={**built.details, **quantise.details(request, symmetric=format.gpu_only)})
         record = _record(format, request, reference, built, part, seconds)
         artifact.write_record(part, record)
         if not built.unverified:

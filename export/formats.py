@@ -20,7 +20,7 @@ class Format:
     """`suffix` ties it to its runtime (`musiq.runtimes.RUNTIMES`); `package` must be importable, `extra` installs it.
 
     A `repository` is a folder for Triton Inference Server with such a file inside (`triton.export_repository`). What is
-    `gpu_only` is never tuned for a CPU.
+    `gpu_only`, TensorRT's engines, is never tuned for a CPU, and symmetric in int8.
     """
 
     name: str

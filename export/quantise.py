@@ -33,10 +33,6 @@ from .sensitivity import Scores, Sensitivity, choose
 if TYPE_CHECKING:
     import onnx
 
-SYMMETRIC = ("trt", "trt-rtx")
-"""Formats whose runtime takes int8 with zero points of 0 alone, and biases that are not quantised. ONNX Runtime and
-OpenVINO take uint8 activations, which use all 256 steps for what a ReLU or a GELU leaves: half the error."""
-
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 BETWEEN = ("Add", "MaxPool", "Relu")
 """Between the convolutions of ResNet: in int8 too, its chain never goes back to floats."""
@@ -58,7 +54,10 @@ class Plan:
 
 
 def quantised(request: Request, symmetric: bool = False) -> onnx.ModelProto:
-    """The int8 graph of `request`, whose options bring a `Calibration`; `symmetric` for TensorRT.
+    """The int8 graph of `request`, whose options bring a `Calibration`.
+
+    `symmetric` for TensorRT, which takes zero points of 0 alone, and biases that are not quantised. ONNX Runtime and
+    OpenVINO take uint8 activations, which use all 256 steps for what a ReLU or a GELU leaves: half the error.
 
     Raises MusiqError without calibration pictures, and where nothing can be int8 within the limits.
     """
@@ -69,10 +68,10 @@ def quantised(request: Request, symmetric: bool = False) -> onnx.ModelProto:
     return plan.model
 
 
-def details(request: Request, format: str) -> dict[str, Any]:
+def details(request: Request, symmetric: bool) -> dict[str, Any]:
     """What the record says of an int8 artefact: the pictures it was calibrated on, what was measured, what is int8."""
     calibration = calibrations.of(request)
-    plan: Plan = calibration.plans[_key(request, format in SYMMETRIC)]
+    plan: Plan = calibration.plans[_key(request, symmetric)]
     ranges, held = calibration.split()
     return {
         "int8_products": plan.products,
@@ -81,8 +80,8 @@ def details(request: Request, format: str) -> dict[str, Any]:
             "held_out": [calibration.names[i] for i in held],
         },
         "sensitivity": plan.sensitivity.told(),
-        "activations": "int8 symmetric" if format in SYMMETRIC else "uint8",
-        "weights": "int8 per channel" + (", 7 bits used" if reduced_range(format in SYMMETRIC) else ""),
+        "activations": "int8 symmetric" if symmetric else "uint8",
+        "weights": "int8 per channel" + (", 7 bits used" if reduced_range(symmetric) else ""),
     }
 
 

@@ -23,11 +23,11 @@ from musiq import artifact, checkpoint
 from musiq.errors import MusiqError
 from musiq.model import Musiq
 from musiq.spec import PRESETS
-from musiq_export import calibration, quantise, speed
+from musiq_export import calibration, exporter, quantise, speed
 from musiq_export.check import LIMITS, Limits
-from musiq_export.formats import FORMATS
+from musiq_export.formats import FORMATS, find
 from musiq_export.onnx_model import to_onnx
-from musiq_export.request import Batch, Request
+from musiq_export.request import Batch, Built, Request
 from musiq_export.sensitivity import choose
 from musiq_export.simplify import simplify
 from tests.exporting import run
@@ -215,7 +215,7 @@ def test_a_group_made_fragile_is_measured_as_the_worst_and_stays_fp32(photos: Pa
     pictures.names, pictures.pictures = pictures.names[:32], pictures.pictures[:32]
     request = Request(model, "int8", options={"calibration": pictures, "limits": Limits(10.0, 0.9)})
     graph = quantise.quantised(request)
-    measured = quantise.details(request, "onnx")["sensitivity"]
+    measured = quantise.details(request, symmetric=False)["sensitivity"]
     worst = max(measured["groups"], key=lambda name: measured["groups"][name]["mean_difference"])
     assert worst == "layers.1.mlp"
     assert measured["kept_fp32"][0] == "layers.1.mlp"
@@ -255,6 +255,21 @@ def test_the_symmetric_kind_has_zero_points_of_0_and_no_quantised_bias(request_i
     assert zeros
     assert {zero.dtype for zero in zeros} == {np.dtype(np.int8)}
     assert not any(zero.any() for zero in zeros)
+
+
+@pytest.mark.parametrize("name", ["trt", "trt-rtx", "triton-trt"])
+def test_the_record_of_every_engine_says_that_its_int8_is_symmetric(
+    name: str, request_int8: Request, tmp_path: Path
+) -> None:
+    def build(request: Request, path: Path) -> Built:  # the engine's graph: TensorRT itself needs a GPU
+        path.write_bytes(to_onnx(request, symmetric=True).SerializeToString())
+        return Built({}, {}, unverified="there is no GPU")
+
+    reference = exporter.Reference(request_int8.model, "m", "0", np.zeros((1, HEIGHT, WIDTH, 3), np.uint8), "black")
+    format = replace(find(name), build=build)
+    record = exporter.export(format, request_int8, reference, LIMITS_HERE, tmp_path / f"m{format.suffix}", print)
+    assert record.details["activations"] == "int8 symmetric"
+    assert record.details["int8_products"] > 0
 
 
 def test_static_batches_and_pyramid_inputs_are_calibrated_too(request_int8: Request) -> None:
