@@ -127,8 +127,8 @@ class PatchTrunk(nn.Module):
 
 PATCHES_AT_ONCE = 128
 """Patches whose activations, up to 64 KB each, a CPU works on before it takes the next ones. `musiq` at 1024x768 on 2 cores
-of an Intel Xeon, eager PyTorch, one picture: 0.73 of the time of all patches at once with 102, 0.72 with 153, 0.83 with 54
-and 1.17 with 16; eight pictures: 0.71, 0.64, 0.74 and 0.94."""
+of an Intel Xeon, eager PyTorch, one picture: 0.73 of the time of all patches at once, with 153 0.72, 54 0.83 and 16 1.17;
+eight pictures: 0.76, with 153 0.64, 54 0.74 and 16 0.94."""
 
 
 def each_patch(features: Callable[[Tensor], Tensor], scales: list[Tensor], at_once: int = 0) -> Tensor:
