@@ -22,7 +22,8 @@ from musiq.progress import progress, summary
 from musiq.rowfile import RowFile
 from musiq.rows import FORMATS, Table
 from musiq.runtimes import MODES
-from musiq.score import BATCH, JPEG_DECODERS, MAX_WORKERS, Row, Scorer
+from musiq.runtimes.feed import USUAL_BATCH
+from musiq.score import JPEG_DECODERS, MAX_WORKERS, Row, Scorer
 
 if TYPE_CHECKING:
     from musiq.ray_engine import RayScorer
@@ -85,7 +86,7 @@ def _plain_warnings() -> Iterator[None]:
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
-    show_default=f"{BATCH}; for throughput as much less as there are threads",
+    show_default=f"{USUAL_BATCH}; on CPUs fewer of large pictures, for throughput as much less as there are threads",
     help="Pictures given to the model at once.",
 )
 @click.option(

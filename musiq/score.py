@@ -23,7 +23,6 @@ from musiq.runtimes import MODES, Images, Runtime
 from musiq.spec import Spec
 from musiq.threads import available_cpus, one_opencv_thread
 
-BATCH = 8
 MAX_WORKERS = 16  # beyond it decoders wait for memory, not for CPUs
 SPARE = 2
 """How many times the model's height and width are left of a JPEG that is decoded at a part of its size. With 1 scores of a
@@ -72,13 +71,14 @@ class Scorer:
     Of several models each picture goes to the one with the nearest aspect ratio (after its EXIF rotation; a tie to the
     first), so that a portrait need not lose its top and bottom; they must have the same target and outputs.
 
-    `batch_size` pictures go to a model at once; `workers` threads decode ahead of it (default: the CPUs that this
-    process may use, 16 at most; OpenCV works outside Python's lock); `threads` are a model's own on a CPU (default: the
-    runtime's): all of them for one batch in `mode` "latency"; one each for as many batches at once in "throughput",
-    which are by default so much smaller. With `reduced_jpeg` a JPEG is decoded at the part of its size that leaves at
-    least SPARE times the model's: faster, and scores change a little. `jpeg_decoder` "nvimagecodec" decodes JPEGs with
-    NVIDIA's package, on the GPU of the model where it has one. However many sources there are, memory holds one
-    batch more than run at once, one being gathered for each model, and one and a picture for each worker being decoded.
+    `batch_size` pictures go to a model at once (default: the runtime's `default_batch`); `workers` threads decode ahead
+    of it (default: the CPUs that this process may use, 16 at most; OpenCV works outside Python's lock); `threads` are a
+    model's own on a CPU (default: the runtime's): all of them for one batch in `mode` "latency"; one each for as many
+    batches at once in "throughput", which are by default so much smaller. With `reduced_jpeg` a JPEG is decoded at the
+    part of its size that leaves at least SPARE times the model's: faster, and scores change a little. `jpeg_decoder`
+    "nvimagecodec" decodes JPEGs with NVIDIA's package, on the GPU of the model where it has one. However many sources
+    there are, memory holds one batch more than run at once, one being gathered for each model, and one and a picture
+    for each worker being decoded.
     Safe to call from several threads where the runtime is. A context manager: leaving it closes the runtimes. Raises
     MusiqError for models that cannot be opened or do not go together.
     """
@@ -116,7 +116,7 @@ class Scorer:
         self.workers = workers or min(MAX_WORKERS, available_cpus())
         self.in_flight: int = max(runtime.in_flight for runtime in self.runtimes)
         together = self.in_flight if mode == "throughput" else 1
-        self.batch_size = batch_size or max(1, BATCH // together)
+        self.batch_size = batch_size or max(1, max(runtime.default_batch for runtime in self.runtimes) // together)
         self.busy = Busy()
         self._most = self.batch_size  # that memory has room for, as far as is known
         largest = max(spec.height for spec in self._specs) * SPARE, max(spec.width for spec in self._specs) * SPARE

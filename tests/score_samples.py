@@ -79,7 +79,7 @@ class FakeRuntime:
     """What every fake Runtime has: it remembers the sizes of its batches and whether it was closed; `run` is its own."""
 
     def __init__(self, spec: Spec, in_flight: int = 1) -> None:
-        self.spec, self.provider, self.in_flight = spec, "fake", in_flight
+        self.spec, self.provider, self.in_flight, self.default_batch = spec, "fake", in_flight, 8
         self.batches: list[int] = []
         self.closed = False
 

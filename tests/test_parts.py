@@ -1,4 +1,4 @@
-"""The patch trunk in parts, which a CPU's caches hold: the same scores, and at no cost where it does not pay."""
+"""Trunks in parts, which a CPU's caches hold: the same scores, and at no cost where it does not pay."""
 
 from __future__ import annotations
 
@@ -57,6 +57,32 @@ def test_parts_give_every_patch_its_features_in_order_and_are_nearly_the_same_si
     else:
         assert max(sizes) <= PATCHES_AT_ONCE
         assert max(sizes) - min(sizes) < len(sizes)
+
+
+def test_a_resnet_takes_few_pictures_at_once_where_a_cpu_scores_and_all_where_it_learns_or_makes_a_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = lively_model("resnet50", height=64, width=96)
+    images = torch.from_numpy(np.stack([picture(64, 96, seed) for seed in range(5)]))
+    sizes: list[int] = []
+    monkeypatch.setattr("musiq.model.PIXELS_AT_ONCE", 2**30)
+    model.trunk.net.conv1.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))  # type: ignore[operator,union-attr]
+    with torch.inference_mode():
+        together = model.predict(images)[0]
+    assert sizes == [5, 5, 5]
+    sizes.clear()
+    monkeypatch.setattr("musiq.model.PIXELS_AT_ONCE", 2 * 64 * 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.predict(images)[0], together, atol=2e-5, rtol=0)
+    assert sizes == [2, 2, 1, *[1] * 10]  # one by one of the scales of 384 and 224, which are larger here
+    for graph_of in (
+        lambda: torch.export.export(model, (images,)),
+        lambda: torch.jit.trace(model, images, check_trace=False),
+        lambda: model.train()(images),
+    ):
+        sizes.clear()
+        graph_of()
+        assert sizes == [5, 5, 5]
 
 
 def test_a_graph_for_cpus_has_parts_one_for_gpus_has_none_and_they_score_the_same() -> None:

@@ -153,6 +153,7 @@ def test_several_threads_may_share_a_runtime(any_file: Path) -> None:
 def test_a_closed_runtime_says_so_and_may_be_closed_again(any_file: Path) -> None:
     runtime = open_runtime(any_file, "cpu")
     assert runtime.in_flight == 1  # one call keeps a CPU busy
+    assert runtime.default_batch == 8  # of pictures as small as these
     runtime.close()
     runtime.close()
     with pytest.raises(MusiqError, match=r"was closed\. Open it again with musiq\.load"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -20,7 +21,9 @@ import musiq
 from musiq.errors import ImageError, MusiqError
 from musiq.image import Source, fit
 from musiq.runtimes import Images, Scores
+from musiq.runtimes.feed import Feed
 from musiq.score import Row, Scorer
+from musiq.spec import PRESETS
 from musiq.threads import available_cpus, cgroup_cpus
 from tests.score_samples import HEIGHT, WIDTH, FakeRuntime, mean_spec, save_mean_model, saved, scene
 
@@ -193,6 +196,35 @@ def test_a_runtime_that_takes_several_batches_at_once_gets_them_and_rows_stay_in
     one = Mean(pause_s=0.01)
     list(Scorer(one, batch_size=2).score_many(pictures(20)))
     assert one.most == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "threads", "allowed", "expected"),
+    [
+        ((192, 256), 2, (1, 0), 8),
+        ((384, 512), 2, (1, 0), 2),
+        ((768, 1024), 2, (1, 0), 1),
+        ((768, 1024), 16, (1, 0), 5),
+        ((768, 1024), 64, (1, 0), 8),
+        ((768, 1024), None, (1, 0), 8),  # a GPU
+        ((768, 1024), 2, (4, 4), 4),  # a file of one batch size computes all of it for one picture too
+        ((192, 256), 2, (1, 3), 3),
+        ((192, 256), None, (32, 32), 32),
+    ],
+)
+def test_by_default_a_call_gets_as_many_pictures_as_keep_it_busy_and_the_file_allows(
+    size: tuple[int, int], threads: int | None, allowed: tuple[int, int], expected: int
+) -> None:
+    spec = dataclasses.replace(PRESETS["tiny"], height=size[0], width=size[1])
+    assert Feed(spec, "image", *allowed).default_batch(threads) == expected
+
+
+def test_the_default_batch_is_the_runtimes_unless_asked() -> None:
+    runtime = Mean()
+    runtime.default_batch = 3
+    list(Scorer(runtime).score_many(pictures(7)))
+    list(Scorer(runtime, batch_size=5).score_many(pictures(7)))
+    assert runtime.batches == [3, 3, 1, 5, 2]
 
 
 def test_for_throughput_each_thread_runs_a_smaller_batch_of_its_own_and_scores_are_the_same(model: Path) -> None:

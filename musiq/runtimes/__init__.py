@@ -29,6 +29,8 @@ class Runtime(Protocol):
     """How many calls at once make sense, each from a thread of its own: 1 on a CPU, which one call keeps busy, unless it
     was opened for throughput; 2 on a GPU, where one batch is copied while another computes. Each call holds the working
     memory of its batch."""
+    default_batch: int
+    """How many pictures make sense in a call, for those who do not know better: see `feed.Feed.default_batch`."""
 
     def __call__(self, images: Images) -> Scores:
         """uint8 (N, H, W, 3) RGB to float32 (N,): scores in the units of `spec.target`."""

@@ -29,12 +29,14 @@ class OpenVinoRuntime:
                 f"OpenVINO runs on the CPU here, not on {device}. Use --device cpu, or an ONNX export for CUDA."
             )
         hint = "THROUGHPUT" if throughput else "LATENCY"
-        self._compiled, self._feed = compile_for_cpu(path, threads or available_cpus(), PERFORMANCE_HINT=hint)
+        threads = threads or available_cpus()
+        self._compiled, self._feed = compile_for_cpu(path, threads, PERFORMANCE_HINT=hint)
         self.spec = self._feed.spec
         self.provider = f"OpenVINO CPU {self._compiled.get_property('INFERENCE_PRECISION_HINT').to_string()}"
         self._local = threading.local()
         streams = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") if throughput else 1
         self.in_flight = int(streams)
+        self.default_batch = self._feed.default_batch(threads)
 
     def __call__(self, images: Images) -> Scores:
         return self.run(images)["score"]

@@ -34,6 +34,7 @@ class TorchRuntime:
         self.spec = feed.spec
         self.provider = f"{name} {device.type}"
         self.in_flight = IN_FLIGHT if on_gpu else 1
+        self.default_batch = feed.default_batch(None if on_gpu else torch.get_num_threads())
 
     def __call__(self, images: Images) -> Scores:
         return self.run(images)["score"]

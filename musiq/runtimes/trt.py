@@ -57,6 +57,7 @@ class TensorRtRuntime:
             slots += [Slot(trt, engine, self._feed, found, self._log) for _ in range(IN_FLIGHT - 1)]
         self._slots = Slots(slots)
         self.in_flight = len(slots)
+        self.default_batch = self._feed.default_batch(None)
 
     def __call__(self, images: Images) -> Scores:
         return self.run(images)["score"]
