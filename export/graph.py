@@ -8,12 +8,8 @@ from torch import Tensor, nn
 from musiq.model import PATCHES_AT_ONCE, Musiq
 from musiq.precision import in_precision
 
-from .request import Request
+from .request import MOST_PARTS, Request
 from .simplify_patches import FoldedPatchTrunk
-
-MOST_PARTS = 16
-"""Parts of the patch trunk in one graph at most: each adds some forty nodes, and a picture of 12 megapixels has 11,901
-patches."""
 
 
 class FromImage(nn.Module):

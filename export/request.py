@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 INPUTS = ("image", "pyramid")
 TARGETS = ("cpu", "gpu")
-"""What a graph can be tuned for; it runs on both. A CPU gets the patch trunk in parts, which stay in its caches; a GPU,
-which would wait for each launch, all patches at once (`musiq.model.each_patch`)."""
+"""What a graph can be tuned for; it runs on both. A CPU gets the patch trunk in parts, which stay in its caches, and in
+ONNX the attention of large pictures, whose weights are written down there; a GPU, which would wait for each launch, all
+at once (`musiq.model.each_patch`, `onnx_trace.WEIGHTS_AT_ONCE`)."""
+
+MOST_PARTS = 16
+"""Parts in one graph at most: each adds some forty nodes to the patch trunk, or four to each layer, and a picture of 12
+megapixels has 11,901 patches."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from torch import Tensor
 from musiq import artifact, checkpoint
 from musiq.errors import MusiqError
 from musiq.model import PATCHES_AT_ONCE, each_patch, to_patches
-from musiq_export import calibration, exporter, graph, quantise
+from musiq_export import calibration, exporter, graph, onnx_trace, quantise
 from musiq_export.check import LIMITS, Limits
 from musiq_export.formats import FORMATS, find
 from musiq_export.onnx_trace import float_onnx, lower
-from musiq_export.request import Request
+from musiq_export.request import MOST_PARTS, Request
 from musiq_export.simplify import simplify
 from tests.exporting import run
 from tests.recipe import lively_model, picture
@@ -66,7 +66,7 @@ def test_a_resnet_takes_few_pictures_at_once_where_a_cpu_scores_and_all_where_it
     images = torch.from_numpy(np.stack([picture(64, 96, seed) for seed in range(5)]))
     sizes: list[int] = []
     monkeypatch.setattr("musiq.model.PIXELS_AT_ONCE", 2**30)
-    model.trunk.net.conv1.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))  # type: ignore[operator,union-attr]
+    model.trunk.net.conv1.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[0]))  # type: ignore[operator,union-attr]
     with torch.inference_mode():
         together = model.predict(images)[0]
     assert sizes == [5, 5, 5]
@@ -117,7 +117,41 @@ def test_a_large_picture_has_larger_parts_and_no_more_of_them() -> None:
     patches = model.spec.tokens - 1
     at_once = module.get_submodule("model.trunk").at_once
     assert patches > 5000
-    assert patches / at_once <= graph.MOST_PARTS < patches / PATCHES_AT_ONCE
+    assert patches / at_once <= MOST_PARTS < patches / PATCHES_AT_ONCE
+
+
+@pytest.mark.parametrize(("preset", "at_once"), [("tiny", 2**12), ("resnet50-classic", 2**18)])
+def test_the_attention_of_a_large_picture_is_in_parts_on_cpus_and_scores_the_same(
+    preset: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = lively_model(preset, height=96, width=160)
+    simple = simplify(model)
+    whole = float_onnx(Request(simple))
+    monkeypatch.setattr(onnx_trace, "WEIGHTS_AT_ONCE", at_once)
+    for_cpu, for_gpu = float_onnx(Request(simple)), float_onnx(Request(simple, tuned_for="gpu"))
+    operators = [[node.op_type for node in made.graph.node].count("Softmax") for made in (whole, for_gpu, for_cpu)]
+    assert operators[0] == operators[1] == model.spec.layers
+    assert operators[2] >= 2 * (model.spec.layers - 1)  # the last layer asks for one token
+    images = np.stack([picture(96, 160, seed) for seed in range(3)])
+    with torch.inference_mode():
+        expected = model.predict(torch.from_numpy(images))[0].numpy()
+    for count in (3, 1):
+        np.testing.assert_allclose(scores(for_cpu, images[:count]), expected[:count], atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("heads", "asking", "tokens", "expected"),
+    [
+        (6, 919, 919, 919),  # musiq at 1024x768: 20 MB
+        (6, 1, 11901, 1),  # a last layer
+        (6, 3223, 3223, 403),  # 249 MB in eight parts
+        (6, 11901, 11901, 744),  # 3.4 GB in sixteen parts, not 102
+    ],
+)
+def test_parts_of_attention_are_as_few_as_memory_and_as_many_as_a_graph_allows(
+    heads: int, asking: int, tokens: int, expected: int
+) -> None:
+    assert onnx_trace._asking_at_once(heads, asking, tokens) == expected
 
 
 def test_compiled_for_any_device_all_patches_are_computed_at_once() -> None:
