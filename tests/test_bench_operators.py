@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from musiq import checkpoint
 from musiq.errors import MusiqError
+from musiq.runtimes import Images, Scores
+from musiq_bench import operators
 from musiq_bench.operators import Account, account, main
 from tests.exporting import run
 from tests.recipe import lively_model
+from tests.score_samples import FakeRuntime, mean_spec
 
 PRODUCT = {".onnx": "MatMul", ".xml": "FullyConnected", ".safetensors": "aten::addmm"}
+
+
+class Flat(FakeRuntime):
+    def __init__(self) -> None:
+        super().__init__(mean_spec())
+
+    def run(self, images: Images) -> dict[str, Scores]:
+        return {"score": np.zeros(len(images), np.float32)}
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +53,22 @@ def test_the_command_prints_a_table_and_how_near_it_comes_to_a_matrix_product(fo
     done = CliRunner().invoke(main, [str(folder / "tiny.onnx"), "--calls", "1"])
     assert done.exit_code == 0, done.output
     assert "| MatMul |" in done.output
-    assert "% of a large matrix product" in done.output
+    share = re.search(r"In turns with a large matrix product, without the account: (\d+)% of its rate", done.output)
+    assert share
+    assert 0 < int(share[1]) < 100  # so small a model is far from it
+
+
+def test_twice_the_work_in_the_same_time_is_twice_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.2, 0.1, 0.4, 0.1])
+    monkeypatch.setattr(operators, "best_s", lambda call, times: next(seconds))
+    monkeypatch.setattr(operators, "gflop", lambda spec: operators.PRODUCT_GFLOP)
+    monkeypatch.setattr(operators, "open_runtime", lambda *given: Flat())
+    assert operators.shares(Path("model.onnx"), batch=2, calls=2) == pytest.approx([1.0, 0.5])
 
 
 def test_shares_add_up_and_rare_kinds_are_one_row() -> None:
     kinds = {f"kind{i}": (i, 10.0) for i in range(1, 5)}
-    lines = Account(lively_model("tiny").spec, kinds, wall_ms=50.0).lines(rate=100.0, batch=1, most=2)
+    lines = Account(lively_model("tiny").spec, kinds, wall_ms=50.0).lines(batch=1, most=2)
     assert lines[2:5] == [
         "| kind1 | 1 | 10.0 | 25% |",
         "| kind2 | 2 | 10.0 | 25% |",
