@@ -115,8 +115,7 @@ class Scorer:
         self.spec: Spec = self._specs[0]
         self.workers = workers or min(MAX_WORKERS, available_cpus())
         self.in_flight: int = max(runtime.in_flight for runtime in self.runtimes)
-        together = self.in_flight if mode == "throughput" else 1
-        self.batch_size = batch_size or max(1, max(runtime.default_batch for runtime in self.runtimes) // together)
+        self.batch_size = batch_size or max(runtime.default_batch for runtime in self.runtimes)
         self.busy = Busy()
         self._most = self.batch_size  # that memory has room for, as far as is known
         largest = max(spec.height for spec in self._specs) * SPARE, max(spec.width for spec in self._specs) * SPARE

@@ -219,6 +219,12 @@ def test_by_default_a_call_gets_as_many_pictures_as_keep_it_busy_and_the_file_al
     assert Feed(spec, "image", *allowed).default_batch(threads) == expected
 
 
+def test_calls_at_once_share_the_default_batch_unless_the_file_takes_one_size_alone() -> None:
+    spec = dataclasses.replace(PRESETS["tiny"], height=192, width=256)
+    assert [Feed(spec).default_batch(16, calls) for calls in (1, 4, 16)] == [8, 2, 1]
+    assert Feed(spec, "image", 8, 8).default_batch(16, calls=4) == 8
+
+
 def test_the_default_batch_is_the_runtimes_unless_asked() -> None:
     runtime = Mean()
     runtime.default_batch = 3

@@ -53,11 +53,12 @@ class Feed:
             return {"image": image}
         return {scale.name: (3, *self.spec.kept_size(scale)) for scale in self.spec.scales}
 
-    def default_batch(self, threads: int | None) -> int:
-        """Pictures in a call that make sense, where nobody says how many: on a CPU of so many threads, None for a GPU."""
+    def default_batch(self, threads: int | None, calls: int = 1) -> int:
+        """Pictures in a call that make sense, where nobody says how many: on a CPU of so many threads, which divide
+        themselves among so many calls at once; None for a GPU."""
         pixels = self.spec.height * self.spec.width
-        enough = USUAL_BATCH if threads is None else threads * PIXELS_PER_THREAD // pixels
-        return max(self.smallest, min(enough, self.largest or USUAL_BATCH, USUAL_BATCH))
+        enough = USUAL_BATCH if threads is None else min(USUAL_BATCH, threads * PIXELS_PER_THREAD // pixels)
+        return max(self.smallest, min(enough // calls, self.largest or USUAL_BATCH))
 
     @property
     def is_static(self) -> bool:

@@ -44,7 +44,7 @@ class OrtRuntime:
         at_once = threads if throughput else 1
         self._caller = Plain(session, at_once) if place == "cpu" else _on_gpu(ort, session, place, self._feed, path)
         self.in_flight = self._caller.in_flight
-        self.default_batch = self._feed.default_batch(threads if place == "cpu" else None)
+        self.default_batch = self._feed.default_batch(threads if place == "cpu" else None, at_once)
 
     def __call__(self, images: Images) -> Scores:
         return self.run(images)["score"]

@@ -36,7 +36,7 @@ class OpenVinoRuntime:
         self._local = threading.local()
         streams = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") if throughput else 1
         self.in_flight = int(streams)
-        self.default_batch = self._feed.default_batch(threads)
+        self.default_batch = self._feed.default_batch(threads, self.in_flight)
 
     def __call__(self, images: Images) -> Scores:
         return self.run(images)["score"]
