@@ -73,7 +73,8 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
 
     Raises MusiqError if the artefact cannot be built, disagrees, or cannot be written.
     """
-    request = replace(request, tuned_for="gpu") if format.gpu_only else request
+    target = "gpu" if format.gpu_only else request.tuned_for
+    request = replace(request, tuned_for=target, whole_attention=format.whole_attention)
     with staging(path) as folder:
         part = folder / path.name
         started = time.perf_counter()

@@ -92,8 +92,8 @@ def _gelu(x: Any, approximate: str = "none") -> Any:
 
 def _attention_for(request: Request) -> Any:
     """Attention whose scale is already in the query. Before ATTENTION_OPSET two products and a softmax, which runtimes
-    fuse as they can: the exporter's own form scales query and key again and computes shapes at run time. On a CPU, which
-    writes the weights down, in parts of the asking tokens where there are many of them."""
+    fuse as they can: the exporter's own form scales query and key again and computes shapes at run time. In parts of the
+    asking tokens where `has_parts`."""
     from onnxscript import opset18, opset23
 
     def attention(
@@ -118,7 +118,7 @@ def _attention_for(request: Request) -> Any:
 
         asking = query.shape[2]
         at_once = _asking_at_once(heads=query.shape[1], asking=asking, tokens=key.shape[2])
-        if request.tuned_for != "cpu" or at_once >= asking:
+        if not has_parts(request) or at_once >= asking:  # the last layer asks for one token
             return gathered(query)
 
         def numbers(value: int) -> Any:
@@ -129,6 +129,13 @@ def _attention_for(request: Request) -> Any:
         return op.Concat(*map(gathered, parts), axis=2)
 
     return attention
+
+
+def has_parts(request: Request) -> bool:
+    """Whether attention is in parts: for ONNX Runtime on a CPU, which writes its weights down, where they are large."""
+    spec = request.model.spec
+    small = _asking_at_once(spec.heads, spec.tokens, spec.tokens) >= spec.tokens
+    return request.tuned_for == "cpu" and not request.whole_attention and request.opset < ATTENTION_OPSET and not small
 
 
 def _asking_at_once(heads: int, asking: int, tokens: int) -> int:

@@ -26,7 +26,7 @@ from musiq.threads import available_cpus
 from . import calibration as calibrations
 from .calibration import Pictures, progress
 from .check import LIMITS, Limits
-from .onnx_trace import float_onnx
+from .onnx_trace import float_onnx, has_parts
 from .request import Request, feed
 from .sensitivity import Scores, Sensitivity, choose
 
@@ -86,7 +86,10 @@ def details(request: Request, symmetric: bool) -> dict[str, Any]:
 
 
 def _key(request: Request, symmetric: bool) -> tuple[Any, ...]:
-    return id(request.model), request.inputs, request.batch, request.opset, request.tuned_for, symmetric
+    return (
+        *(id(request.model), request.inputs, request.batch, request.opset, request.tuned_for, symmetric),
+        has_parts(request),
+    )
 
 
 def _plain(request: Request) -> onnx.ModelProto:

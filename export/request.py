@@ -48,6 +48,7 @@ class Request:
     opset: int = 18
     options: dict[str, Any] = field(default_factory=dict)  # what one format alone reads: gpus, tf32, ...
     tuned_for: str = "cpu"  # one of TARGETS
+    whole_attention: bool = False  # the format's own (`formats.Format`), whatever it is tuned for
 
 
 def feed(request: Request) -> Feed:

@@ -129,9 +129,11 @@ def test_the_attention_of_a_large_picture_is_in_parts_on_cpus_and_scores_the_sam
     whole = float_onnx(Request(simple))
     monkeypatch.setattr(onnx_trace, "WEIGHTS_AT_ONCE", at_once)
     for_cpu, for_gpu = float_onnx(Request(simple)), float_onnx(Request(simple, tuned_for="gpu"))
-    operators = [[node.op_type for node in made.graph.node].count("Softmax") for made in (whole, for_gpu, for_cpu)]
-    assert operators[0] == operators[1] == model.spec.layers
-    assert operators[2] >= 2 * (model.spec.layers - 1)  # the last layer asks for one token
+    for_openvino = float_onnx(Request(simple, whole_attention=True))
+    made = (whole, for_gpu, for_openvino, for_cpu)
+    operators = [[node.op_type for node in each.graph.node].count("Softmax") for each in made]
+    assert operators[:3] == [model.spec.layers] * 3
+    assert operators[3] >= 2 * (model.spec.layers - 1)  # the last layer asks for one token
     images = np.stack([picture(96, 160, seed) for seed in range(3)])
     with torch.inference_mode():
         expected = model.predict(torch.from_numpy(images))[0].numpy()
@@ -194,6 +196,23 @@ def test_an_engine_is_for_a_gpu_whatever_is_asked(tmp_path: Path) -> None:
     record = exporter.export(format, Request(simplify(model)), reference, LIMITS["fp32"], path, print)
     assert record.details["tuned_for"] == "gpu"
     assert convolutions(onnx.load(path)) == 2
+
+
+def test_openvino_which_never_writes_attentions_weights_down_gets_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(onnx_trace, "WEIGHTS_AT_ONCE", 2**12)
+    model = lively_model("tiny", layers=2)
+    reference = exporter.Reference(model, "m", "0", np.stack([picture(192, 256, seed) for seed in range(3)]), "made")
+    layers = {}
+    for name in ("onnx", "openvino"):
+        path = tmp_path / f"m{find(name).suffix}"
+        layers[name] = exporter.export(
+            find(name), Request(simplify(model)), reference, LIMITS["fp32"], path, print
+        ).layers
+    assert layers["openvino"]["ScaledDotProductAttention"] == 2
+    assert layers["onnx"]["Softmax"] > 2
 
 
 def test_int8_makes_every_part_of_the_dense_layer_int8_from_one_weight(monkeypatch: pytest.MonkeyPatch) -> None:
