@@ -72,7 +72,7 @@ def account(path: Path, batch: int = 1, calls: int = 5, threads: int | None = No
     return PROFILERS[ending](path, batch, calls, threads or available_cpus())
 
 
-def shares(path: Path, batch: int, calls: int, threads: int | None = None) -> list[float]:
+def shares_of_product(path: Path, batch: int, calls: int, threads: int | None = None) -> list[float]:
     """The model's GFLOP/s to those of a large matrix product, once for each of `calls` calls. No account is kept, and each
     call is followed by products, so that a machine whose speed moves does not decide; the faster of two, because the
     threads of the call before may still be spinning beside the first."""
@@ -183,7 +183,7 @@ def main(models: Sequence[Path], batch: int, calls: int, threads: int | None) ->
     for path in models:
         lines = account(path, batch, calls, threads).lines(batch)
         click.echo("\n".join(["", f"{path.name}, batch {batch}:", "", *lines]))
-        low, middle, high = np.percentile(shares(path, batch, calls, threads), [10, 50, 90])
+        low, middle, high = np.percentile(shares_of_product(path, batch, calls, threads), [10, 50, 90])
         click.echo(
             f"In turns with a large matrix product, without the account: {middle:.0%} of its rate "
             f"({low:.0%}-{high:.0%}, {calls} calls)."

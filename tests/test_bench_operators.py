@@ -63,7 +63,7 @@ def test_twice_the_work_in_the_same_time_is_twice_the_share(monkeypatch: pytest.
     monkeypatch.setattr(operators, "best_s", lambda call, times: next(seconds))
     monkeypatch.setattr(operators, "gflop", lambda spec: operators.PRODUCT_GFLOP)
     monkeypatch.setattr(operators, "open_runtime", lambda *given: Flat())
-    assert operators.shares(Path("model.onnx"), batch=2, calls=2) == pytest.approx([1.0, 0.5])
+    assert operators.shares_of_product(Path("model.onnx"), batch=2, calls=2) == pytest.approx([1.0, 0.5])
 
 
 def test_shares_add_up_and_rare_kinds_are_one_row() -> None:
