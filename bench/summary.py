@@ -1,12 +1,13 @@
 """One Markdown table of a report, a line for each artefact: `python -m musiq_bench.summary results/cpu.json`.
 
-Where `report.md` has a line for each batch size, this has one for all; the README's tables of costs are made by it.
+Where `report.md` has a line for each batch size, this has one for all (`--by-batch`: with columns for each); the README's
+tables of costs are made by it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -41,6 +42,10 @@ class Line:
     @property
     def row(self) -> Row:
         return self.rows[0]
+
+    def at(self, row: Row) -> Line:
+        """For one of its batch sizes alone."""
+        return replace(self, rows=[row])
 
     def p50(self) -> str:
         median = _p50(self.row)
@@ -120,12 +125,22 @@ COLUMNS: dict[str, Callable[[Line], str]] = {
     "built s": _figure("build_s", ".0f"),
 }
 
+PER_BATCH: dict[str, Callable[[Line], str]] = {
+    "images/s": _figure("images_per_s", ".2f"),
+    "peak MiB": COLUMNS["peak MiB"],
+    "CV %": COLUMNS["CV %"],
+}
 
-def table(rows: Sequence[Row], models: Sequence[str] = (), columns: Sequence[str] = ()) -> list[str]:
+
+def table(
+    rows: Sequence[Row], models: Sequence[str] = (), columns: Sequence[str] = (), by_batch: bool = False
+) -> list[str]:
     """Markdown: `models` are the checkpoints' names without ending, in their order (all of them); a column of `columns`
-    (all of them) that no line has a figure for is left out. A row that failed says why instead of its figures."""
+    (all of them, or with `by_batch` what runs and PER_BATCH) that no line has a figure for is left out. A row that failed
+    says why instead of its figures."""
     lines = _lines(rows, models)
-    chosen = {title: COLUMNS[title] for title in columns or COLUMNS}
+    chosen = {title: COLUMNS[title] for title in columns or (("runs on", "precision") if by_batch else COLUMNS)}
+    chosen |= per_batch(rows) if by_batch else {}
     sound = [line for line in lines if line.row.status == "ok" and line.row.latency_ms]
     shown = {title: text for title, text in chosen.items() if any(text(line) for line in sound)}
     written = [f"| model | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
@@ -140,6 +155,16 @@ def table(rows: Sequence[Row], models: Sequence[str] = (), columns: Sequence[str
             cells[2 if len(cells) > 2 else -1] = f"{line.row.status}: {line.row.reason}"
         written.append(f"| {name} | {' | '.join(cells)} |")
     return written
+
+
+def per_batch(rows: Sequence[Row]) -> dict[str, Callable[[Line], str]]:
+    """Columns that say what each batch size in `rows` makes of a figure."""
+
+    def of(text: Callable[[Line], str], batch: int) -> Callable[[Line], str]:
+        return lambda line: next((text(line.at(row)) for row in line.rows if row.batch == batch), "")
+
+    batches = sorted({row.batch for row in rows})
+    return {f"{title}, batch {batch}": of(text, batch) for title, text in PER_BATCH.items() for batch in batches}
 
 
 def _lines(rows: Sequence[Row], models: Sequence[str]) -> list[Line]:
@@ -163,12 +188,14 @@ def _lines(rows: Sequence[Row], models: Sequence[str]) -> list[Line]:
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("report", type=click.Path(path_type=Path))
+@click.argument("reports", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--model", "models", multiple=True, help="A checkpoint's name without ending; again for more. [all]")
 @click.option("--column", "columns", multiple=True, type=click.Choice(list(COLUMNS)), help="Again for more. [all]")
-def main(report: Path, models: Sequence[str], columns: Sequence[str]) -> None:
-    """Print REPORT, a report.json of musiq-bench, as one Markdown table with a line for each artefact."""
-    click.echo("\n".join(table(read(report).rows, models, columns)))
+@click.option("--by-batch", is_flag=True, help="Images/s, memory and spread of each batch size beside each other.")
+def main(reports: Sequence[Path], models: Sequence[str], columns: Sequence[str], by_batch: bool) -> None:
+    """Print REPORTS, each a report.json of musiq-bench, as one Markdown table with a line for each artefact."""
+    rows = [row for report in reports for row in read(report).rows]
+    click.echo("\n".join(table(rows, models, columns, by_batch)))
 
 
 if __name__ == "__main__":

@@ -95,6 +95,29 @@ def test_a_row_of_too_few_calls_for_a_median_has_none_and_no_ratio() -> None:
     assert column(lines, "p50 ms")[0] != ""
 
 
+def test_batch_sizes_stand_beside_each_other_where_asked() -> None:
+    rows = made((8, 1))
+    rows = [row for row in rows if (row.format, row.precision, row.batch) != ("onnx", "int8", 8)]
+    lines = table(rows, by_batch=True)
+    figures = [f"{title}, batch {batch}" for title in ("images/s", "peak MiB", "CV %") for batch in (1, 8)]
+    assert cells(lines[0]) == ["model", "runs on", "precision", *figures]
+    speeds = {(row.format, row.batch): row.images_per_s for row in rows if row.precision == "fp32"}
+    assert column(lines, "images/s, batch 1")[:2] == [f"{speeds[it, 1]:.2f}" for it in ("pytorch", "onnx")]
+    assert column(lines, "images/s, batch 8") == [*(f"{speeds[it, 8]:.2f}" for it in ("pytorch", "onnx")), ""]
+    assert "start s" in cells(table(rows, columns=["start s"], by_batch=True)[0])
+
+
+def test_the_command_puts_several_reports_into_one_table(tmp_path: Path) -> None:
+    write(made_report(("one",)), tmp_path / "a")
+    report = made_report(("two",))
+    for row in report.rows:
+        row.reference = "exports/two.pytorch"
+    write(report, tmp_path / "b")
+    done = CliRunner().invoke(main, [str(tmp_path / "a"), str(tmp_path / "b"), "--by-batch"])
+    assert done.exit_code == 0, done.output
+    assert column(done.output.splitlines(), "model") == ["`model`", "", "", "", "`two`", "", "", ""]
+
+
 def test_the_command_reads_a_report_and_takes_the_models_asked_for(tmp_path: Path) -> None:
     write(made_report(), tmp_path)
     done = CliRunner().invoke(main, [str(tmp_path)])
