@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from musiq.runtimes.ov import import_openvino
 
 from . import inside
@@ -24,6 +26,7 @@ def build(request: Request, path: Path) -> Built:
         source = Path(folder) / "model.onnx"
         onnx.save_model(to_onnx(request), str(source))
         model = openvino.convert_model(str(source))
+    _drop_ones(model)
     for key, value in feed(request).metadata(request.precision).items():
         model.set_rt_info(value, ["musiq", key])
     # Weights are compressed to fp16 only where that precision was asked for, and then they are typed so in the graph.
@@ -32,6 +35,17 @@ def build(request: Request, path: Path) -> Built:
     layers = Counter(node.get_type_name() for node in model.get_ops())
     made_with = versions("torch", "onnx", "onnxscript", "openvino")
     return Built(dict(layers), made_with, dict(weights), files=(path.with_suffix(".bin"),))
+
+
+def _drop_ones(model: Any) -> None:
+    """OpenVINO would carry out products with ones: ONNX has no layer norm without scales, so those of the patch trunk have
+    ones, and half precision brings more."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Multiply":
+            kept, factor = node.input_value(0), node.input_value(1).get_node()
+            same_shape = kept.get_partial_shape() == node.get_output_partial_shape(0)
+            if same_shape and factor.get_type_name() == "Constant" and (factor.get_data(dtype=np.float32) == 1).all():
+                node.output(0).replace(kept)
 
 
 OPENVINO_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from musiq.model import PatchTrunk, each_patch, padded_for_root, pool_root
 from musiq.spec import PATCH
 
-
 ROOT_SIDE, SIDE = PATCH // 2, PATCH // 4
 """Pixels of a patch's side after the first convolution, and after pooling."""
 
