@@ -107,7 +107,9 @@ def test_openvino_shifts_whole_patches_and_multiplies_nothing_by_one(
     made = run("--checkpoint", tiny_checkpoint, "--format", "openvino", "--precision", precision, "--out", tmp_path)
     assert made.exit_code == 0, made.output
     (path,) = tmp_path.glob("*.xml")
-    nodes = [it for it in openvino.Core().read_model(path).get_ops() if it.get_type_name() in ("Add", "Multiply", "Relu")]
+    nodes = [
+        it for it in openvino.Core().read_model(path).get_ops() if it.get_type_name() in ("Add", "Multiply", "Relu")
+    ]
     shapes = [[dim.get_max_length() for dim in it.get_output_partial_shape(0)] for it in nodes]
     wide = 4 * PRESETS["tiny"].trunk_channels * 8 * 8
     assert sum(shape[1:] == [wide] for shape in shapes) > 3  # the sum of block and shortcut
