@@ -117,7 +117,7 @@ def main(models: Sequence[str], images: Path, batches: Sequence[int], turns: int
             call: Call = it.run if it else open_pyiqa(cpus)
             for batch in batches:
                 taken = batch_of(pictures, (it.spec.height, it.spec.width) if it else sizes[0], batch)
-                names.append(Path(name).name)
+                names.append(name)
                 sets.append(batch)
                 calls.append(partial(call, taken))
         with progress(turns) as said:

@@ -63,7 +63,7 @@ def test_the_command_compares_files_and_batches(photos: Path, tiny_onnx: Path) -
     assert done.exit_code == 0, done.output
     assert done.output.startswith("14 turns of 2 calls, ")
     rows = [row.split(" | ") for row in done.output.splitlines()[4:]]
-    assert [row[:2] for row in rows] == [["| tiny.onnx", "1"], ["| tiny.onnx", "3"]]
+    assert [row[:2] for row in rows] == [[f"| {tiny_onnx}", "1"], [f"| {tiny_onnx}", "3"]]
     assert rows[0][3] == "1.00 (1.00-1.00) |"
     assert all(float(row[2]) > 0 for row in rows)
 
@@ -83,7 +83,7 @@ def test_pyiqa_gets_the_pictures_of_the_other_models_as_its_own_loader_would_giv
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert [row.split(" | ")[0] for row in done.stdout.splitlines()[4:]] == ["| pyiqa", "| tiny.onnx"]
+    assert [row.split(" | ")[0] for row in done.stdout.splitlines()[4:]] == ["| pyiqa", f"| {tiny_onnx}"]
     given = [line for line in done.stderr.splitlines() if line.startswith("given")]
     assert given == ["given torch.float32 (1, 3, 192, 256) 1.0 1"] * 3  # two to warm up, one turn
 
