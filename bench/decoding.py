@@ -22,6 +22,8 @@ from musiq.image import decoded, find_images, fit
 from musiq.nvimagecodec import NvImageCodec
 from musiq.runtimes import Images, Runtime, open_runtime
 
+from .figures import spread
+
 Decoder = Callable[[bytes, int, int], Images]
 """A JPEG's bytes to the picture (height, width, 3), RGB, that a model of that size takes."""
 
@@ -136,9 +138,7 @@ def lines(found: dict[str, Measured], scored: bool) -> list[str]:
         if result.problem:
             rows.append(f"| {name} | {result.problem} |" + " |" * (len(heading) - 2))
             continue
-        ratios = np.array(result.ms) / first
-        low, middle, high = np.percentile(ratios, [10, 50, 90])
-        cells = [name, f"{np.median(result.ms):.1f}", f"{middle:.2f} ({low:.2f}-{high:.2f})", str(max(result.pixels))]
+        cells = [name, f"{np.median(result.ms):.1f}", spread(np.array(result.ms) / first), str(max(result.pixels))]
         rows.append(f"| {' | '.join([*cells, *([f'{max(result.scores):.2g}'] if scored else [])])} |")
     return rows
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 SUPPORT = {50: 5, 90: 100, 95: 200, 99: 1000}
 """Calls from which a percentile is given: ten or more of them lie beyond it (five in all suffice for the median)."""
@@ -36,6 +37,12 @@ class Latency:
     p99: float | None
     rounds_p50: list[float]
     samples: list[float]
+
+
+def spread(values: Sequence[float] | NDArray[np.float64]) -> str:
+    """The median with the 10th and 90th percentiles, as tables write it: "1.27 (1.09-1.68)"."""
+    low, middle, high = np.percentile(values, [10, 50, 90])
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
 def summarise(rounds: Sequence[Sequence[float]]) -> Latency | None:

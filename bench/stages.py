@@ -24,6 +24,8 @@ from musiq.image import decode, find_images, fit
 from musiq.runtimes import Runtime, open_runtime
 from musiq.score import Batch
 
+from .figures import spread
+
 Stages = dict[str, float]
 """By stage, in their order."""
 
@@ -87,9 +89,8 @@ def lines(ms: Sequence[Stages], new: Sequence[Stages], picture_bytes: int) -> li
     """A Markdown table of medians over the batches, the times with their 10th and 90th percentiles."""
     rows = ["| stage | ms a picture | new memory, in pictures |", "|---|---|---|"]
     for stage in ms[0]:
-        low, middle, high = np.percentile([costs[stage] for costs in ms], [10, 50, 90])
         pictures = float(np.median([costs[stage] for costs in new])) / picture_bytes
-        rows.append(f"| {stage} | {middle:.2f} ({low:.2f}-{high:.2f}) | {pictures:.2f} |")
+        rows.append(f"| {stage} | {spread([costs[stage] for costs in ms])} | {pictures:.2f} |")
     return rows
 
 

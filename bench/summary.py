@@ -43,10 +43,6 @@ class Line:
     def row(self) -> Row:
         return self.rows[0]
 
-    def at(self, row: Row) -> Line:
-        """For one of its batch sizes alone."""
-        return replace(self, rows=[row])
-
     def p50(self) -> str:
         median = _p50(self.row)
         return "" if not median else f"{median:.0f}" if median >= 100 else f"{median:.1f}"
@@ -161,7 +157,7 @@ def per_batch(rows: Sequence[Row]) -> dict[str, Callable[[Line], str]]:
     """Columns that say what each batch size in `rows` makes of a figure."""
 
     def of(text: Callable[[Line], str], batch: int) -> Callable[[Line], str]:
-        return lambda line: next((text(line.at(row)) for row in line.rows if row.batch == batch), "")
+        return lambda line: next((text(replace(line, rows=[row])) for row in line.rows if row.batch == batch), "")
 
     batches = sorted({row.batch for row in rows})
     return {f"{title}, batch {batch}": of(text, batch) for title, text in PER_BATCH.items() for batch in batches}

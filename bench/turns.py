@@ -22,6 +22,7 @@ from musiq.errors import MusiqError
 from musiq.runtimes import Images, Runtime, open_runtime
 from musiq.threads import available_cpus
 
+from .figures import spread
 from .pictures import Pictures, choose
 from .progress import progress
 
@@ -56,8 +57,7 @@ def lines(names: Sequence[str], batches: Sequence[int], seconds: Sequence[Sequen
     per_picture = [np.array(taken) / batch for taken, batch in zip(seconds, batches, strict=True)]
     rows = ["| model | batch | ms a picture | times as fast as the first |", "|---|---|---|---|"]
     for name, batch, each in zip(names, batches, per_picture, strict=True):
-        low, middle, high = np.percentile(per_picture[0] / each, [10, 50, 90])
-        rows.append(f"| {name} | {batch} | {np.median(each) * 1e3:.1f} | {middle:.2f} ({low:.2f}-{high:.2f}) |")
+        rows.append(f"| {name} | {batch} | {np.median(each) * 1e3:.1f} | {spread(per_picture[0] / each)} |")
     return rows
 
 
@@ -86,7 +86,7 @@ def batch_of(pictures: Pictures, size: tuple[int, int], batch: int) -> Images:
     found = np.fromfile(pictures.decoded(*size), np.uint8).reshape(-1, *size, 3)
     if len(found) < batch:
         raise MusiqError(f"There are {len(found)} pictures for a batch of {batch}; give more, or a smaller --batch.")
-    return np.ascontiguousarray(found[:batch])
+    return found[:batch]
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})

@@ -86,10 +86,8 @@ def details(request: Request, symmetric: bool) -> dict[str, Any]:
 
 
 def _key(request: Request, symmetric: bool) -> tuple[Any, ...]:
-    return (
-        *(id(request.model), request.inputs, request.batch, request.opset, request.tuned_for, symmetric),
-        has_parts(request),
-    )
+    graph = id(request.model), request.inputs, request.batch, request.opset, request.tuned_for, has_parts(request)
+    return *graph, symmetric
 
 
 def _plain(request: Request) -> onnx.ModelProto:

@@ -10,7 +10,7 @@ among its channels keeps it. The 1x1 convolutions are products of matrices, whic
 the norms do: convolutions would have them in blocks.
 
 Between products each patch is one row of all its channels and pixels, and scales and shifts are written out for each
-pixel: of a (P, C, 8, 8) whose batch is open, runtimes take 64 pixels at a time, and OpenVINO four times as long.
+pixel: of a (P, C, 8, 8) whose batch is open OpenVINO takes 64 pixels at a time, and four times as long or longer.
 """
 
 from __future__ import annotations
