@@ -61,14 +61,14 @@ def short_type(name: str) -> str:
 def check_network(layers: dict[str, int], request: Request) -> None:
     """Raise MusiqError unless the products are in the precision that was asked for: nothing is that only by name.
 
-    The pyramid's stay in fp32: two for each resized scale, unless the scales are the inputs.
+    The pyramid's stay in fp32, one down and one across for each resized scale, unless the scales are the inputs.
     """
     if request.precision == "int8":
         if not layers.keys() & {"QUANTIZE int8", "DEQUANTIZE fp32", "DEQUANTIZE fp16", "DEQUANTIZE bf16"}:
             raise _false_name(request, layers)
         return
     resized = sum(scale.length is not None for scale in request.model.spec.scales)
-    allowed = 2 * resized if request.inputs == "image" and request.precision != "fp32" else 0
+    allowed = 1 + resized if resized and request.inputs == "image" and request.precision != "fp32" else 0
     halved = 75 in request.options.get("gpus", ())  # where the pyramid is in fp16, see export.engine_onnx
     other = sum(count for key, count in layers.items() if _is_product(key) and key.split()[1] != request.precision)
     right = sum(count for key, count in layers.items() if _is_product(key)) - other

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from musiq.pyramid import scale_matrices
+from musiq.pyramid import Bands, scale_matrices
 from musiq.spec import PATCH, Spec
 
 
@@ -26,6 +28,8 @@ class Pyramid(nn.Module):
 
     gain: Tensor
     shift: Tensor
+    blocks: Tensor
+    read: Tensor
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -33,27 +37,38 @@ class Pyramid(nn.Module):
         mean, std = torch.tensor(spec.mean, dtype=torch.float64), torch.tensor(spec.std, dtype=torch.float64)
         self._constant("gain", (1 / (255 * std))[:, None, None])
         self._constant("shift", (-mean / std)[:, None, None])
-        for scale in spec.scales:
-            if scale.length is not None:
-                left, right = scale_matrices(spec, scale)
-                self._constant(f"{scale.name}_left", torch.from_numpy(left))  # (h, H)
-                self._constant(f"{scale.name}_right", torch.from_numpy(right))  # (W, w)
+        matrices = {scale.name: scale_matrices(spec, scale) for scale in spec.scales if scale.length is not None}
+        if not matrices:
+            return
+        # The rows of all scales at once: all read each band of the picture.
+        bands = Bands.of(np.concatenate([left for left, _ in matrices.values()]))
+        self._constant("blocks", torch.from_numpy(bands.blocks))  # (k, r, b)
+        self._index("read", bands.columns)  # (k * b,) of H
+        start = 0
+        for name, (left, right) in matrices.items():
+            self._index(f"{name}_rows", bands.rows[start : start + len(left)])  # (h,) of k * r
+            self._constant(f"{name}_right", torch.from_numpy(right))  # (W, w)
+            start += len(left)
 
     def _constant(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value.float(), persistent=False)
+
+    def _index(self, name: str, value: NDArray[np.int64]) -> None:
+        self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         # Cast first, then transpose: TensorRT takes a uint8 input into a Cast only. Then normalise: constants that are the
         # same along a row cost a pass over memory, constants that change with each number several times that.
         native = image.to(self.gain.dtype).permute(0, 3, 1, 2) * self.gain + self.shift  # (B, 3, H, W)
-        scales = []
-        for name in self.names:
-            if name == "native":
-                scales.append(native)
-            else:
-                left, right = self.get_buffer(f"{name}_left"), self.get_buffer(f"{name}_right")
-                scales.append(left @ native @ right)  # (h, H) @ (B, 3, H, W) @ (W, w)
-        return scales
+        if self.names == ["native"]:
+            return [native]
+        k, _, b = self.blocks.shape
+        down = self.blocks @ native.index_select(2, self.read).unflatten(2, (k, b))  # (k, r, b) @ (B, 3, k, b, W)
+        down = down.flatten(2, 3)
+        return [native if name == "native" else self._across(name, down) for name in self.names]
+
+    def _across(self, name: str, down: Tensor) -> Tensor:
+        return down.index_select(2, self.get_buffer(f"{name}_rows")) @ self.get_buffer(f"{name}_right")
 
 
 class ResNetTrunk(nn.Module):

@@ -6,6 +6,8 @@ antialiasing. Each row of a matrix sums to 1, so that normalising pixel values b
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,6 +64,36 @@ def scale_matrices(spec: Spec, scale: Scale) -> tuple[NDArray[np.float64], NDArr
     kept, _ = spec.kept_size(scale)
     left = resize_matrix(spec.height, rows, spec.kernel)[:kept]
     return left, np.ascontiguousarray(resize_matrix(spec.width, columns, spec.kernel).T)
+
+
+@dataclass(frozen=True)
+class Bands:
+    """A matrix (m, n) whose rows read a few neighbouring columns each, as k blocks of r rows that read w columns: for the
+    rows of `musiq` at 1024x768, which read four columns of 768, a fourteenth of the arithmetic."""
+
+    blocks: NDArray[np.float64]  # (k, r, w), the rows in the order of what they read, at the end rows of zeros
+    columns: NDArray[np.int64]  # (k * w,), what the blocks read, one after another
+    rows: NDArray[np.int64]  # (m,), where each row is among the k * r
+
+    @classmethod
+    def of(cls, matrix: NDArray[np.float64]) -> Bands:
+        m, n = matrix.shape
+        reads = matrix != 0
+        first, last = reads.argmax(axis=1), n - 1 - reads[:, ::-1].argmax(axis=1)
+        order = np.argsort(first + last, kind="stable")
+        each = -(-m // max(1, round(n / BAND)))
+        parts = [order[i : i + each] for i in range(0, m, each)]
+        width = max(int(last[part].max() - first[part].min()) + 1 for part in parts)
+        starts = [min(int(first[part].min()), n - width) for part in parts]
+        blocks = np.zeros((len(parts), each, width))
+        for block, part, start in zip(blocks, parts, starts, strict=True):
+            block[: len(part)] = matrix[part, start : start + width]
+        columns = np.concatenate([np.arange(start, start + width) for start in starts])
+        return cls(blocks, columns, np.argsort(order))
+
+
+BAND = 48
+"""Columns for each block, about. 32, 48 and 96 take the same time (`musiq` at 1024x768, ONNX Runtime, Intel Xeon)."""
 
 
 def scales(images: NDArray[np.uint8], spec: Spec) -> list[NDArray[np.float32]]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from musiq.errors import MusiqError
-from musiq.pyramid import resize_matrix, scale_matrices
+from musiq.pyramid import Bands, resize_matrix, scale_matrices
 from musiq.spec import PRESETS, Scale, Spec
 
 PICTURE = np.random.default_rng(0).random((97, 131), np.float32)
@@ -68,6 +68,27 @@ def test_cut_scales_keep_the_first_rows_of_the_whole_resize() -> None:
     left, right = scale_matrices(spec, spec.scales[2])
     assert (left.shape, right.shape) == ((160, 768), (1024, 224))
     np.testing.assert_array_equal(left, resize_matrix(768, 168, "cubic")[:160])
+
+
+@pytest.mark.parametrize("kernel", ["cubic", "gaussian"])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [(768, (168, 288)), (768, (160, 288)), (97, (72, 43)), (33, (1, 90)), (5, (5,))]
+)
+def test_bands_give_each_row_of_their_matrix_the_columns_that_it_reads(
+    kernel: str, inputs: int, outputs: tuple[int, ...]
+) -> None:
+    matrix = np.concatenate([resize_matrix(inputs, count, kernel) for count in outputs])
+    bands = Bands.of(matrix)
+    k, _, width = bands.blocks.shape
+    picture = np.random.default_rng(1).random((inputs, 7))
+    read = picture[bands.columns].reshape(k, width, 7)
+    np.testing.assert_allclose((bands.blocks @ read).reshape(-1, 7)[bands.rows], matrix @ picture, atol=1e-12)
+
+
+def test_bands_of_a_1024x768_picture_take_a_fourteenth_of_the_arithmetic() -> None:
+    spec = PRESETS["musiq"]
+    matrix = np.concatenate([scale_matrices(spec, scale)[0] for scale in spec.scales if scale.length is not None])
+    assert Bands.of(matrix).blocks.size < matrix.size / 14
 
 
 def test_a_spec_comes_back_from_its_json_unchanged() -> None:

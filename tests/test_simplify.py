@@ -60,7 +60,7 @@ def test_the_original_is_left_as_it_was() -> None:
 def test_folding_saves_the_work_that_it_promises() -> None:
     classic, musiq = lively_model("resnet50-classic"), lively_model("musiq")
     assert gflop(classic) - gflop(simplify(classic)) > 40  # at 1024x768, of about 350
-    assert 79 < gflop(simplify(musiq)) < 80  # 16.9 of them attention's products
+    assert 77 < gflop(simplify(musiq)) < 78  # 16.9 of them attention's products
 
 
 @pytest.mark.parametrize(("preset", "fused"), [("musiq", "FastGelu"), ("resnet50", "BiasGelu")])
