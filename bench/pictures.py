@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,7 +138,7 @@ class Pictures:
     def _write(self, raw: Path, height: int, width: int, progress: Progress) -> None:
         sound, broken, fitted = [], [], 0
         with raw.open("wb") as file:
-            for path, picture, how in _decode_all(self.files, height, width):
+            for path, picture, how in decode_all(self.files, height, width):
                 if picture is None:
                     broken.append((path, how))
                 else:
@@ -156,7 +156,7 @@ class Pictures:
         self.broken += broken
 
 
-def _decode_all(files: Sequence[Path], height: int, width: int) -> Iterator[tuple[Path, Image | None, str]]:
+def decode_all(files: Sequence[Path], height: int, width: int) -> Generator[tuple[Path, Image | None, str], None, None]:
     """Each file's (path, picture, how it was fitted), or (path, None, why it cannot be read)."""
 
     def one(path: Path) -> tuple[Path, Image | None, str]:
@@ -188,7 +188,11 @@ def choose(folders: Sequence[Path], labels: Labels | None, at_most: int, scratch
                 f"None of the {found} pictures in {', '.join(map(str, folders))} has a label in {labels.source} (split: "
                 f"{labels.split}). Check --images, --labels and --split."
             )
-    if 0 < at_most < len(files):
-        # Evenly over the whole folder: its first files are often of one scene or one distortion.
-        files = [files[index * len(files) // at_most] for index in range(at_most)]
-    return Pictures(files, found, scratch)
+    return Pictures(evenly(files, at_most), found, scratch)
+
+
+def evenly(files: list[Path], at_most: int) -> list[Path]:
+    """`at_most` of `files` (0: all), from the whole folder: its first files are often of one scene or one distortion."""
+    if not 0 < at_most < len(files):
+        return files
+    return [files[index * len(files) // at_most] for index in range(at_most)]

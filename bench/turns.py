@@ -7,7 +7,6 @@ model a process of its own, and says what memory it takes and what becomes of th
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -19,11 +18,12 @@ import numpy as np
 
 from musiq.cli import Command
 from musiq.errors import MusiqError
+from musiq.noise import without_decoder_noise
 from musiq.runtimes import Images, Runtime, open_runtime
 from musiq.threads import available_cpus
 
 from .figures import spread
-from .pictures import Pictures, choose
+from .pictures import choose, decode_all, evenly
 from .progress import progress
 
 PYIQA = "pyiqa"
@@ -81,12 +81,26 @@ def open_pyiqa(threads: int) -> Call:
     return call
 
 
-def batch_of(pictures: Pictures, size: tuple[int, int], batch: int) -> Images:
-    """The first `batch` pictures, fitted to `size` (height, width). Raises MusiqError where there are fewer."""
-    found = np.fromfile(pictures.decoded(*size), np.uint8).reshape(-1, *size, 3)
-    if len(found) < batch:
-        raise MusiqError(f"There are {len(found)} pictures for a batch of {batch}; give more, or a smaller --batch.")
-    return found[:batch]
+def spread_out(folder: Path, first: int) -> list[Path]:
+    """The pictures of a folder, the `first` ones evenly out of all of it: they are taken unless they are broken."""
+    files = choose([folder], None, 0, scratch=Path()).files
+    chosen = evenly(files, first)
+    return chosen + sorted(set(files) - set(chosen))
+
+
+def batch_of(files: Sequence[Path], size: tuple[int, int], batch: int) -> Images:
+    """The first `batch` pictures that can be read, fitted to `size` (height, width); says on stderr which could not.
+    Raises MusiqError where there are fewer."""
+    found = []
+    with without_decoder_noise(), closing(decode_all(files, *size)) as decoded:
+        for path, picture, how in decoded:
+            if picture is None:
+                click.echo(f"{path}: {how}", err=True)
+            else:
+                found.append(picture)
+            if len(found) == batch:
+                return np.stack(found)
+    raise MusiqError(f"There are {len(found)} pictures for a batch of {batch}; give more, or a smaller --batch.")
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -110,13 +124,12 @@ def main(models: Sequence[str], images: Path, batches: Sequence[int], turns: int
         sizes = [(it.spec.height, it.spec.width) for it in runtimes if it]
         if not sizes:
             raise MusiqError(f"Only {PYIQA} is given; give a model beside it, whose height and width its pictures get.")
-        scratch = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        pictures = choose([images], None, max(batches), scratch)
+        files = spread_out(images, max(batches))
         names, sets, calls = [], [], []
         for name, it in zip(models, runtimes, strict=True):
             call: Call = it.run if it else open_pyiqa(cpus)
             for batch in batches:
-                taken = batch_of(pictures, (it.spec.height, it.spec.width) if it else sizes[0], batch)
+                taken = batch_of(files, (it.spec.height, it.spec.width) if it else sizes[0], batch)
                 names.append(name)
                 sets.append(batch)
                 calls.append(partial(call, taken))

@@ -68,6 +68,14 @@ def test_the_command_compares_files_and_batches(photos: Path, tiny_onnx: Path) -
     assert all(float(row[2]) > 0 for row in rows)
 
 
+def test_a_broken_picture_is_named_and_another_takes_its_place(photos: Path, tiny_onnx: Path) -> None:
+    (photos / "0.png").write_bytes(b"nothing of a picture")
+    done = CliRunner().invoke(main, [str(tiny_onnx), "--images", str(photos), "--batch", "2", "--turns", "1"])
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith(f"{photos / '0.png'}: ")
+    assert [row.split(" | ")[1] for row in done.stdout.splitlines()[4:]] == ["2"]
+
+
 def test_pyiqa_gets_the_pictures_of_the_other_models_as_its_own_loader_would_give_them(
     photos: Path, tiny_onnx: Path, tmp_path: Path
 ) -> None:
