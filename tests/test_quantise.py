@@ -90,7 +90,7 @@ def test_pyramid_attention_and_head_stay_in_floats(int8_export: tuple[Path, Resu
     model = onnx.load(int8_export[0])
     constants = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     floats = [name for name, kind in constants.items() if kind == onnx.TensorProto.FLOAT]
-    assert {"model.head.weight", "model.pyramid.scale_128_left"} <= set(floats)
+    assert {"model.head.weight", "model.pyramid.blocks", "model.pyramid.scale_128_right"} <= set(floats)
     makers = {node.output[0]: node.op_type for node in model.graph.node}
     softmaxed = [node for node in model.graph.node if makers.get((*node.input, "")[0]) == "Softmax"]
     assert [node.op_type for node in softmaxed] == ["MatMul"] * 3
