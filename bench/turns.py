@@ -125,14 +125,17 @@ def main(models: Sequence[str], images: Path, batches: Sequence[int], turns: int
         if not sizes:
             raise MusiqError(f"Only {PYIQA} is given; give a model beside it, whose height and width its pictures get.")
         files = spread_out(images, max(batches))
+        decoded: dict[tuple[int, int], Images] = {}
         names, sets, calls = [], [], []
         for name, it in zip(models, runtimes, strict=True):
             call: Call = it.run if it else open_pyiqa(cpus)
+            size = (it.spec.height, it.spec.width) if it else sizes[0]
+            if size not in decoded:
+                decoded[size] = batch_of(files, size, max(batches))
             for batch in batches:
-                taken = batch_of(files, (it.spec.height, it.spec.width) if it else sizes[0], batch)
                 names.append(name)
                 sets.append(batch)
-                calls.append(partial(call, taken))
+                calls.append(partial(call, decoded[size][:batch]))
         with progress(turns) as said:
             seconds = measure(calls, turns, said)
     click.echo(f"{turns} turns of {len(calls)} calls, {cpus} threads:\n")

@@ -83,9 +83,7 @@ def test_large_models_become_engines_in_half_precision(preset: str, tmp_path: Pa
     model = simplify(lively_model(preset, layers=1, **SMALL))
     built = engine.build(request_for(model, gpus=(86,)), tmp_path / "e", "tensorrt_rtx")
     products = {key: n for key, n in built.layers.items() if key.split()[0] in engine_layers.PRODUCTS}
-    assert (
-        products.pop("MATRIX_MULTIPLY fp32") == 3
-    )  # the pyramid: one down, and one across for each of two resized scales
+    assert products.pop("MATRIX_MULTIPLY fp32") == 3  # the pyramid: one down, one across for each of two resized scales
     assert {key.split()[1] for key in products} == {"fp16"}
     assert (tmp_path / "e").stat().st_size > 1e6
 
