@@ -46,14 +46,13 @@ class Account:
     kinds: dict[str, tuple[int, float]]
     wall_ms: float
 
-    def lines(self, batch: int, most: int = 14) -> list[str]:
-        """A Markdown table, the costliest kinds first, and the rate of a whole call."""
+    def lines(self, work: float, most: int = 14) -> list[str]:
+        """A Markdown table, the costliest kinds first, and the rate of a whole call, which is `work` GFLOP."""
         total = sum(ms for _, ms in self.kinds.values())
         ordered = sorted(self.kinds.items(), key=lambda item: -item[1][1])
         rows = [(kind, nodes, ms) for kind, (nodes, ms) in ordered[:most]]
         if rest := [value for _, value in ordered[most:]]:
             rows.append((f"{len(rest)} other kinds", sum(nodes for nodes, _ in rest), sum(ms for _, ms in rest)))
-        work = gflop(self.spec) * batch
         return [
             "| operator | nodes | ms | share |",
             "|---|---|---|---|",
@@ -72,6 +71,13 @@ def account(path: Path, batch: int = 1, calls: int = 5, threads: int | None = No
     return PROFILERS[ending](path, batch, calls, threads or available_cpus())
 
 
+def work_of(path: Path, spec: Spec) -> float:
+    """GFLOP for one picture: what the export counted in the simplified graph; for a checkpoint, or a file without such a
+    record, what the formulas of the architecture say."""
+    record = artifact.read_record(path)
+    return float((record and record.details.get("gflop")) or gflop(spec))
+
+
 def shares_of_product(path: Path, batch: int, calls: int, threads: int | None = None) -> list[float]:
     """The model's GFLOP/s to those of a large matrix product, once for each of `calls` calls. No account is kept, and each
     call is followed by products, so that a machine whose speed moves does not decide; the faster of two, because the
@@ -79,7 +85,7 @@ def shares_of_product(path: Path, batch: int, calls: int, threads: int | None = 
     multiply = product(threads or available_cpus())
     with closing(open_runtime(path, "cpu", threads)) as runtime:
         images = _noise(runtime.spec, batch)
-        work = gflop(runtime.spec) * batch
+        work = work_of(path, runtime.spec) * batch
         runtime(images)
         multiply()
         return [work / best_s(lambda: runtime(images), 1) / (PRODUCT_GFLOP / best_s(multiply, 2)) for _ in range(calls)]
@@ -181,7 +187,8 @@ def main(models: Sequence[Path], batch: int, calls: int, threads: int | None) ->
     rate = product_rate(threads or available_cpus())
     click.echo(f"A large matrix product: {rate:.0f} GFLOP/s. Copying 256 MB on one core: {copy_rate():.0f} GB/s.")
     for path in models:
-        lines = account(path, batch, calls, threads).lines(batch)
+        found = account(path, batch, calls, threads)
+        lines = found.lines(work_of(path, found.spec) * batch)
         click.echo("\n".join(["", f"{path.name}, batch {batch}:", "", *lines]))
         low, middle, high = np.percentile(shares_of_product(path, batch, calls, threads), [10, 50, 90])
         click.echo(

@@ -130,6 +130,8 @@ def _scored(runtime: Callable[[Pictures], NDArray[np.float32]], pictures: Pictur
 
 
 def _record(format: Format, request: Request, reference: Reference, built: Built, part: Path, seconds: float) -> Record:
+    from .simplify import gflop
+
     batch = built.batch or request.batch
     return Record(
         spec=request.model.spec,
@@ -148,6 +150,7 @@ def _record(format: Format, request: Request, reference: Reference, built: Built
             "tuned_for": request.tuned_for,
             "tf32": bool(request.options.get("tf32")),
             "build_s": round(seconds, 1),
+            "gflop": round(gflop(request.model), 4),
         },
     )
 
