@@ -82,6 +82,12 @@ FORMAT_HELP = (
     type=click.Path(path_type=Path),
     help="For int8: folder with 64 to 512 pictures like those to be scored.",
 )
+@click.option(
+    "--weight-bits",
+    type=click.IntRange(7, 8),
+    show_default="8 where this CPU has VNNI or the file is for GPUs, else 7",
+    help="For int8: 7 for files that also go to x86 CPUs without VNNI, whose sums overflow with 8.",
+)
 @click.option("--force", is_flag=True, help="Keep an int8 file that is slower than fp32 on this machine.")
 @click.option(
     "--gpus", show_default="80,86,89,120", help="For trt-rtx: compute capabilities: 75,80,86,89,120,121 (RTX 20 to 50)."
@@ -295,7 +301,7 @@ def int8_options(options: dict[str, Any], precision: str, limits: Limits, spec: 
     if folder is None:
         raise calibration.missing()
     pictures = calibration.read(folder, spec.height, spec.width, lambda text: click.echo(f"Warning: {text}", err=True))
-    return {"calibration": pictures, "limits": limits, "force": options["force"]}
+    return {"calibration": pictures, "limits": limits, "force": options["force"], "weight_bits": options["weight_bits"]}
 
 
 def opset_of(options: dict[str, Any], precision: str) -> int:

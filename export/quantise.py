@@ -7,10 +7,9 @@ by `sensitivity`, which measures.
 
 from __future__ import annotations
 
-import platform
 import re
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from musiq import __version__
+from musiq.artifact import SEVEN_BITS
+from musiq.cpu import adds_int8_exactly
 from musiq.errors import MusiqError
 from musiq.runtimes.feed import PRECISION
 from musiq.runtimes.ort import import_onnxruntime
@@ -81,7 +82,7 @@ def details(request: Request, symmetric: bool) -> dict[str, Any]:
         },
         "sensitivity": plan.sensitivity.told(),
         "activations": "int8 symmetric" if symmetric else "uint8",
-        "weights": "int8 per channel" + (", 7 bits used" if reduced_range(symmetric) else ""),
+        "weights": "int8 per channel" + (SEVEN_BITS if weight_bits(request, symmetric) == 7 else ""),
     }
 
 
@@ -142,7 +143,7 @@ def _group(parameter: str, fine: bool) -> str | None:
 
 
 def _plan(request: Request, symmetric: bool) -> Plan:
-    calibration = calibrations.of(request)
+    calibration, bits = calibrations.of(request), weight_bits(request, symmetric)
     ranging, held = calibration.split()
     plain = _plain(request)
     groups = groups_of(plain)
@@ -150,15 +151,20 @@ def _plan(request: Request, symmetric: bool) -> Plan:
     # Groups alone are measured on the first ones: those, too, should be spread over the folder.
     pictures = calibration.pictures[[*held[::2], *held[1::2]]]
     limits: Limits = request.options.get("limits") or LIMITS["int8"]
+    # What is for another machine is not measured with the overflows of this one.
+    in_floats = bits == 8 and not adds_int8_exactly()
+
+    def quantised_in(left: Collection[str]) -> onnx.ModelProto:
+        return _with_qdq(plain, ranges, [node for name in left for node in groups[name]], symmetric, bits)
 
     def scores(left: Collection[str], count: int) -> Scores:
-        return _scores(request, _with_qdq(plain, ranges, groups, left, symmetric), pictures[:count])
+        return _scores(request, quantised_in(left), pictures[:count], in_floats)
 
     with progress("measuring what int8 costs", len(groups)) as advance:
         reference = _scores(request, plain, pictures)
         sensitivity = choose(groups, scores, reference, request.model.spec, limits, advance)
     left = [name for name in groups if name not in sensitivity.kept]
-    model = _with_qdq(plain, ranges, groups, left, symmetric)
+    model = quantised_in(left)
     products = int8_products(model)
     if not products:
         raise MusiqError(
@@ -206,10 +212,8 @@ class _Reader:
         return self._left.pop() if self._left else None
 
 
-def _with_qdq(
-    plain: onnx.ModelProto, ranges: Any, groups: Groups, left: Collection[str], symmetric: bool
-) -> onnx.ModelProto:
-    """A copy of `plain` with the groups named in `left` quantised."""
+def _with_qdq(plain: onnx.ModelProto, ranges: Any, nodes: list[str], symmetric: bool, bits: int) -> onnx.ModelProto:
+    """A copy of `plain` with `nodes` quantised, weights in 7 or 8 bits."""
     import onnx
     from onnxruntime.quantization import QDQQuantizer, QuantType
 
@@ -221,11 +225,11 @@ def _with_qdq(
     quantizer = QDQQuantizer(
         model,
         True,  # per channel
-        reduced_range(symmetric),
+        bits == 7,
         QuantType.QInt8,
         QuantType.QInt8 if symmetric else QuantType.QUInt8,
         ranges,
-        [node for name in left for node in groups[name]],
+        nodes,
         [],
         list(PRODUCTS if symmetric else (*PRODUCTS, *BETWEEN)),
         {
@@ -245,11 +249,14 @@ def _with_qdq(
     return model
 
 
-def _scores(request: Request, model: onnx.ModelProto, pictures: Pictures) -> Scores:
+def _scores(request: Request, model: onnx.ModelProto, pictures: Pictures, in_floats: bool = False) -> Scores:
+    """Of a graph in ONNX Runtime; `in_floats`: its int8 values are multiplied as floats, which adds them exactly."""
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = available_cpus()
     options.log_severity_level = 3
+    if in_floats:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
     taken = feed(request)
@@ -278,12 +285,7 @@ def int8_products(model: onnx.ModelProto) -> int:
     )
 
 
-def reduced_range(symmetric: bool, machine: Callable[[], str] = platform.machine) -> bool:
-    """Whether weights keep to 7 bits: x86 CPUs without VNNI add two products in 16 bits, which can overflow."""
-    if symmetric or machine().lower() not in ("x86_64", "amd64"):
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return True  # unknown: 7 bits are right everywhere
-    return not re.search(r"\b(avx512_vnni|avx_vnni)\b", flags)
+def weight_bits(request: Request, symmetric: bool) -> int:
+    """Bits that weights use: as asked; else 7 where this CPU could overflow with 8, or nothing tells. GPUs never do."""
+    asked: int | None = request.options.get("weight_bits")
+    return asked or (8 if symmetric or adds_int8_exactly() else 7)

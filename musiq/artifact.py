@@ -100,6 +100,10 @@ class Record:
             raise MusiqError(f"The artefact's record cannot be read ({problem}). Export the model again.") from problem
 
 
+SEVEN_BITS = ", 7 bits used"
+"""How the "weights" of an int8 artefact's details end where their sums cannot overflow on any CPU."""
+
+
 def record_path(artifact: Path) -> Path:
     return artifact.with_name(artifact.name + ".json")
 

@@ -52,6 +52,7 @@ def int8_export(tiny_checkpoint: Path, photos: Path, tmp_path_factory: pytest.Te
     """The tiny model exported by the real command; forced, because a model this small gains next to nothing."""
     out = tmp_path_factory.mktemp("int8")
     given = ["--checkpoint", tiny_checkpoint, "--precision", "int8", "--name", "tiny", "--out", out, "--force"]
+    given += ["--weight-bits", 7]
     # Random weights scatter more than trained ones: wider limits than the default ones leave something to quantise.
     given += ["--max-difference", LIMITS_HERE.difference, "--min-srcc", LIMITS_HERE.srcc]
     result = run(*given, "--calibration-images", photos, "--images", photos)
@@ -83,7 +84,10 @@ def test_weights_are_int8_with_a_scale_for_every_output_channel(int8_export: tup
             assert makers[node.input[0]].op_type == "DequantizeLinear"
             weights.append(weight)
     assert len(weights) >= 8
-    assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) in (64, 127)
+    assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) == 64
+    record = artifact.read_record(int8_export[0])
+    assert record is not None
+    assert record.details["weights"] == "int8 per channel, 7 bits used"
 
 
 def test_pyramid_attention_and_head_stay_in_floats(int8_export: tuple[Path, Result]) -> None:
@@ -303,13 +307,25 @@ def test_resnet_groups_are_its_stages_and_hold_what_stands_between_convolutions(
     assert not any("Conv" in kinds[name] for name in groups["layers.0.attention"])
 
 
-def test_weights_keep_to_7_bits_only_where_a_cpu_could_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    def told(flags: str) -> bool:
-        monkeypatch.setattr(Path, "read_text", lambda self: flags)
-        return quantise.reduced_range(False, machine=lambda: "x86_64")
-
-    assert told("flags : sse avx2 fma")
-    assert not told("flags : avx2 avx512_vnni")
-    assert not told("flags : avx2 avx_vnni")
-    assert not quantise.reduced_range(False, machine=lambda: "aarch64")
-    assert not quantise.reduced_range(True, machine=lambda: "x86_64")
+@pytest.mark.parametrize(
+    ("exact", "symmetric", "asked", "bits"),
+    [
+        (True, False, None, 8),
+        (False, False, None, 7),
+        (None, False, None, 7),
+        (False, True, None, 8),
+        (True, False, 7, 7),
+        (False, False, 8, 8),
+    ],
+)
+def test_weights_use_7_bits_where_asked_or_where_sums_could_overflow_here(
+    request_int8: Request,
+    monkeypatch: pytest.MonkeyPatch,
+    exact: bool | None,
+    symmetric: bool,
+    asked: int | None,
+    bits: int,
+) -> None:
+    monkeypatch.setattr(quantise, "adds_int8_exactly", lambda: exact)
+    request = replace(request_int8, options={**request_int8.options, "weight_bits": asked})
+    assert quantise.weight_bits(request, symmetric) == bits

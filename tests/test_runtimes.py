@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 
 from musiq import artifact, checkpoint
 from musiq.errors import MusiqError
-from musiq.runtimes import open_runtime, ort
+from musiq.runtimes import open_runtime, ort, pt
 from musiq_export.cli import main
 from musiq_export.formats import find
 from tests.recipe import lively_model, picture
@@ -220,6 +221,26 @@ def test_a_file_without_a_record_runs_and_says_that_it_is_unverified(tiny_onnx: 
     with pytest.warns(UserWarning, match=r"tiny\.onnx is unverified: it has no record"):
         runtime = open_runtime(tmp_path / "tiny.onnx", "cpu")
     assert runtime(picture(192, 256, 1)[None]).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("precision", "fast", "warned"), [("bf16", False, True), ("bf16", True, False), ("fp32", False, False)]
+)
+def test_half_precision_that_pytorch_has_no_products_for_on_this_cpu_is_warned_of(
+    artefacts: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+    precision: str,
+    fast: bool,
+    warned: bool,
+) -> None:
+    path = artefacts("torchscript", "--precision", precision)
+    recwarn.clear()
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    monkeypatch.setattr(pt.platform, "machine", lambda: "x86_64")
+    open_runtime(path, "cpu").close()
+    said = [str(one.message) for one in recwarn]
+    assert any("takes several times as long as for fp32 on this CPU" in one for one in said) == warned
 
 
 def test_both_onnxruntime_packages_at_once_are_pointed_out(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musiq import artifact
+from musiq.cpu import adds_int8_exactly
 from musiq.errors import MusiqError
 from musiq.spec import Spec
 
@@ -150,11 +151,11 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
         return RUNTIMES[ending](path, Opening(device, threads))
     record = artifact.read_record(path)  # refuses an artefact that is not the recorded one
     runtime = RUNTIMES[ending](path, Opening(device, threads, throughput, record))
-    _warn_if_unverified(path, record)
+    _warn_if_unverified(path, record, runtime.provider)
     return runtime
 
 
-def _warn_if_unverified(path: Path, record: artifact.Record | None) -> None:
+def _warn_if_unverified(path: Path, record: artifact.Record | None, provider: str) -> None:
     if record is None:
         warnings.warn(f"{path} is unverified: it has no record {artifact.record_path(path).name}", stacklevel=3)
     elif record.unverified:
@@ -162,6 +163,16 @@ def _warn_if_unverified(path: Path, record: artifact.Record | None) -> None:
             f"{path} is unverified: {record.unverified}. Finish the check with musiq-export --verify {path}",
             stacklevel=3,
         )
+    elif record.precision == "int8" and "CPU" in provider and _may_overflow(record):
+        warnings.warn(
+            f"{path} is unverified on this CPU, which has no VNNI: sums of its int8 products can overflow here. Export it "
+            "with --weight-bits 7, or on a CPU like this one",
+            stacklevel=3,
+        )
+
+
+def _may_overflow(record: artifact.Record) -> bool:
+    return adds_int8_exactly() is False and not str(record.details.get("weights", "")).endswith(artifact.SEVEN_BITS)
 
 
 WAYS: dict[str, tuple[str, ...]] = {
