@@ -89,9 +89,10 @@ def _difference(line: Line) -> str:
 
 
 def _precision(line: Line) -> str:
-    # What OpenVINO stores in fp16 it computes in fp32 on CPUs: see the provider.
-    stored = line.row.precision == "fp16" and (line.row.provider or "").endswith("f32")
-    return "fp16 (computed in fp32)" if stored else line.row.precision
+    # OpenVINO computes what is stored in fp16 in fp32 on CPUs, and bf16 where they have no instructions for it: its
+    # provider says so.
+    stored = line.row.precision in ("fp16", "bf16") and (line.row.provider or "").endswith("f32")
+    return f"{line.row.precision} (computed in fp32)" if stored else line.row.precision
 
 
 WAYS = {"cuda-graph": ", CUDA graph", "tensorrt": ", TensorRT", "cuda-compile": ", compiled"}

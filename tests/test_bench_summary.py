@@ -67,6 +67,13 @@ def test_each_device_has_a_line_and_pytorch_in_half_precision_is_no_measure() ->
     assert column(lines, "times as fast as PyTorch")[1] == column(lines, "times as fast as PyTorch")[2]
 
 
+def test_half_precision_that_openvino_computes_in_fp32_is_named_so() -> None:
+    one = replace(made()[1], format="openvino", precision="bf16")
+    rows = [replace(one, provider=f"OpenVINO CPU {inside}") for inside in ("f32", "bf16")]
+    assert [column(table([row]), "precision") for row in rows] == [["bf16 (computed in fp32)"], ["bf16"]]
+    assert column(table([replace(rows[0], precision="fp32")]), "precision") == ["fp32"]
+
+
 def test_columns_without_a_figure_are_left_out_and_labels_bring_theirs() -> None:
     assert "SRCC" not in cells(table(made())[0])
     assert "layers" not in cells(table(made())[0])
