@@ -10,7 +10,8 @@
 # $HEIGHT narrow it down.
 #
 # Left out: pt2 and torchscript in fp16, for which PyTorch takes several times as long as for fp32 on CPUs without
-# instructions for it (results/cpu-fp16-*.json: one that has some); ONNX in bf16, which no ONNX Runtime computes.
+# instructions for it (results/cpu-fp16-*.json: one that has some), and in bf16 on CPUs that lack those for it; ONNX in bf16,
+# which no ONNX Runtime computes.
 set -eu
 pictures=$1
 shift
@@ -25,7 +26,8 @@ make_all() { # PRESET
     for precision in ${PRECISIONS:-fp32 fp16 bf16 int8}; do
         case $precision in
             fp32) make_some "$1" fp32 onnx openvino pt2 torchscript ;;
-            bf16) make_some "$1" bf16 openvino pt2 torchscript ;;
+            # shellcheck disable=SC2086
+            bf16) make_some "$1" bf16 openvino $bf16_in_pytorch ;;
             *) make_some "$1" "$precision" onnx openvino ;;
         esac
     done
@@ -52,6 +54,8 @@ make_some() { # PRESET PRECISION FORMAT...
     mv "$done.part" "$done"
 }
 
+bf16_in_pytorch="pt2 torchscript"
+python -c 'import sys, torch; sys.exit(not torch.ops.mkldnn._is_mkldnn_bf16_supported())' 2>/dev/null || bf16_in_pytorch=
 for each in $presets; do
     make_all "$each"
 done
