@@ -237,7 +237,7 @@ def test_half_precision_that_pytorch_has_no_products_for_on_this_cpu_is_warned_o
     path = artefacts("torchscript", "--precision", precision)
     recwarn.clear()
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
-    monkeypatch.setattr(pt.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(pt, "is_x86", lambda: True)
     open_runtime(path, "cpu").close()
     said = [str(one.message) for one in recwarn]
     assert any("takes several times as long as for fp32 on this CPU" in one for one in said) == warned

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from musiq.cpu import is_x86
 from musiq.errors import MusiqError
 from musiq.runtimes import Images, Scores, check_device, cuda_index
 from musiq.runtimes.feed import BATCH, INPUTS, PRECISION, SPEC, Feed
@@ -154,7 +154,7 @@ def _warn_if_slow(path: Path, precision: str, place: Any) -> None:
     fp32 on an AMD EPYC with AVX2."""
     import torch
 
-    if place.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+    if place.type != "cpu" or not is_x86():
         return
     is_fast = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", lambda: True)
     if not is_fast():
