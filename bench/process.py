@@ -63,8 +63,9 @@ def measure(
     with tempfile.TemporaryFile("w+", errors="replace") as stderr:
         process = _start(job, stderr)
         timer = threading.Timer(timeout_s, process.kill)
-        timer.start()
+        timer.daemon = True  # Ctrl-C between these lines must not leave a thread that Python waits for at its end
         try:
+            timer.start()
             opened, last = _talk(process, feed, progress)
             process.wait()
         finally:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.bench_place import QUICK, bench, mean_pixels, report_of, without_torch
+from tests.bench_place import QUICK, at_start, bench, mean_pixels, report_of, without_torch
 
 pytest_plugins = ["tests.bench_fixtures"]
 
@@ -141,6 +141,22 @@ def test_what_cannot_be_done_is_one_line_and_exit_1(
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_while_a_process_starts_ends_the_run_at_once(place: Path, tmp_path: Path) -> None:
+    # Beside the thread that watches the time limit: the run must wait for neither that thread nor that process.
+    code = (
+        "import threading\n"
+        "class Interrupted(threading.Timer):\n"
+        "    def start(self):\n"
+        "        super().start()\n"
+        "        raise KeyboardInterrupt\n"
+        "threading.Timer = Interrupted\n"
+    )
+    asked = ["--images", "photos", "--models", "exports/brightness.onnx", *QUICK, "--out", tmp_path / "out"]
+    done = bench(*asked, cwd=place, PYTHONPATH=at_start(tmp_path, code))
+    assert done.returncode == 130, done.stderr
+    assert report_of(tmp_path / "out")["rows"][0]["status"] == "not measured (interrupted)"
 
 
 def test_ctrl_c_keeps_what_is_finished_and_resume_measures_the_rest(place: Path, tmp_path: Path) -> None:
