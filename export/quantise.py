@@ -1,15 +1,15 @@
 """int8: a graph with QuantizeLinear and DequantizeLinear around its large products, ranges calibrated on real pictures.
 
-ONNX Runtime's own quantiser places them. Weights are symmetric int8 with a scale for each output channel; the pyramid, the
-norms, the softmax, attention's products of two activations and the head stay fp32. Which layers are quantised is decided
-by `sensitivity`, which measures.
+ONNX Runtime's own quantiser places them. Weights are symmetric int8 with a scale for each output channel, rounded by
+`int8_weights`; the pyramid, the norms, the softmax, attention's products of two activations and the head stay fp32. Which
+layers are quantised is decided by `sensitivity`, which measures.
 """
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from musiq.threads import available_cpus
 from . import calibration as calibrations
 from .calibration import Pictures, progress
 from .check import LIMITS, Limits
+from .int8_weights import Products, Weights, compensated, moments
 from .onnx_trace import float_onnx, has_parts
 from .request import Request, feed
 from .sensitivity import Scores, Sensitivity, choose
@@ -41,6 +42,9 @@ BETWEEN = ("Add", "MaxPool", "Relu")
 FINE_LAYERS = (
     6  # a transformer of up to so many layers is measured in halves; a deep one in layers, to keep the pass short
 )
+
+COVARIANCES_FROM = 32
+"""Pictures, at most, that tell how the inputs of a product go together: at 1024x768 they are some 29,000 rows."""
 
 Groups = dict[str, list[str]]
 
@@ -83,6 +87,7 @@ def details(request: Request, symmetric: bool) -> dict[str, Any]:
         "sensitivity": plan.sensitivity.told(),
         "activations": "int8 symmetric" if symmetric else "uint8",
         "weights": "int8 per channel" + (SEVEN_BITS if weight_bits(request, symmetric) == 7 else ""),
+        "rounding": "products: each weight makes up for others (GPTQ), biases for the mean; convolutions: nearest",
     }
 
 
@@ -151,11 +156,13 @@ def _plan(request: Request, symmetric: bool) -> Plan:
     # Groups alone are measured on the first ones: those, too, should be spread over the folder.
     pictures = calibration.pictures[[*held[::2], *held[1::2]]]
     limits: Limits = request.options.get("limits") or LIMITS["int8"]
+    weights = _weights(request, plain, ranges, groups, calibration.pictures[ranging], symmetric, bits)
     # What is for another machine is not measured with the overflows of this one.
     in_floats = bits == 8 and not adds_int8_exactly()
 
     def quantised_in(left: Collection[str]) -> onnx.ModelProto:
-        return _with_qdq(plain, ranges, [node for name in left for node in groups[name]], symmetric, bits)
+        nodes = [node for name in left for node in groups[name]]
+        return _with_qdq(plain, ranges, nodes, symmetric, bits, weights)
 
     def scores(left: Collection[str], count: int) -> Scores:
         return _scores(request, quantised_in(left), pictures[:count], in_floats)
@@ -202,6 +209,43 @@ def _ranges(request: Request, plain: onnx.ModelProto, pictures: Pictures, symmet
         return calibrator.compute_data()
 
 
+def _weights(
+    request: Request,
+    plain: onnx.ModelProto,
+    ranges: Any,
+    groups: Groups,
+    pictures: Pictures,
+    symmetric: bool,
+    bits: int,
+) -> Weights:
+    """The int8 values of the transformer's weights, each rounded so as to make up for the others."""
+    nodes = [node for group in groups.values() for node in group]
+    products = Products(plain, nodes)
+    few = pictures[:: -(-len(pictures) // COVARIANCES_FROM)]
+
+    def run(graph: onnx.ModelProto) -> Iterator[dict[str, Any]]:
+        session, taken = _session(graph), feed(request)
+        names = [entry.name for entry in session.get_outputs()]
+        found: list[dict[str, Any]] = []
+        call = _call(session)
+
+        def collect(arrays: list[Any]) -> list[Any]:
+            found.append(dict(zip(names, call(arrays), strict=True)))
+            return [np.zeros(len(arrays[0]), np.float32)]
+
+        with progress("measuring how inputs go together", len(few)) as advance:
+            for images in calibrations.in_batches(request, few):
+                taken.run(images, collect)
+                yield from found
+                found.clear()
+                advance()
+
+    found = moments(products, run)
+    quantised = _with_qdq(plain, ranges, nodes, symmetric, bits)
+    with progress("rounding weights", len(products.of)) as advance:
+        return compensated(products, found, quantised, 64 if bits == 7 else 127, advance)
+
+
 class _Reader:
     """One batch, in the shape that a calibrator reads."""
 
@@ -212,13 +256,17 @@ class _Reader:
         return self._left.pop() if self._left else None
 
 
-def _with_qdq(plain: onnx.ModelProto, ranges: Any, nodes: list[str], symmetric: bool, bits: int) -> onnx.ModelProto:
-    """A copy of `plain` with `nodes` quantised, weights in 7 or 8 bits."""
+def _with_qdq(
+    plain: onnx.ModelProto, ranges: Any, nodes: list[str], symmetric: bool, bits: int, weights: Weights | None = None
+) -> onnx.ModelProto:
+    """A copy of `plain` with `nodes` quantised, weights in 7 or 8 bits: those of `weights`, or the nearest."""
     import onnx
     from onnxruntime.quantization import QDQQuantizer, QuantType
 
     model = onnx.ModelProto()
     model.CopyFrom(plain)
+    if weights:
+        weights.move_biases(model, set(nodes))
     # Products of the transformer give floats, which the sums and norms after them want; ONNX Runtime's int8 convolution
     # gives int8 only.
     floats = PRODUCTS if symmetric else ("Gemm", "MatMul")
@@ -242,6 +290,8 @@ def _with_qdq(plain: onnx.ModelProto, ranges: Any, nodes: list[str], symmetric: 
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     model = quantizer.model.model
+    if weights:
+        weights.set_steps(model)
     model.producer_name, model.producer_version = "musiq", __version__
     for entry in model.metadata_props:
         if entry.key == PRECISION:
@@ -251,21 +301,28 @@ def _with_qdq(plain: onnx.ModelProto, ranges: Any, nodes: list[str], symmetric: 
 
 def _scores(request: Request, model: onnx.ModelProto, pictures: Pictures, in_floats: bool = False) -> Scores:
     """Of a graph in ONNX Runtime; `in_floats`: its int8 values are multiplied as floats, which adds them exactly."""
+    call, taken = _call(_session(model, in_floats)), feed(request)
+    return np.concatenate([taken.run(images, call)["score"] for images in calibrations.in_batches(request, pictures)])
+
+
+def _session(model: onnx.ModelProto, in_floats: bool = False) -> Any:
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = available_cpus()
     options.log_severity_level = 3
     if in_floats:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _call(session: Any) -> Callable[[list[Any]], list[Any]]:
     names = [entry.name for entry in session.get_inputs()]
-    taken = feed(request)
 
     def call(arrays: list[Any]) -> list[Any]:
         outputs: list[Any] = session.run(None, dict(zip(names, arrays, strict=True)))
         return outputs
 
-    return np.concatenate([taken.run(images, call)["score"] for images in calibrations.in_batches(request, pictures)])
+    return call
 
 
 def int8_products(model: onnx.ModelProto) -> int:

@@ -1,0 +1,226 @@
+"""int8 weights that make up for each other's rounding, and biases that make up for what is left of it on average.
+
+To the nearest step each weight of a product is rounded alone. But its inputs go together, so that what the rounding of
+one input's weights adds to the outputs can be taken back by the weights of the inputs that come after it: GPTQ (Frantar
+et al., arXiv 2210.17323), with the covariance that the inputs have on the calibration pictures. What remains has a mean,
+which the bias takes off (Nagel et al., arXiv 1906.04721). Neither costs anything when the model runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
+
+Floats = NDArray[np.float64]
+
+WHOLE = 4096
+"""Inputs of a product whose covariance is kept whole: 128 MiB in float64. The patch trunk's dense layer has 16,384."""
+
+BLOCK = 1024
+"""Above that, inputs make up for each other within blocks of so many."""
+
+DAMPING = 0.01
+"""Of the inputs' mean variance, added to each one's: GPTQ's own, against covariances that cannot be inverted. Few rows say
+little of a covariance, so the number of inputs over that of rows is added to it."""
+
+ROWS = 64
+"""Inputs rounded before the weights of all later ones are moved, in one product."""
+
+
+@dataclass
+class Moments:
+    """Of the inputs (rows, K) of one product: how many rows, their sum (K,), and their products with each other, summed:
+    (blocks, B, B), where blocks * B = K."""
+
+    rows: int = 0
+    total: Any = 0.0
+    products: Any = 0.0
+
+    def mean(self) -> Floats:
+        mean: Floats = self.total / self.rows
+        return mean
+
+    def covariance(self) -> Floats:
+        """(blocks, B, B), with the damping."""
+        blocks, size, _ = self.products.shape
+        mean = self.mean().reshape(blocks, size, 1)
+        found: Floats = self.products / self.rows - mean * mean.transpose(0, 2, 1)
+        variance = np.einsum("bii->bi", found).mean() or 1.0
+        return found + np.eye(size) * variance * (DAMPING + blocks * size / self.rows)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`steps`: int8 values by the name of the quantised tensor; `biases`: float32 ones by that of the plain graph's bias,
+    and the product that each belongs to."""
+
+    steps: dict[str, NDArray[np.int8]] = field(default_factory=dict)
+    biases: dict[str, tuple[str, NDArray[np.float32]]] = field(default_factory=dict)
+
+    def move_biases(self, model: onnx.ModelProto, nodes: Collection[str]) -> None:
+        """Of the products named, before they are quantised."""
+        _replace(model, {name: bias for name, (node, bias) in self.biases.items() if node in nodes})
+
+    def set_steps(self, model: onnx.ModelProto) -> None:
+        """Of the products that are quantised in `model`."""
+        _replace(model, self.steps)
+
+
+def _replace(model: onnx.ModelProto, arrays: dict[str, Any]) -> None:
+    from onnx import numpy_helper
+
+    for tensor in model.graph.initializer:
+        if tensor.name in arrays:
+            tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+
+
+class Products:
+    """The products of a graph that have constant weights, those of one weight together (a picture's parts share it)."""
+
+    def __init__(self, plain: onnx.ModelProto, nodes: Collection[str]) -> None:
+        self.plain = plain
+        self.constants = {tensor.name: tensor for tensor in plain.graph.initializer}
+        self.of: dict[str, list[onnx.NodeProto]] = {}  # by the weight's name
+        for node in plain.graph.node:
+            if node.name in nodes and node.op_type in ("MatMul", "Gemm"):
+                self.of.setdefault(node.input[1], []).append(node)
+
+    def inputs(self, weight: str) -> tuple[str, ...]:
+        return tuple(node.input[0] for node in self.of[weight])
+
+    def length(self, weight: str) -> int:
+        """K: how many inputs each output sums."""
+        node, (first, second) = self.of[weight][0], self.constants[weight].dims
+        return second if _is_transposed(node) else first
+
+    def bias(self, weight: str) -> str | None:
+        """The name of the constant that is added to the outputs of this weight, and to nothing else."""
+        own = [self._added(node) for node in self.of[weight]]
+        name = own[0]
+        users = sum(name in node.input for node in self.plain.graph.node)
+        return name if set(own) == {name} and users == len(own) else None
+
+    def _added(self, node: onnx.NodeProto) -> str | None:
+        if node.op_type == "Gemm":
+            return node.input[2] if len(node.input) > 2 and node.input[2] in self.constants else None
+        users = [user for user in self.plain.graph.node if node.output[0] in user.input]
+        if len(users) != 1 or users[0].op_type != "Add":
+            return None
+        return next((name for name in users[0].input if name in self.constants), None)
+
+
+def _is_transposed(node: onnx.NodeProto) -> bool:
+    """Whether the weight is (N, K) and not (K, N)."""
+    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+
+
+def moments(
+    products: Products, run: Callable[[onnx.ModelProto], Iterator[dict[str, Any]]]
+) -> dict[tuple[str, ...], Moments]:
+    """Of all inputs of `products`, by the names of the tensors that one weight multiplies. `run` runs a graph on the
+    pictures and gives the outputs of each call by name. They are computed in the graph: the inputs themselves would take
+    gigabytes for a large picture.
+    """
+    import onnx
+
+    graph = onnx.ModelProto()
+    graph.CopyFrom(products.plain)
+    wanted = {products.inputs(weight): products.length(weight) for weight in products.of}
+    outputs = {inputs: _watch(graph, f"moments_{i}", inputs, wanted[inputs]) for i, inputs in enumerate(wanted)}
+    found = {inputs: Moments() for inputs in wanted}
+    for call in run(graph):
+        for inputs, (count, total, summed) in outputs.items():
+            each = found[inputs]
+            each.rows += int(call[count][0])
+            each.total = each.total + call[total].astype(np.float64).ravel()
+            each.products = each.products + call[summed].astype(np.float64)
+    return found
+
+
+def _watch(graph: onnx.ModelProto, name: str, inputs: Iterable[str], length: int) -> tuple[str, str, str]:
+    """Append what computes the moments of `inputs`; the outputs' names: how many rows, their sum, that of products."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    blocks = 1 if length <= WHOLE or length % BLOCK else length // BLOCK
+    shape = np.array([-1, blocks, length // blocks], np.int64)
+    constants = {"shape": shape, "first": np.array([0], np.int64)}
+    graph.graph.initializer.extend(numpy_helper.from_array(value, f"{name}_{key}") for key, value in constants.items())
+    parts = {tensor: f"{name}_part_{i}" for i, tensor in enumerate(inputs)}
+    rows, left, right = f"{name}_rows", f"{name}_left", f"{name}_right"
+    count, total, products = f"{name}_count", f"{name}_total", f"{name}_products"
+    graph.graph.node.extend(
+        [
+            *(helper.make_node("Reshape", [tensor, f"{name}_shape"], [part]) for tensor, part in parts.items()),
+            helper.make_node("Concat", [*parts.values()], [rows], axis=0),
+            helper.make_node("Shape", [rows], [count], start=0, end=1),
+            helper.make_node("ReduceSum", [rows, f"{name}_first"], [total], keepdims=0),
+            helper.make_node("Transpose", [rows], [left], perm=[1, 2, 0]),
+            helper.make_node("Transpose", [rows], [right], perm=[1, 0, 2]),
+            helper.make_node("MatMul", [left, right], [products]),
+        ]
+    )
+    kinds = {count: (TensorProto.INT64, 1), total: (TensorProto.FLOAT, 2), products: (TensorProto.FLOAT, 3)}
+    for output, (kind, ranks) in kinds.items():
+        graph.graph.output.append(helper.make_tensor_value_info(output, kind, [None] * ranks))
+    return count, total, products
+
+
+def compensated(
+    products: Products,
+    found: dict[tuple[str, ...], Moments],
+    quantised: onnx.ModelProto,
+    largest: int,
+    advance: Callable[[], None],
+) -> Weights:
+    """Steps of up to `largest` and biases for all `products`, in the scales that they have in `quantised`."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in quantised.graph.initializer}
+    makers = {node.output[0]: node for node in quantised.graph.node}
+    nodes = {node.name: node for node in quantised.graph.node}
+    weights = Weights()
+    for name, users in products.of.items():
+        maker, each = makers[nodes[users[0].name].input[1]], found[products.inputs(name)]
+        weight = numpy_helper.to_array(products.constants[name]).astype(np.float64)
+        weight = weight.T if _is_transposed(users[0]) else weight
+        scale = numpy_helper.to_array(constants[maker.input[1]]).astype(np.float64)
+        covariance = each.covariance()
+        advance()
+        if not np.isfinite(covariance).all():
+            continue  # a model that gives no numbers is found out by its scores
+        steps = rounded(weight, scale, covariance, largest)
+        weights.steps[maker.input[0]] = np.ascontiguousarray(steps.T if _is_transposed(users[0]) else steps)
+        if bias := products.bias(name):
+            plain = numpy_helper.to_array(products.constants[bias])
+            shift = each.mean() @ (steps * scale - weight)
+            weights.biases[bias] = users[0].name, (plain - shift).astype(np.float32)
+    return weights
+
+
+def rounded(weight: Floats, scale: Floats, covariance: Floats, largest: int) -> NDArray[np.int8]:
+    """Steps (K, N) from -largest to largest for `weight` (K, N), each output's in its `scale` (N,), so that the outputs'
+    variance around those of `weight` is small for inputs of `covariance` (blocks, B, B)."""
+    steps = np.empty(weight.shape, np.int8)
+    size = covariance.shape[1]
+    for block, each in enumerate(covariance):
+        # Inputs of much variance first: there are more after them to make up for their rounding.
+        order = np.argsort(-np.diag(each), kind="stable")
+        left = weight[block * size + order]
+        factor = np.linalg.cholesky(np.linalg.inv(each[np.ix_(order, order)])).T
+        for start in range(0, size, ROWS):
+            end = min(start + ROWS, size)
+            errors = np.empty((end - start, weight.shape[1]))
+            for i in range(start, end):
+                step = np.clip(np.rint(left[i] / scale), -largest, largest)
+                steps[block * size + order[i]] = step
+                errors[i - start] = (left[i] - step * scale) / factor[i, i]
+                left[i + 1 : end] -= np.outer(factor[i, i + 1 : end], errors[i - start])
+            left[end:] -= factor[start:end, end:].T @ errors
+    return steps
