@@ -16,6 +16,7 @@ from torch import Tensor
 from musiq import artifact, checkpoint
 from musiq.errors import MusiqError
 from musiq.model import PATCHES_AT_ONCE, each_patch, to_patches
+from musiq.spec import PRESETS
 from musiq_export import calibration, exporter, graph, onnx_trace, quantise
 from musiq_export.check import LIMITS, Limits
 from musiq_export.formats import FORMATS, find
@@ -62,7 +63,7 @@ def test_parts_give_every_patch_its_features_in_order_and_are_nearly_the_same_si
 def test_a_resnet_takes_few_pictures_at_once_where_a_cpu_scores_and_all_where_it_learns_or_makes_a_graph(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = lively_model("resnet50", height=64, width=96)
+    model = lively_model("resnet50", height=64, width=96, layers=1)
     images = torch.from_numpy(np.stack([picture(64, 96, seed) for seed in range(5)]))
     sizes: list[int] = []
     monkeypatch.setattr("musiq.model.PIXELS_AT_ONCE", 2**30)
@@ -120,14 +121,15 @@ def test_a_large_picture_has_larger_parts_and_no_more_of_them() -> None:
     assert patches / at_once <= MOST_PARTS < patches / PATCHES_AT_ONCE
 
 
-@pytest.mark.parametrize(("preset", "at_once"), [("tiny", 2**12), ("resnet50-classic", 2**18)])
+# As wide as the model are the heads of `resnet50-classic`.
+@pytest.mark.parametrize("head_dim", [PRESETS["tiny"].head_dim, PRESETS["tiny"].dim])
 def test_the_attention_of_a_large_picture_is_in_parts_on_cpus_and_scores_the_same(
-    preset: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+    head_dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = lively_model(preset, height=96, width=160, layers=2)
+    model = lively_model("tiny", height=96, width=160, layers=2, head_dim=head_dim)
     simple = simplify(model)
     whole = float_onnx(Request(simple))
-    monkeypatch.setattr(onnx_trace, "WEIGHTS_AT_ONCE", at_once)
+    monkeypatch.setattr(onnx_trace, "WEIGHTS_AT_ONCE", 2**12)
     for_cpu, for_gpu = float_onnx(Request(simple)), float_onnx(Request(simple, tuned_for="gpu"))
     for_openvino = float_onnx(Request(simple, whole_attention=True))
     made = (whole, for_gpu, for_openvino, for_cpu)

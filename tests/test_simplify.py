@@ -66,12 +66,12 @@ def test_folding_saves_the_work_that_it_promises() -> None:
 @pytest.mark.parametrize(("preset", "fused"), [("musiq", "FastGelu"), ("resnet50", "BiasGelu")])
 def test_onnx_runtime_makes_one_operator_of_each_gelu(preset: str, fused: str, tmp_path: Path) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    graph = float_onnx(Request(simplify(lively_model(preset, height=64, width=64))))
+    graph = float_onnx(Request(simplify(lively_model(preset, height=64, width=64, layers=2))))
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
     onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
-    assert kinds.count(fused) == 14
+    assert kinds.count(fused) == 2
     assert not {"Tanh", "Erf"} & set(kinds)
 
 
@@ -91,9 +91,9 @@ def test_half_precision_keeps_the_pyramid_in_fp32_and_norms_compute_in_it() -> N
 
 def test_half_precision_norms_are_single_operators_that_onnx_computes_in_fp32() -> None:
     for preset in ("musiq", "resnet50-classic"):
-        graph = float_onnx(Request(simplify(lively_model(preset, height=64, width=64)), "fp16")).graph
+        graph = float_onnx(Request(simplify(lively_model(preset, height=64, width=64, layers=2)), "fp16")).graph
         norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
-        assert len(norms) > 25
+        assert len(norms) >= 2 * 2  # two of a layer; more where the trunk or the end has some
         stash = [attribute.i for node in norms for attribute in node.attribute if attribute.name == "stash_type"]
         assert set(stash) <= {1}  # 1 is what it is where it is not said
         assert sum(node.op_type == "Cast" for node in graph.node) < 10
