@@ -291,6 +291,21 @@ def test_several_formats_share_one_measuring(request_int8: Request, monkeypatch:
     assert quantise.quantised(request_int8) is once
 
 
+def test_weights_that_make_up_for_each_other_move_scores_less_than_the_nearest(
+    request_int8: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved(request: Request) -> float:
+        quantise.quantised(request)
+        groups = quantise.details(request, symmetric=False)["sensitivity"]["groups"].values()
+        return float(np.sum([cost["mean_difference"] for cost in groups]))
+
+    options = {**request_int8.options, "weight_bits": 7, "limits": Limits(40.0, 0.8)}
+    better = moved(replace(request_int8, options={**options, "calibration": replace(options["calibration"], plans={})}))
+    monkeypatch.setattr(quantise, "_weights", lambda *given: None)
+    options["calibration"] = replace(options["calibration"], plans={})
+    assert better < 0.8 * moved(replace(request_int8, options=options))
+
+
 def test_resnet_groups_are_its_stages_and_hold_what_stands_between_convolutions() -> None:
     spec = replace(PRESETS["resnet50"], height=64, width=64, layers=2)
     model = Musiq(spec)
