@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-WHOLE = 4096
-"""Inputs of a product whose covariance is kept whole: 128 MiB in float64. The patch trunk's dense layer has 16,384."""
+WHOLE = 3072
+"""Inputs of a product whose covariance is kept whole, 72 MiB in float64: those of the transformer, which has 2,304 at most.
+The patch trunk's dense layer has 16,384 (`tiny` 4,096), whose inverse would take most of the time."""
 
 BLOCK = 1024
 """Above that, inputs make up for each other within blocks of so many."""
