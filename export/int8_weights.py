@@ -82,13 +82,33 @@ def _replace(model: onnx.ModelProto, arrays: dict[str, Any]) -> None:
             tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
 
 
+Nodes = dict[str, "list[onnx.NodeProto]"]
+
+
+def users_of(model: onnx.ModelProto) -> Nodes:
+    """The nodes that take each tensor, by its name."""
+    users: Nodes = {}
+    for node in model.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    return users
+
+
+def added(node: onnx.NodeProto, users: Nodes, constants: Collection[str]) -> str | None:
+    """The name of the constant that is added to what a product gives: its bias."""
+    adders = [user for user in users.get(node.output[0], []) if user.op_type == "Add"]
+    names = node.input[2:] if node.op_type == "Gemm" else [name for user in adders for name in user.input]
+    return next((name for name in names if name in constants), None)
+
+
 class Products:
     """The products of a graph that have constant weights, those of one weight together (a picture's parts share it)."""
 
     def __init__(self, plain: onnx.ModelProto, nodes: Collection[str]) -> None:
         self.plain = plain
         self.constants = {tensor.name: tensor for tensor in plain.graph.initializer}
-        self.of: dict[str, list[onnx.NodeProto]] = {}  # by the weight's name
+        self._users = users_of(plain)
+        self.of: Nodes = {}  # by the weight's name
         for node in plain.graph.node:
             if node.name in nodes and node.op_type in ("MatMul", "Gemm"):
                 self.of.setdefault(node.input[1], []).append(node)
@@ -102,19 +122,13 @@ class Products:
         return second if _is_transposed(node) else first
 
     def bias(self, weight: str) -> str | None:
-        """The name of the constant that is added to the outputs of this weight, and to nothing else."""
-        own = [self._added(node) for node in self.of[weight]]
-        name = own[0]
-        users = sum(name in node.input for node in self.plain.graph.node)
-        return name if set(own) == {name} and users == len(own) else None
-
-    def _added(self, node: onnx.NodeProto) -> str | None:
-        if node.op_type == "Gemm":
-            return node.input[2] if len(node.input) > 2 and node.input[2] in self.constants else None
-        users = [user for user in self.plain.graph.node if node.output[0] in user.input]
-        if len(users) != 1 or users[0].op_type != "Add":
+        """The name of the constant that is added to all outputs of this weight, and to nothing else."""
+        nodes = self.of[weight]
+        name = added(nodes[0], self._users, self.constants)
+        if name is None or any(added(node, self._users, self.constants) != name for node in nodes):
             return None
-        return next((name for name in users[0].input if name in self.constants), None)
+        alone = all(node.op_type == "Gemm" or len(self._users[node.output[0]]) == 1 for node in nodes)
+        return name if alone and len(self._users[name]) == len(nodes) else None
 
 
 def _is_transposed(node: onnx.NodeProto) -> bool:
@@ -189,19 +203,19 @@ def compensated(
     weights = Weights()
     for name, users in products.of.items():
         maker, each = makers[nodes[users[0].name].input[1]], found[products.inputs(name)]
-        weight = numpy_helper.to_array(products.constants[name]).astype(np.float64)
-        weight = weight.T if _is_transposed(users[0]) else weight
-        scale = numpy_helper.to_array(constants[maker.input[1]]).astype(np.float64)
-        covariance = each.covariance()
+        transposed, covariance = _is_transposed(users[0]), each.covariance()
+        # A model that gives no numbers is found out by its scores.
+        if np.isfinite(covariance).all():
+            weight = numpy_helper.to_array(products.constants[name]).astype(np.float64)
+            weight = weight.T if transposed else weight
+            scale = numpy_helper.to_array(constants[maker.input[1]]).astype(np.float64)
+            steps = rounded(weight, scale, covariance, largest)
+            weights.steps[maker.input[0]] = np.ascontiguousarray(steps.T if transposed else steps)
+            if bias := products.bias(name):
+                plain = numpy_helper.to_array(products.constants[bias])
+                shift = each.mean() @ (steps * scale - weight)
+                weights.biases[bias] = users[0].name, (plain - shift).astype(np.float32)
         advance()
-        if not np.isfinite(covariance).all():
-            continue  # a model that gives no numbers is found out by its scores
-        steps = rounded(weight, scale, covariance, largest)
-        weights.steps[maker.input[0]] = np.ascontiguousarray(steps.T if _is_transposed(users[0]) else steps)
-        if bias := products.bias(name):
-            plain = numpy_helper.to_array(products.constants[bias])
-            shift = each.mean() @ (steps * scale - weight)
-            weights.biases[bias] = users[0].name, (plain - shift).astype(np.float32)
     return weights
 
 

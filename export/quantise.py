@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from musiq.threads import available_cpus
 from . import calibration as calibrations
 from .calibration import Pictures, progress
 from .check import LIMITS, Limits
-from .int8_weights import Products, Weights, compensated, moments
+from .int8_weights import Nodes, Products, Weights, added, compensated, moments, users_of
 from .onnx_trace import float_onnx, has_parts
 from .request import Request, feed
 from .sensitivity import Scores, Sensitivity, choose
@@ -110,10 +110,7 @@ def groups_of(model: onnx.ModelProto) -> Groups:
     conversions (`musiq`, 1024x768: 1.32 times fp32's speed without them, 1.11 with them) and most of the error.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
+    users = users_of(model)
     fine = len({name.split(".")[2] for name in constants if name.startswith("model.layers.")}) <= FINE_LAYERS
     member: dict[str, str] = {}  # tensor -> the group that makes it
     groups: Groups = {}
@@ -129,12 +126,9 @@ def groups_of(model: onnx.ModelProto) -> Groups:
     return groups
 
 
-def _parameter(node: onnx.NodeProto, constants: set[str], users: dict[str, list[onnx.NodeProto]]) -> str:
+def _parameter(node: onnx.NodeProto, constants: set[str], users: Nodes) -> str:
     """The model's parameter behind a product. A MatMul's weight is a transposed copy without a name: its bias tells."""
-    if node.op_type != "MatMul":
-        return node.input[1]
-    biases = [name for user in users.get(node.output[0], []) if user.op_type == "Add" for name in user.input]
-    return next((name for name in biases if name in constants), "")
+    return node.input[1] if node.op_type != "MatMul" else added(node, users, constants) or ""
 
 
 def _group(parameter: str, fine: bool) -> str | None:
@@ -185,7 +179,6 @@ def _ranges(request: Request, plain: onnx.ModelProto, pictures: Pictures, symmet
     import onnx
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
-    taken = feed(request)
     with tempfile.TemporaryDirectory() as folder:
         source, augmented = Path(folder) / "plain.onnx", Path(folder) / "augmented.onnx"
         onnx.save_model(plain, str(source))
@@ -196,16 +189,8 @@ def _ranges(request: Request, plain: onnx.ModelProto, pictures: Pictures, symmet
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"symmetric": symmetric},
         )
-        names = [entry.name for entry in plain.graph.input]
-
-        def collect(arrays: list[Any]) -> list[Any]:
-            calibrator.collect_data(_Reader(dict(zip(names, arrays, strict=True))))
-            return [np.zeros(len(arrays[0]), np.float32)]
-
-        with progress("calibrating", len(pictures)) as advance:
-            for images in calibrations.in_batches(request, pictures):
-                taken.run(images, collect)
-                advance()
+        for given in _fed(request, plain, pictures, "calibrating"):
+            calibrator.collect_data(_Reader(given))
         return calibrator.compute_data()
 
 
@@ -224,26 +209,33 @@ def _weights(
     few = pictures[:: -(-len(pictures) // COVARIANCES_FROM)]
 
     def run(graph: onnx.ModelProto) -> Iterator[dict[str, Any]]:
-        session, taken = _session(graph), feed(request)
+        session = _session(graph)
         names = [entry.name for entry in session.get_outputs()]
-        found: list[dict[str, Any]] = []
-        call = _call(session)
-
-        def collect(arrays: list[Any]) -> list[Any]:
-            found.append(dict(zip(names, call(arrays), strict=True)))
-            return [np.zeros(len(arrays[0]), np.float32)]
-
-        with progress("measuring how inputs go together", len(few)) as advance:
-            for images in calibrations.in_batches(request, few):
-                taken.run(images, collect)
-                yield from found
-                found.clear()
-                advance()
+        for given in _fed(request, plain, few, "measuring how inputs go together"):
+            yield dict(zip(names, session.run(None, given), strict=True))
 
     found = moments(products, run)
     quantised = _with_qdq(plain, ranges, nodes, symmetric, bits)
     with progress("rounding weights", len(products.of)) as advance:
-        return compensated(products, found, quantised, 64 if bits == 7 else 127, advance)
+        largest = 64 if bits == 7 else 127  # as ONNX Runtime's quantiser has them, with whose scales they go
+        return compensated(products, found, quantised, largest, advance)
+
+
+def _fed(request: Request, model: onnx.ModelProto, pictures: Pictures, what: str) -> Iterator[dict[str, Any]]:
+    """What `model` is given for each batch of `pictures`, by the names of its inputs; `what` is the progress bar's."""
+    taken, names = feed(request), [entry.name for entry in model.graph.input]
+    given: list[dict[str, Any]] = []
+
+    def take(arrays: list[Any]) -> list[Any]:
+        given.append(dict(zip(names, arrays, strict=True)))
+        return [np.zeros(len(arrays[0]), np.float32)]
+
+    with progress(what, len(pictures)) as advance:
+        for images in calibrations.in_batches(request, pictures):
+            taken.run(images, take)
+            yield from given
+            given.clear()
+            advance()
 
 
 class _Reader:
@@ -301,7 +293,13 @@ def _with_qdq(
 
 def _scores(request: Request, model: onnx.ModelProto, pictures: Pictures, in_floats: bool = False) -> Scores:
     """Of a graph in ONNX Runtime; `in_floats`: its int8 values are multiplied as floats, which adds them exactly."""
-    call, taken = _call(_session(model, in_floats)), feed(request)
+    session, taken = _session(model, in_floats), feed(request)
+    names = [entry.name for entry in session.get_inputs()]
+
+    def call(arrays: list[Any]) -> list[Any]:
+        outputs: list[Any] = session.run(None, dict(zip(names, arrays, strict=True)))
+        return outputs
+
     return np.concatenate([taken.run(images, call)["score"] for images in calibrations.in_batches(request, pictures)])
 
 
@@ -313,16 +311,6 @@ def _session(model: onnx.ModelProto, in_floats: bool = False) -> Any:
     if in_floats:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _call(session: Any) -> Callable[[list[Any]], list[Any]]:
-    names = [entry.name for entry in session.get_inputs()]
-
-    def call(arrays: list[Any]) -> list[Any]:
-        outputs: list[Any] = session.run(None, dict(zip(names, arrays, strict=True)))
-        return outputs
-
-    return call
 
 
 def int8_products(model: onnx.ModelProto) -> int:

@@ -70,7 +70,7 @@ def test_a_short_product_comes_near_the_best_of_all_choices_of_steps() -> None:
 
 
 def product(kind: str, bias: bool = True) -> onnx.ModelProto:
-    """x (N, 40) times a weight (40, 6), as a MatMul, a Gemm of the transposed weight, or in two parts of its rows."""
+    """x (N, 40) times a weight (40, 6), and y (N, 40) times the same: as MatMuls, or as Gemms of the transposed weight."""
     weight = np.random.default_rng(5).normal(size=(40, 6)).astype(np.float32)
     constants = {"weight": weight.T.copy() if kind == "Gemm" else weight, "bias": np.arange(6, dtype=np.float32)}
     image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 40])
@@ -161,8 +161,13 @@ def test_a_graph_keeps_its_outputs_mean_and_most_of_their_variance(
 
 @pytest.mark.parametrize("kind", ["MatMul", "Gemm"])
 def test_a_product_without_a_bias_of_its_own_only_gets_its_steps(kind: str) -> None:
-    without = Products(product(kind, bias=False), ["a", "b"])
+    alone = product(kind, bias=False)
+    without = Products(alone, ["a", "b"])
     assert without.bias("weight") is None
+    seen = int8_weights.Moments(4000, np.zeros(40), np.cov(correlated(4000, 40, seed=1).T)[None] * 4000)
+    found = {without.inputs("weight"): seen}
+    weights = compensated(without, found, quantised(alone, axis=0 if kind == "Gemm" else 1), 15, lambda: None)
+    assert (set(weights.steps), weights.biases) == ({"steps"}, {})
     plain = product(kind)
     assert Products(plain, ["a", "b"]).bias("weight") == "bias"
     # One of the two parts is left out: the bias is not its own.
