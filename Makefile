@@ -26,7 +26,7 @@ $(VENV)/.for-bench: setup.cfg pyproject.toml | $(BIN)/python
 # A tiny model trained on graded distortions of real photographs, exported, scored without torch, compared.
 # Stopped in the middle, it goes on where it was.
 demo: $(VENV)/.for-demo
-	$(BIN)/python -m musiq.demo --out demo/data
+	$(BIN)/python -m musiq.datasets.synthetic --out demo/data
 	$(BIN)/python train.py --preset tiny --labels demo/data/labels.csv --out demo/run --resume \
 		--target "synthetic level of distortion (1-5)" --score-range 1 5
 	$(BIN)/musiq-export --checkpoint demo/run/best.safetensors --images demo/data/test --out $(EXPORTS) --name tiny
@@ -37,7 +37,7 @@ demo: $(VENV)/.for-demo
 # The CPU rows of the README on this machine, into results/: hours, and it goes on where it was stopped. With photographs
 # of your own: make bench-cpu IMAGES=photos/
 bench-cpu: $(VENV)/.for-bench
-	$(if $(IMAGES),,$(BIN)/python -m musiq.demo --out demo/data)
+	$(if $(IMAGES),,$(BIN)/python -m musiq.datasets.synthetic --out demo/data)
 	PATH="$(CURDIR)/$(BIN):$$PATH" results/cpu.sh $(or $(IMAGES),demo/data/test)
 
 # Two processes by default, each with the files that it takes: most of the time one of them loads and saves.

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from musiq import datasets
-from musiq.cli import Command
-from musiq.collect import open_dataset
+from musiq.datasets import public
+from musiq.datasets.load import open_dataset
 from musiq.errors import ImageError
-from musiq.image import prepare
-from musiq.losses import parse
+from musiq.images.decode import prepare
 from musiq.spec import PRESETS
-from musiq.training import runs
-from musiq.training.options import recipe_options, settle
+from musiq.terminal import Command
+from musiq.training import run_folder
+from musiq.training.losses import parse
+from musiq.training.recipe import recipe_options, settle
 
 if TYPE_CHECKING:
-    from musiq.training.surroundings import Run
+    from musiq.training.run import Run
 
 NEEDS = f"""train.py needs pictures with quality labels, higher being better:
 
@@ -35,7 +35,7 @@ NEEDS = f"""train.py needs pictures with quality labels, higher being better:
   Your own: a CSV with the columns image,mos[,split], the pictures relative to its folder:
       python train.py --labels labels.csv
   Nothing at hand? A synthetic set of bundled photographs and a small model, minutes on a CPU:
-      python -m musiq.demo --out demo/data
+      python -m musiq.datasets.synthetic --out demo/data
       python train.py --preset tiny --labels demo/data/labels.csv
 
 Presets: {", ".join(PRESETS)}. Recipes: --config configs/NAME.toml. Several GPUs: accelerate launch train.py ...
@@ -44,16 +44,11 @@ All options: python train.py --help"""
 
 def train(run: Run) -> None:
     """Train, or go on training, to the last epoch; leaves best.safetensors and last.safetensors in the run's folder."""
-    from musiq.training import learning
-    from musiq.training.gradients import Objective
-    from musiq.training.surroundings import (
-        end_epoch,
-        epoch_batches,
-        note_step,
-        prepare_learner,
-        save_if_due,
-        save_state,
-    )
+    from musiq.training import initial_model, optimizer
+    from musiq.training.epoch import end_epoch, epoch_batches, note_step
+    from musiq.training.initial_model import prepare_learner
+    from musiq.training.objective import Objective
+    from musiq.training.run import save_if_due, save_state
 
     accelerator, settings, state = run.accelerator, run.settings, run.state
     items = run.dataset.split("train")
@@ -61,16 +56,16 @@ def train(run: Run) -> None:
     per_epoch = len(items) // size
     steps = per_epoch * settings.epochs
     learner = prepare_learner(run)
-    wanted = learning.wanted_of(items, learner.model.spec, accelerator.device)
+    wanted = optimizer.wanted_of(items, learner.model.spec, accelerator.device)
     objective = Objective(accelerator, settings, wanted, share=size // accelerator.num_processes)
     task = run.progress.add_task("train", total=steps, completed=state.epoch * per_epoch + state.step)
 
     while state.epoch < settings.epochs:
-        learning.set_training(learner.model, state.frozen_norms)
+        initial_model.set_training(learner.model, state.frozen_norms)
         for images, indices in epoch_batches(run, size):
             step = state.epoch * per_epoch + state.step
-            rate = learning.learning_rate(step, steps, settings.lr, settings.warmup)
-            learning.set_rates(learner.optimizer, rate)
+            rate = optimizer.learning_rate(step, steps, settings.lr, settings.warmup)
+            optimizer.set_rates(learner.optimizer, rate)
             loss = objective.backward(learner.wrapped, images, indices, step)
             if settings.clip:
                 accelerator.clip_grad_norm_(learner.wrapped.parameters(), settings.clip)
@@ -91,7 +86,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     "--data",
     multiple=True,
     metavar="NAME[=DIR]",
-    help=f"A public dataset as its authors publish it, in DIR or --root: {', '.join(datasets.DATASETS)}. Several are "
+    help=f"A public dataset as its authors publish it, in DIR or --root: {', '.join(public.DATASETS)}. Several are "
     "joined, their scales aligned.",
 )
 @click.option(
@@ -148,7 +143,7 @@ def main(context: click.Context, /, **options: Any) -> None:
     on the validation split), and at the end metrics.json, predictions.csv, MODEL_CARD.md and curve.png.
     """
     if options["list_data"]:
-        click.echo(datasets.describe())
+        click.echo(public.describe())
         return
     options["outputs"] = int(options["outputs"])
     if not (options["data"] or options["labels"] or options["resume"]):
@@ -158,9 +153,10 @@ def main(context: click.Context, /, **options: Any) -> None:
     given = {name for name in options if context.get_parameter_source(name) in sources}
     run = open_run(options, given)
     from musiq.training.report import test
-    from musiq.training.surroundings import StopAskedError, open_log, show_progress, stop_on_signals, tell_shortages
+    from musiq.training.run import StopAskedError, open_log, show_progress
+    from musiq.training.stopping import stop_on_signals, tell_shortages
 
-    if run.state.epoch >= run.settings.epochs and runs.scored(run.folder):
+    if run.state.epoch >= run.settings.epochs and run_folder.scored(run.folder):
         click.echo(
             f"The run in {run.folder} is finished; its figures are in metrics.json, its model in best.safetensors."
         )
@@ -185,8 +181,8 @@ def open_run(options: dict[str, Any], given: set[str]) -> Run:
     """A new run, or the one to resume, with its folder written once everything is known to be right."""
     # Threads that wait by spinning slow a machine with other work on it several times; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from musiq.training.card import terms_of
-    from musiq.training.surroundings import Run, agree_on_folder, start_accelerator
+    from musiq.training.model_card import terms_of
+    from musiq.training.run import Run, agree_on_folder, start_accelerator
 
     def say(line: str) -> None:
         if int(os.environ.get("RANK", 0)) == 0:  # of accelerate launch; before there is an accelerator to ask
@@ -195,24 +191,24 @@ def open_run(options: dict[str, Any], given: set[str]) -> Run:
     settings = settle(options)
     folder = options["out"] if options["resume"] in (None, "auto") else Path(options["resume"])
     # A job that may be stopped at any time has one command line: it begins the run where there is none yet.
-    begin = not options["resume"] or bool(given & {"labels", "data"} and not runs.exists(folder))
+    begin = not options["resume"] or bool(given & {"labels", "data"} and not run_folder.exists(folder))
     if not begin:
-        folder = folder or runs.newest(say)
-        saved, dataset = runs.read_run(folder)
-        runs.check_same(saved, dataclasses.asdict(settings), given)
+        folder = folder or run_folder.newest(say)
+        saved, dataset = run_folder.read_run(folder)
+        run_folder.check_same(saved, dataclasses.asdict(settings), given)
         settings = saved
     accelerator = start_accelerator(settings.mixed_precision, options["cpu"])
     if begin:
         folder = agree_on_folder(accelerator, folder, settings.preset)
-        runs.check_new(folder)
+        run_folder.check_new(folder)
         parse(settings.loss, settings.outputs)
         with accelerator.main_process_first():  # the others find its thumbnails
             dataset = open_dataset(options, folder, say)
     run = Run(accelerator, settings, dataset, folder, options["workers"], options["save_every"])
     accelerator.wait_for_everyone()  # before one process writes what the others look for
     if accelerator.is_main_process and begin:
-        runs.write_run(folder, settings, dataset, options["terms"] or terms_of(options["data"]))
-    run.state, run.parts = runs.load_state(folder, say)
+        run_folder.write_run(folder, settings, dataset, options["terms"] or terms_of(options["data"]))
+    run.state, run.parts = run_folder.load_state(folder, say)
     describe(run, say)
     return run
 

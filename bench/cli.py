@@ -10,19 +10,19 @@ from typing import Any
 import click
 from rich.console import Console
 
-from musiq.cli import Command
 from musiq.errors import MusiqError
+from musiq.terminal import Command
 
-from .candidates import find_models
-from .cells import BASELINES, Settings, check_baselines, lay_out
-from .compare import compare_and_leave
-from .estimate import plan
-from .gates import Limits, Slower, offending
-from .pictures import choose, find_labels
-from .report import Report
+from .compare.reports import compare_and_leave
+from .compare.thresholds import Limits, Slower, offending
+from .plan.cases import BASELINES, Settings, check_baselines, lay_out
+from .plan.duration import plan
+from .plan.images import choose, find_labels
+from .plan.models import find_models
+from .report.schema import Report
+from .report.table import WIDTH, show
+from .report.write import write
 from .run import Run
-from .table import WIDTH, show
-from .write import write
 
 OFFENDED = 4  # exit code of a --fail- option that applied
 PATH = click.Path(path_type=Path)

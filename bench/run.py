@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import journal
-from .cells import Cell, Settings
-from .environment import describe as describe_environment
-from .journal import Journal, conditions
-from .measure import run_rounds
-from .pictures import Labels, Pictures
-from .progress import progress
-from .report import Report
-from .rows import rows
-from .table import caption
+from .machine.environment import describe as describe_environment
+from .measure import resume
+from .measure.progress import progress
+from .measure.resume import Journal, conditions
+from .measure.rounds import run_rounds
+from .plan.cases import Cell, Settings
+from .plan.images import Labels, Pictures
+from .report.assemble import rows
+from .report.schema import Report
+from .report.table import caption
 
 
 @dataclass
@@ -40,11 +40,11 @@ class Run:
 
     def resume(self) -> None:
         """Take over the finished rounds of an earlier run. Raises MusiqError where it was measured otherwise."""
-        self.resumed = journal.resume(self.out / journal.NAME, self.cells, self.settings, self._conditions)
+        self.resumed = resume.resume(self.out / resume.NAME, self.cells, self.settings, self._conditions)
 
     def measure(self) -> Report:
         """Measure what is left, until it is done or interrupted, and put all of it together."""
-        kept = Journal(self.out / journal.NAME, self._conditions, anew=not self.resumed)
+        kept = Journal(self.out / resume.NAME, self._conditions, anew=not self.resumed)
         steps = sum(cell.rounds(self.settings) for cell in self.cells)
         with progress(steps) as said:
             self._leave_out_broken_pictures()

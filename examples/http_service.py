@@ -19,8 +19,8 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, HTTPException, UploadFile
 
 import musiq
-from musiq.image import prepare
-from musiq.score import Scorer
+from musiq.images.decode import prepare
+from musiq.scoring.scorer import Scorer
 
 AT_ONCE = CapacityLimiter(2)  # one is decoded while another is in the model
 MAX_PIXELS = 50_000_000

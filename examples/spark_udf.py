@@ -18,7 +18,7 @@ import pandas as pd
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import pandas_udf  # type: ignore[attr-defined,unused-ignore]
 
-from musiq.distributed import kept_scorer
+from musiq.distributed.batch_scorer import kept_scorer
 
 
 def scoring(model: str) -> Callable[..., Any]:

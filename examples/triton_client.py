@@ -16,7 +16,8 @@ from pathlib import Path
 import tritonclient.grpc.aio as triton
 
 import musiq
-from musiq.image import find_images, prepare
+from musiq.images.decode import prepare
+from musiq.images.find import find_images
 
 AT_ONCE = 16
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from musiq import artifact
-from musiq.cli import Command
+from musiq import artifact, files
 from musiq.errors import MusiqError
 from musiq.spec import Spec
+from musiq.terminal import Command
 
-from .check import LIMITS, Limits
-from .formats import FORMATS, Format, check_possible, find
-from .request import INPUTS, TARGETS, Batch, Request
+from .check.compare import LIMITS, Limits
+from .formats import FORMATS, check_possible, find
+from .request import INPUTS, TARGETS, Batch, Format, Request
 
 if TYPE_CHECKING:
-    from musiq.model import Musiq
+    from musiq.model.network import Musiq
 
     from .exporter import Reference
 
@@ -132,7 +132,7 @@ def main(
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     if folder is not None:
-        from .summary import table
+        from .table import table
 
         click.echo(table(folder))
         return
@@ -140,7 +140,7 @@ def main(
     chosen = [find(name) for name in formats if name != "all"]
     checkpoint = checkpoint or newest_checkpoint(Path("runs"))
     if unverified is not None:
-        from .verify import verify
+        from .exporter import verify
 
         verify(unverified, checkpoint, partial(make_reference, options), partial(limits_of, options), click.echo)
         click.echo(f"{unverified} is verified")
@@ -167,10 +167,10 @@ def export_all(
     patient: bool,
 ) -> None:
     """Every format in every precision; one that fails costs no other. `patient`: what cannot be made is passed over."""
-    from musiq import checkpoint as checkpoints
+    from musiq.model import checkpoint as checkpoints
 
     from .exporter import export
-    from .simplify import gflop, simplify
+    from .graph.simplify import gflop, simplify
     from .triton import export_repository
 
     batch, engine = parse_batch(options["batch"], options["batch_opt"]), engine_options(options)
@@ -274,7 +274,7 @@ def limits_of(options: dict[str, Any], limits: Limits) -> Limits:
 
 def engine_options(options: dict[str, Any]) -> dict[str, Any]:
     """What only engines read; `gpus` are compute capabilities without the dot, checked here."""
-    from .engine import parse_gpus
+    from .builders.tensorrt import parse_gpus
 
     gpus = parse_gpus(options["gpus"]) if options["gpus"] else ()
     return {"gpus": gpus, **{name: options[name] for name in ("tf32", "compatible", "timing_cache")}}
@@ -295,13 +295,13 @@ def int8_options(options: dict[str, Any], precision: str, limits: Limits, spec: 
     """What int8 needs beyond the request: real pictures, and the limits that its own measuring keeps to."""
     if precision != "int8":
         return {}
-    from . import calibration
+    from .int8 import calibration
 
     folder: Path | None = options["calibration_images"]
     if folder is None:
         raise calibration.missing()
-    pictures = calibration.read(folder, spec.height, spec.width, lambda text: click.echo(f"Warning: {text}", err=True))
-    return {"calibration": pictures, "limits": limits, "force": options["force"], "weight_bits": options["weight_bits"]}
+    images = calibration.read(folder, spec.height, spec.width, lambda text: click.echo(f"Warning: {text}", err=True))
+    return {"calibration": images, "limits": limits, "force": options["force"], "weight_bits": options["weight_bits"]}
 
 
 def opset_of(options: dict[str, Any], precision: str) -> int:
@@ -326,15 +326,15 @@ def file_name(name: str | None, request: Request, several: bool = False) -> str:
 
 def make_reference(options: dict[str, Any], checkpoint: Path, model: Musiq) -> Reference:
     """The original's scores of the pictures that were asked for."""
-    from . import pictures
+    from .check import images
     from .exporter import Reference
 
-    spec, images, most = model.spec, options["images"], options["max_images"]
-    if images is None:
-        chosen, called = pictures.generated(spec.height, spec.width), "generated"
+    spec, folder, most = model.spec, options["images"], options["max_images"]
+    if folder is None:
+        chosen, called = images.generated(spec.height, spec.width), "generated"
     else:
-        chosen, called = pictures.read(images, spec.height, spec.width, most), images.name
-    return Reference(model, checkpoint.name, artifact.sha256(checkpoint), chosen, called)
+        chosen, called = images.read(folder, spec.height, spec.width, most), folder.name
+    return Reference(model, checkpoint.name, files.sha256(checkpoint), chosen, called)
 
 
 if __name__ == "__main__":

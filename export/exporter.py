@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,19 +12,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from musiq import artifact
+from musiq import artifact, files
 from musiq.artifact import Check, Record
 from musiq.errors import MusiqError
-from musiq.runtimes import open_runtime
+from musiq.runtimes.registry import open_runtime
 
-from . import quantise, speed
-from .check import Limits, allowed_difference, compare, tell
-from .formats import Format
-from .request import Built, Request
-from .rounding import reference_scores, uncertain
+from .check import speed
+from .check.compare import Limits, allowed_difference, compare, tell
+from .check.float64 import reference_scores, uncertain
+from .int8 import quantize
+from .request import Built, Format, Request
+from .staging import _publish, staging
 
 if TYPE_CHECKING:
-    from musiq.model import Musiq
+    from musiq.model.network import Musiq
+from typing import TYPE_CHECKING
+
+from .check.compare import LIMITS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from musiq.model.network import Musiq
 
 Say = Callable[[str], None]
 Pictures = NDArray[np.uint8]
@@ -58,7 +63,7 @@ class Reference:
         """The pictures (N,) on which fp32 cannot tell whether `found` (N,) is right."""
         if np.all(np.abs(found - self.scores) <= allowed):
             return np.zeros(len(found), np.bool_)
-        from .simplify import simplify
+        from .graph.simplify import simplify
 
         return uncertain([self.model, simplify(self.model)], self.pictures, found, self.scores, allowed)
 
@@ -81,7 +86,7 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
         built = format.build(request, part)
         seconds = time.perf_counter() - started
         if request.precision == "int8":
-            built = replace(built, details={**built.details, **quantise.details(request, symmetric=format.gpu_only)})
+            built = replace(built, details={**built.details, **quantize.details(request, symmetric=format.gpu_only)})
         record = _record(format, request, reference, built, part, seconds)
         artifact.write_record(part, record)
         if not built.unverified:
@@ -130,15 +135,15 @@ def _scored(runtime: Callable[[Pictures], NDArray[np.float32]], pictures: Pictur
 
 
 def _record(format: Format, request: Request, reference: Reference, built: Built, part: Path, seconds: float) -> Record:
-    from .simplify import gflop
+    from .graph.simplify import gflop
 
     batch = built.batch or request.batch
     return Record(
         spec=request.model.spec,
         format=format.name,
         precision=request.precision,
-        sha256=artifact.sha256(part),
-        files={file.suffix: artifact.sha256(file) for file in built.files},
+        sha256=files.sha256(part),
+        files={file.suffix: files.sha256(file) for file in built.files},
         checkpoint={"name": reference.name, "sha256": reference.sha256},
         inputs=request.inputs,
         batch=(batch.smallest, batch.largest),
@@ -155,30 +160,37 @@ def _record(format: Format, request: Request, reference: Reference, built: Built
     )
 
 
-@contextmanager
-def staging(path: Path) -> Iterator[Path]:
-    """A folder beside the goal, so that renaming is one step; removed whatever happens."""
-    # Named before it is made, so that a signal that comes right after it was made finds it removed too.
-    folder = path.with_name(f".part-{secrets.token_hex(4)}")
-    try:
-        try:
-            folder.mkdir(parents=True)
-        except OSError as problem:
-            raise MusiqError(
-                f"Cannot write into {path.parent}: {problem.strerror}. Give --out a folder with write access."
-            ) from problem
-        yield folder
-    except OSError as problem:
+def verify(
+    path: Path,
+    checkpoint: Path,
+    make_reference: Callable[[Path, Musiq], Reference],
+    limits: Callable[[Limits], Limits],
+    say: Say,
+) -> artifact.Record:
+    """Check the artefact `path` against the checkpoint that its record names, and write the outcome into the record.
+
+    Raises MusiqError for another checkpoint, for an artefact that cannot run here, and for one that disagrees: that one's
+    record then says so, and `musiq.load` keeps calling it unverified.
+    """
+    from musiq.model import checkpoint as checkpoints
+
+    record = artifact.read_record(path)
+    if record is None:
         raise MusiqError(
-            f"Cannot write {path}: {problem.strerror or problem}. Give --out a folder with room."
-        ) from problem
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _publish(files: list[Path], folder: Path) -> None:
-    """Rename the finished files into place, the artefact itself last."""
-    for file in files:
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(file, folder / file.name)
+            f"{path} has no record {artifact.record_path(path).name}: there is nothing to finish. Export it again."
+        )
+    if files.sha256(checkpoint) != record.checkpoint.get("sha256"):
+        raise MusiqError(
+            f"{checkpoint} is not the checkpoint that {path.name} was made from ({record.checkpoint.get('name')}). "
+            "Give that one with --checkpoint."
+        )
+    model = checkpoints.load(checkpoint, record.spec.height, record.spec.width)
+    reference = make_reference(checkpoint, model)
+    try:
+        check = run_check(path, record, reference, limits(LIMITS[record.precision]), say)
+    except DisagreesError as problem:  # a machine that cannot run it says nothing about the artefact
+        artifact.write_record(path, replace(record, unverified=f"its check failed: {problem}"))
+        raise
+    record = replace(record, check=check, unverified="")
+    artifact.write_record(path, record)
+    return record

@@ -4,85 +4,57 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from musiq.errors import MusiqError
 
-from .request import Built, Request
-
-Builder = Callable[[Request, Path], Built]
-
-
-@dataclass(frozen=True)
-class Format:
-    """`suffix` ties it to its runtime (`musiq.runtimes.RUNTIMES`); `package` must be importable, `extra` installs it.
-
-    A `repository` is a folder for Triton Inference Server with such a file inside (`triton.export_repository`). What is
-    `gpu_only`, TensorRT's engines, is never tuned for a CPU, and symmetric in int8. `whole_attention`
-    is for a runtime that never writes attention's weights down: in parts `musiq` at 4000x3000 took OpenVINO 29 instead of
-    25 seconds.
-    """
-
-    name: str
-    suffix: str
-    build: Builder
-    package: str
-    extra: str
-    precisions: tuple[str, ...]
-    aliases: tuple[str, ...] = ()
-    note: str = ""
-    possible: Callable[[Request], None] | None = None  # raises MusiqError for what this machine cannot build
-    repository: bool = False
-    gpu_only: bool = False
-    whole_attention: bool = False
+from .request import Built, Format, Request
 
 
 def _torchscript(request: Request, path: Path) -> Built:
-    from .torch_files import build_torchscript
+    from .builders.torch import build_torchscript
 
     return build_torchscript(request, path)
 
 
 def _pt2(request: Request, path: Path) -> Built:
-    from .torch_files import build_pt2
+    from .builders.torch import build_pt2
 
     return build_pt2(request, path)
 
 
 def _onnx(request: Request, path: Path) -> Built:
-    from .onnx_model import build
+    from .builders.onnx import build
 
     return build(request, path)
 
 
 def _openvino(request: Request, path: Path) -> Built:
-    from .openvino_file import build
+    from .builders.openvino import build
 
     return build(request, path)
 
 
 def _trt(request: Request, path: Path) -> Built:
-    from .engine import build
+    from .builders.tensorrt import build
 
     return build(request, path, "tensorrt")
 
 
 def _trt_rtx(request: Request, path: Path) -> Built:
-    from .engine import build
+    from .builders.tensorrt import build
 
     return build(request, path, "tensorrt_rtx")
 
 
 def _trt_possible(request: Request) -> None:
-    from .engine import check_possible
+    from .builders.tensorrt import check_possible
 
     check_possible(request, "tensorrt")
 
 
 def _trt_rtx_possible(request: Request) -> None:
-    from .engine import check_possible
+    from .builders.tensorrt import check_possible
 
     check_possible(request, "tensorrt_rtx")
 

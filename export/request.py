@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musiq import __version__
-from musiq.runtimes.feed import Feed
+from musiq.runtimes.batching import Feed
+from musiq.version import __version__
 
 if TYPE_CHECKING:
-    from musiq.model import Musiq
+    from musiq.model.network import Musiq
+import importlib.util
+from collections.abc import Callable
 
 INPUTS = ("image", "pyramid")
 TARGETS = ("cpu", "gpu")
 """What a graph can be tuned for; it runs on both. A CPU gets the patch trunk in parts, which stay in its caches, and in
 ONNX the attention of large pictures, whose weights are written down there; a GPU, which would wait for each launch, all
-at once (`musiq.model.each_patch`, `onnx_trace.WEIGHTS_AT_ONCE`)."""
+at once (`musiq.model.chunking.each_patch`, `onnx_trace.WEIGHTS_AT_ONCE`)."""
 
 MOST_PARTS = 16
 """Parts in one graph at most: each adds some forty nodes to the patch trunk, or four to each layer, and a picture of 12
@@ -71,3 +73,31 @@ class Built:
     files: tuple[Path, ...] = ()
     unverified: str = ""
     batch: Batch | None = None  # what the file takes, where that is less than was asked for
+
+
+Builder = Callable[[Request, Path], Built]
+
+
+@dataclass(frozen=True)
+class Format:
+    """`suffix` ties it to its runtime (`musiq.runtimes.registry.RUNTIMES`); `package` must be importable, `extra`
+    installs it.
+
+    A `repository` is a folder for Triton Inference Server with such a file inside (`triton.export_repository`). What is
+    `gpu_only`, TensorRT's engines, is never tuned for a CPU, and symmetric in int8. `whole_attention`
+    is for a runtime that never writes attention's weights down: in parts `musiq` at 4000x3000 took OpenVINO 29 instead of
+    25 seconds.
+    """
+
+    name: str
+    suffix: str
+    build: Builder
+    package: str
+    extra: str
+    precisions: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    note: str = ""
+    possible: Callable[[Request], None] | None = None  # raises MusiqError for what this machine cannot build
+    repository: bool = False
+    gpu_only: bool = False
+    whole_attention: bool = False

@@ -7,14 +7,14 @@ import json
 import os
 from pathlib import Path
 
-from musiq import artifact
+from musiq import artifact, files
 from musiq.artifact import Record
 from musiq.errors import MusiqError
 
-from .check import Limits
-from .exporter import Reference, Say, export, staging
-from .formats import Format
-from .request import Request, feed
+from .check.compare import Limits
+from .exporter import Reference, Say, export
+from .request import Format, Request, feed
+from .staging import staging
 
 CONFIG = "config.pbtxt"
 
@@ -69,7 +69,7 @@ def export_repository(
     with staging(folder) as stage:
         part = stage / folder.name
         record = export(format, request, reference, limits, part / path.parent.name / path.name, say)
-        with artifact.whole(part / CONFIG) as file:
+        with files.whole(part / CONFIG) as file:
             file.write_text(config(folder.name, path.name, request, record))
         _put_in_place(part, folder, stage / "replaced")
     return record

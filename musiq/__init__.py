@@ -10,9 +10,7 @@ from musiq.errors import ImageError, MusiqError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from musiq.score import Scorer
-
-__version__ = "0.1.0"
+    from musiq.scoring.scorer import Scorer
 
 __all__ = ["ImageError", "MusiqError", "__version__", "load"]
 
@@ -21,8 +19,8 @@ def load(path: Path | str | Sequence[Path | str], device: str = "auto", **option
     """Open a checkpoint or an artefact for scoring: `musiq.load("model.onnx").score("photo.jpg")`.
 
     Of several, `musiq.load(["landscape.onnx", "portrait.onnx"])`, each picture goes to the nearest aspect ratio.
-    `device` is "auto", "cpu" or "cuda:0"; `options` are those of `musiq.score.Scorer`.
+    `device` is "auto", "cpu" or "cuda:0"; `options` are those of `musiq.scoring.scorer.Scorer`.
     """
-    from musiq.score import Scorer
+    from musiq.scoring.scorer import Scorer
 
     return Scorer(path, device=device, **options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -14,50 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from musiq import artifact
+from musiq import files
 from musiq.errors import MusiqError
-from musiq.image import MAX_PIXELS, find_images
-from musiq.noise import without_decoder_noise
-from musiq.progress import progress, summary
-from musiq.rowfile import RowFile
-from musiq.rows import FORMATS, Table
-from musiq.runtimes import MODES
-from musiq.runtimes.feed import USUAL_BATCH
-from musiq.score import JPEG_DECODERS, MAX_WORKERS, Row, Scorer
+from musiq.images.decode import MAX_PIXELS
+from musiq.images.find import find_images
+from musiq.images.opencv import without_decoder_noise
+from musiq.output.resumable import RowFile
+from musiq.output.text import FORMATS, Table
+from musiq.runtimes.base import MODES
+from musiq.runtimes.batching import USUAL_BATCH
+from musiq.scoring.row import Row
+from musiq.scoring.scorer import JPEG_DECODERS, MAX_WORKERS, Scorer
+from musiq.terminal import Command, per_second, progress
 
 if TYPE_CHECKING:
-    from musiq.ray_engine import RayScorer
+    from musiq.distributed.ray_scorer import RayScorer
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from musiq.distributed.ray_scorer import RayScorer
 
 SOME_FAILED = 3
-
-
-class Command(click.Command):
-    """A command whose user errors are one line on stderr and exit code 1, never a traceback.
-
-    Ctrl-C exits with 130. A reader that goes away (`| head`) ends it quietly, which click itself sees to.
-    """
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            with _plain_warnings():
-                return super().invoke(ctx)
-        except MusiqError as problem:
-            click.echo("Error: " + " ".join(str(problem).split()), err=True)
-            ctx.exit(1)
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            ctx.exit(130)
-
-
-@contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Warnings for the person at the terminal, without the line of code that gave them."""
-    before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
-    try:
-        yield
-    finally:
-        warnings.formatwarning = before
 
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -179,7 +155,7 @@ def open_engine(
 ) -> Scorer | RayScorer:
     if engine == "local":
         return Scorer(models, **options)
-    from musiq.ray_engine import RayScorer
+    from musiq.distributed.ray_scorer import RayScorer
 
     del options["workers"]
     return RayScorer(models, address=address, column=column, **options)
@@ -209,7 +185,7 @@ def newest_model(folder: Path) -> Path:
 
 def labels(models: Iterable[Path]) -> dict[str, str]:
     """What the rows call each model: its name without ending, and the start of its SHA-256."""
-    return {str(model): f"{model.stem}@{artifact.sha256(model)[:12]}" for model in models}
+    return {str(model): f"{model.stem}@{files.sha256(model)[:12]}" for model in models}
 
 
 def expand(names: Iterable[str]) -> list[str]:
@@ -284,3 +260,14 @@ def score_all(
 
 if __name__ == "__main__":
     main()
+
+
+def summary(scorer: Scorer | RayScorer, scored: int, errors: int, seconds: float) -> str:
+    """One line: counts, speed, and which side held the other up."""
+    seconds = max(seconds, 1e-9)
+    rate = per_second((scored + errors) / seconds)
+    said = f"{scored:,} scored, {errors:,} error{'' if errors == 1 else 's'}, {rate}"
+    if not isinstance(scorer, Scorer):
+        return said
+    decode, model = scorer.busy.decode_s / scorer.workers, scorer.busy.model_s / scorer.in_flight
+    return f"{said} (decode {min(decode / seconds, 1):.0%}, model {min(model / seconds, 1):.0%} busy)"

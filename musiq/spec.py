@@ -206,3 +206,8 @@ def preset(name: str, height: int | None = None, width: int | None = None) -> Sp
     if name not in PRESETS:
         raise MusiqError(f"There is no preset {name!r}; the presets are {', '.join(PRESETS)}.")
     return PRESETS[name].at(height, width)
+
+
+def share_columns(outputs: int) -> list[str]:
+    """The columns `share_1` to `share_K` of a model with K > 1 outputs; none for a model of scores alone."""
+    return [f"share_{rating}" for rating in range(1, outputs + 1)] if outputs > 1 else []

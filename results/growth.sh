@@ -32,6 +32,6 @@ measure --out "$work/over-sizes" $(for size in $sizes; do echo "--models $work/s
 measure --out "$work/over-batches" --models "$work/sizes/$preset-${SIZE:-1024x768}.onnx" \
     $(for batch in ${BATCHES:-1 2 4 8 16 32 64}; do echo "--batch $batch"; done)
 make_one "$many" "${SIZE:-1024x768}"
-python -m musiq_bench.growth --batches "$work/over-batches" --sizes "$work/over-sizes" --images "$pictures" \
+python -m musiq_bench.profiling.scaling --batches "$work/over-batches" --sizes "$work/over-sizes" --images "$pictures" \
     --model "$work/sizes/$many-${SIZE:-1024x768}.onnx" ${COUNTS:+$(for n in $COUNTS; do echo "--count $n"; done)} \
     --out "${RESULT:-$root/results/growth.json}"

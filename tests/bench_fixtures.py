@@ -13,7 +13,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from musiq.artifact import Check, Record, sha256, write_record
+from musiq.artifact import Check, Record, write_record
+from musiq.files import sha256
 from musiq.spec import preset
 from tests.bench_place import SPEC, brightness_model
 
@@ -43,8 +44,8 @@ def torch_place(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same pictures, a checkpoint, and an artefact that PyTorch's exporter made of it at another picture size."""
     import torch
 
-    from musiq import checkpoint
-    from musiq.model import Musiq
+    from musiq.model import checkpoint
+    from musiq.model.network import Musiq
 
     class Scored(torch.nn.Module):
         def __init__(self, model: Musiq) -> None:

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
+from musiq_export.builders.onnx import to_onnx
 from musiq_export.cli import main
-from musiq_export.onnx_model import to_onnx
 from musiq_export.request import Request
 
 
@@ -40,5 +40,5 @@ def traced_once(weights: Callable[[Request], Hashable]) -> Iterator[None]:
         return onnx.ModelProto.FromString(known[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("musiq_export.onnx_model.to_onnx", once)
+        patch.setattr("musiq_export.builders.onnx.to_onnx", once)
         yield

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from musiq_bench.figures import summarise
-from musiq_bench.report import Report, Row
+from musiq_bench.report.latency import summarise
+from musiq_bench.report.schema import Report, Row
 
 RUNTIMES = [("pytorch", "PyTorch cpu", "fp32", 1.2), ("onnx", "CPUExecutionProvider", "fp32", 0.8)]
 MORE = [("onnx", "CPUExecutionProvider", "int8", 0.4), ("openvino", "OpenVINO CPU", "bf16", 0.41)]

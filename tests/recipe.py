@@ -78,7 +78,7 @@ def lively_model(preset: str, **changes: Any) -> Any:
 
     import torch
 
-    from musiq.model import Musiq
+    from musiq.model.network import Musiq
     from musiq.spec import PRESETS
 
     model = Musiq(dataclasses.replace(PRESETS[preset], **changes)).eval()
@@ -94,6 +94,6 @@ if __name__ == "__main__":
     import sys
     from pathlib import Path
 
-    from musiq import checkpoint
+    from musiq.model import checkpoint
 
     checkpoint.save(lively_model(sys.argv[1]), Path(sys.argv[2]))

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
-from musiq.artifact import Record, sha256, write_record
-from musiq.runtimes import Images, Scores
-from musiq.runtimes.feed import SPEC
+from musiq.artifact import Record, write_record
+from musiq.files import sha256
+from musiq.runtimes.base import Images, Scores
+from musiq.runtimes.batching import SPEC
 from musiq.spec import Spec, preset
 
 HEIGHT, WIDTH = 64, 96

@@ -11,14 +11,14 @@ import subprocess
 import sys
 
 import train
-from musiq.training import surroundings
+from musiq.training import run
 
 
 def send_in(number: int, epoch: int) -> None:
     """From now on the last process of a run gets this signal once the second step of the epoch is done and saved."""
-    save_if_due = surroundings.save_if_due
+    save_if_due = run.save_if_due
 
-    def save_and_send(run: surroundings.Run, learner: surroundings.Learner) -> None:
+    def save_and_send(run: run.Run, learner: run.Learner) -> None:
         save_if_due(run, learner)
         last = run.accelerator.process_index == run.accelerator.num_processes - 1
         if last and (run.state.epoch, run.state.step) == (epoch, 2):
@@ -29,7 +29,7 @@ def send_in(number: int, epoch: int) -> None:
             else:
                 os.kill(os.getpid(), number)
 
-    surroundings.save_if_due = save_and_send
+    run.save_if_due = save_and_send
 
 
 if __name__ == "__main__":

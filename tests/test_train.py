@@ -21,12 +21,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
 import train  # noqa: E402, after the check for what it needs
-from musiq import checkpoint  # noqa: E402
-from musiq.data import Labelled  # noqa: E402
+from musiq.datasets.dataset import Labelled  # noqa: E402
 from musiq.metrics import srcc  # noqa: E402
-from musiq.training import runs  # noqa: E402
-from musiq.training.batches import Pictures, load  # noqa: E402
-from musiq.training.gradients import Objective  # noqa: E402
+from musiq.model import checkpoint  # noqa: E402
+from musiq.training import run_folder  # noqa: E402
+from musiq.training.dataloader import Pictures, load  # noqa: E402
+from musiq.training.objective import Objective  # noqa: E402
 
 ROOT = Path(train.__file__).parent
 SIGNALLED = Path(__file__).with_name("signalled.py")
@@ -124,7 +124,7 @@ def test_a_run_that_is_asked_to_stop_and_resumed_has_the_bits_of_one_that_was_no
     errors = process.communicate(timeout=300)[1]
     assert process.returncode == 130, errors
     assert f"--resume --out {out}" in errors
-    state, _ = runs.load_state(out)
+    state, _ = run_folder.load_state(out)
     assert (state.epoch, state.step) == (1, 3)  # the step at hand was finished
     again = start_train("--resume", "--out", out, "--workers", 2)
     _, errors = again.communicate(timeout=300)
@@ -140,7 +140,7 @@ def test_a_cluster_that_signals_every_process_of_a_run_stops_it_as_cleanly(label
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert f"Go on with: python train.py --resume --out {out}" in errors
-    state, _ = runs.load_state(out)
+    state, _ = run_folder.load_state(out)
     assert (state.epoch, state.step) == (1, 3)
 
 
@@ -266,7 +266,7 @@ def test_two_processes_train_as_one_would_and_outlive_the_loss_of_one(labels: Pa
     assert process.returncode != 0
     assert "SIGKILL" in errors
     assert not (out / "metrics.json").exists()
-    assert runs.load_state(out)[0].epoch == 1
+    assert run_folder.load_state(out)[0].epoch == 1
     again = start_train("--out", out, "--resume", "auto", launcher=LAUNCHER)
     said, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
@@ -288,7 +288,7 @@ def test_without_arguments_it_says_what_it_needs() -> None:
     result = CliRunner().invoke(train.main, [])
     assert result.exit_code == 0
     assert "python train.py --labels labels.csv" in result.output
-    assert "python -m musiq.demo" in result.output
+    assert "python -m musiq.datasets.synthetic" in result.output
 
 
 @pytest.mark.parametrize(

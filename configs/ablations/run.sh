@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs every ablation of this folder one after the other, going on where an earlier call was stopped:
 #   configs/ablations/run.sh --labels labels.csv --trunk-weights resnet50.npz
-# Then: python -m musiq.training.compare runs/ablations/*
+# Then: python -m musiq.training.compare_runs runs/ablations/*
 set -e
 here=$(dirname "$0")
 for recipe in "$here"/*.toml; do

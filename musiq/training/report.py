@@ -10,16 +10,17 @@ from typing import Any
 
 import click
 
-from musiq import checkpoint
-from musiq.artifact import whole
-from musiq.data import NEAR_DUPLICATE, Labelled, rating_moments
-from musiq.losses import emd
+from musiq.datasets.dataset import NEAR_DUPLICATE, Labelled, rating_moments
+from musiq.files import whole
 from musiq.metrics import agreement, intervals, srcc, undefined
-from musiq.rows import share_columns
-from musiq.training import learning, runs
-from musiq.training.card import SHOWN, write_card
-from musiq.training.learning import Scored
-from musiq.training.surroundings import Run, read_ones
+from musiq.model import checkpoint
+from musiq.spec import share_columns
+from musiq.training import evaluate, run_folder
+from musiq.training.epoch import read_ones
+from musiq.training.evaluate import Scored
+from musiq.training.losses import emd
+from musiq.training.model_card import SHOWN, write_card
+from musiq.training.run import Run
 
 
 def test(run: Run) -> None:
@@ -34,7 +35,7 @@ def test(run: Run) -> None:
     model = checkpoint.load(run.folder / "best.safetensors").to(run.accelerator.device)
     task = run.progress.add_task("test", total=len(items))
     size = run.settings.batch_size
-    scored = learning.score(
+    scored = evaluate.score(
         run.accelerator, model, items, size, run.workers, lambda count: run.progress.advance(task, count)
     )
     if not run.accelerator.is_main_process:
@@ -46,7 +47,7 @@ def test(run: Run) -> None:
     metrics = all_figures(run, items, scored)
     draw_curve(run)
     write_card(run.folder, run.settings, run.dataset, metrics)
-    runs.write_json(run.folder / "metrics.json", metrics)
+    run_folder.write_json(run.folder / "metrics.json", metrics)
     say_figures(run, metrics)
 
 

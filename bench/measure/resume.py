@@ -1,0 +1,133 @@
+"""`measured.jsonl`: each finished round as it was measured, written at once, so that a run that was stopped can go on.
+
+The first line is what all rounds were measured under; a round measured otherwise does not belong into the same table.
+Each further line is one round of one model at one batch size: every latency and score, as the measuring process gave
+them. The last line may be cut short by a kill; it is left out then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from musiq.errors import MusiqError
+
+from ..plan.cases import Cell, Outcome, Settings
+from ..plan.images import Pictures
+
+NAME = "measured.jsonl"
+SCHEMA = "musiq-bench-measured/1"
+
+Facts = dict[str, Any]
+
+
+def conditions(settings: Settings, pictures: Pictures, environment: Facts) -> Facts:
+    """What makes two rounds comparable: how they were measured, on which pictures, machine and versions.
+
+    Batch sizes, devices and models are left out, since further ones may join the table, and so is --timeout.
+    """
+    how = {name: value for name, value in asdict(settings).items() if name not in ("devices", "batches", "timeout_s")}
+    listed = "\n".join(f"{file.absolute()} {file.stat().st_size}" for file in pictures.files)
+    machine = {name: environment[name] for name in ("cpu", "cores", "versions")}
+    gpus = [gpu["name"] for gpu in environment["gpus"]]
+    return {**how, "pictures": hashlib.sha256(listed.encode()).hexdigest()[:16], **machine, "gpus": gpus}
+
+
+class Journal:
+    """The file; `add` appends a round. Rounds that failed are written too, and measured again by the next run."""
+
+    def __init__(self, path: Path, conditions: Facts, anew: bool = True) -> None:
+        """Begin the file `anew`, or go on with it. Raises MusiqError where it cannot be written.
+
+        An earlier one is kept as NAME.before: it may hold hours of work, and --resume is easily forgotten.
+        """
+        self.path = path
+        try:
+            if anew:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if path.exists():
+                    path.replace(path.with_name(f"{path.name}.before"))
+                path.write_text(json.dumps({"schema": SCHEMA, "conditions": conditions}) + "\n", encoding="utf-8")
+            elif not (content := path.read_bytes()).endswith(b"\n"):  # a kill cut its last line short
+                path.write_bytes(content.rpartition(b"\n")[0] + b"\n")
+        except OSError as problem:
+            raise MusiqError(
+                f"Cannot write {path}: {problem.strerror}. Give an --out with room and write access."
+            ) from problem
+
+    def add(self, cell: Cell, turn: int, outcome: Outcome) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"round": _key(cell, turn), "outcome": asdict(outcome)}) + "\n")
+
+
+def _key(cell: Cell, turn: int) -> Facts:
+    it = cell.candidate
+    files = sorted(it.record.files.values()) if it.record else []
+    return {
+        "sha256": it.sha256,
+        "files": files,
+        "format": it.format,
+        "size": [it.height, it.width],
+        "device": it.device,
+        "cast": it.cast,
+        "batch": cell.batch,
+        "timed": cell.timed,
+        "round": turn,
+    }
+
+
+def resume(path: Path, cells: Sequence[Cell], settings: Settings, wanted: Facts) -> int:
+    """Give the cells the rounds that `path` has of them; how many. None are there where it does not exist.
+
+    Raises MusiqError for a file of other conditions, naming them.
+    """
+    if not path.exists():
+        return 0
+    lines = _read(path)
+    found = lines[0].get("conditions", {}) if lines else wanted
+    if different := sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name)):
+        told = ", ".join(
+            f"{name} ({_short(found.get(name))} then, {_short(wanted.get(name))} now)" for name in different
+        )
+        raise MusiqError(
+            f"--resume cannot go on with {path}: it was measured with other {told}. "
+            "Give the options of that run, or another --out."
+        )
+    done = {json.dumps(line["round"]): line["outcome"] for line in lines[1:] if line["outcome"]["status"] == "ok"}
+    for cell in cells:
+        for turn in range(cell.rounds(settings)):
+            outcome = done.get(json.dumps(_key(cell, turn)))
+            if outcome is None:
+                break  # later rounds without this one would come twice
+            cell.outcomes.append(Outcome(**outcome))
+    _drop_unscored(cells)
+    return sum(len(cell.outcomes) for cell in cells)
+
+
+def _drop_unscored(cells: Sequence[Cell]) -> None:
+    """A model whose scores came with a batch size that is not asked for now is measured at one of these again."""
+    scored = {cell.candidate for cell in cells if cell.scores is not None}
+    for cell in cells:
+        if cell.outcomes and cell.candidate not in scored:
+            cell.outcomes.clear()
+            scored.add(cell.candidate)
+
+
+def _read(path: Path) -> list[Facts]:
+    try:
+        texts = path.read_text(encoding="utf-8").split("\n")[:-1]  # after the last line break nothing is whole
+        lines = [json.loads(text) for text in texts]
+    except (OSError, ValueError) as problem:
+        raise MusiqError(f"--resume cannot read {path} ({problem}). Remove it, or give another --out.") from problem
+    if lines and lines[0].get("schema") != SCHEMA:
+        raise MusiqError(f"--resume cannot read {path}: it is no {SCHEMA}. Remove it, or give another --out.")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 60 else text[:57] + "..."

@@ -1,0 +1,128 @@
+"""`--plan`: about how long a run takes, from the arithmetic of each model and a matrix product timed here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from statistics import median
+
+from musiq.hardware import available_cpus
+from musiq.spec import PATCH, Spec
+
+from ..machine.peak_rate import product_rate
+from .cases import Cell, Settings, job_of
+from .models import COMPILED, Candidate
+
+SLOWNESS = {"pytorch": 2.2, COMPILED: 2.2, "torchscript": 2.2, "pt2": 2.2}
+"""Time beside that of ONNX Runtime in fp32, which comes near the rate of a large matrix product; 1 for other formats. From
+`musiq` at 1024x768 on 2 cores (see the README); a processor without units for a precision takes longer than this says."""
+
+OPENING_S = {"pytorch": 5.0, COMPILED: 60.0, "torchscript": 5.0, "pt2": 8.0}
+"""Starting a process, importing, opening, compiling; 2 s for other formats."""
+
+DECODE_S = 0.02
+"""A picture of 1024x768 read, decoded and fitted."""
+
+RESNET50_GFLOP = 2 * 4.089
+"""torchvision's ResNet-50 for a picture of 224x224 (its documentation gives 4.09 GFLOPS, counting a product and its sum as
+one); the convolutions grow with the pixels."""
+
+
+def gflop(spec: Spec) -> float:
+    """Billions of products and sums for one picture: matrix products, convolutions and attention, from the formulas of
+    the architecture. Norms, activations and the pyramid are left out."""
+    tokens = spec.tokens
+    if spec.trunk == "resnet50":
+        pixels = sum(rows * columns for rows, columns in map(spec.kept_size, spec.scales))
+        trunk = RESNET50_GFLOP * pixels / 224**2
+        width = 2048
+    else:
+        trunk, width = (tokens - 1) * _patch_gflop(spec), 0  # its dense layer is counted with the patch
+    projection = 2 * (tokens - 1) * width * spec.dim / 1e9
+    inner = spec.heads * spec.head_dim
+    layer = 2 * tokens * (4 * spec.dim * inner + 2 * spec.dim * spec.mlp_dim + 2 * tokens * inner) / 1e9
+    return trunk + projection + spec.layers * layer
+
+
+def _patch_gflop(spec: Spec) -> float:
+    """One patch of 32x32: 7x7 convolution to 16x16, pool to 8x8, one bottleneck with its shortcut, the dense layer."""
+    narrow, wide = spec.trunk_channels, 4 * spec.trunk_channels
+    stem = 49 * 3 * narrow * (PATCH // 2) ** 2
+    bottleneck = (narrow * narrow + 9 * narrow * narrow + 2 * narrow * wide) * (PATCH // 4) ** 2
+    dense = wide * (PATCH // 4) ** 2 * spec.dim
+    return 2 * (stem + bottleneck + dense) / 1e9
+
+
+@cache
+def spec_of(candidate: Candidate) -> Spec | None:
+    """The Spec that the record or our own checkpoint tells without running anything; None for what tells nothing."""
+    if candidate.record is not None:
+        return candidate.record.spec
+    if candidate.format not in ("pytorch", COMPILED):
+        return None
+    try:
+        from musiq.model.checkpoint import load
+
+        return load(Path(candidate.path), candidate.height, candidate.width).spec
+    except Exception:  # without torch, or a broken file: the run says why, a plan just does not know
+        return None
+
+
+def call_s(cell: Cell, rate: float) -> float | None:
+    """Seconds of one call: as measured where a resumed run has measured it, else estimated, None without a Spec."""
+    measured = [ms for outcome in cell.sound for ms in outcome.figures["latencies_ms"]]
+    if measured:
+        return median(measured) / 1000
+    spec = spec_of(cell.candidate)
+    return None if spec is None else cell.batch * gflop(spec) / rate * SLOWNESS.get(cell.candidate.format, 1.0)
+
+
+def left_s(cell: Cell, settings: Settings, pictures: int, rate: float, score: bool) -> float | None:
+    """Seconds that the cell's remaining rounds take; `score`: it scores all pictures too."""
+    call = call_s(cell, rate)
+    if call is None:
+        return None
+    job = job_of(cell, settings, score)
+    scoring = math.ceil(pictures / cell.batch) if score else 0
+
+    def warm(scored: int) -> float:  # calls that score warm up too
+        return max(job.warmup_seconds, (job.warmup_calls - scored) * call)
+
+    timed = max(job.seconds, job.calls * call) + job.end_to_end_calls * (call + cell.batch * DECODE_S)
+    rounds = cell.rounds(settings) - len(cell.outcomes)
+    if rounds <= 0:
+        return 0.0
+    once = OPENING_S.get(cell.candidate.format, 2.0) + call + timed
+    return rounds * (once + warm(0)) + scoring * call + warm(scoring) - warm(0)
+
+
+def plan(cells: Sequence[Cell], settings: Settings, pictures: int) -> list[str]:
+    """Lines that say what would be measured and about how long each row and all of it takes."""
+    rate = product_rate(settings.threads or available_cpus())
+    scored = {cell.candidate for cell in cells if cell.scores is not None}
+    lines, total, unknown = [], 0.0, 0
+    for cell in cells:
+        score = cell.candidate not in scored
+        scored.add(cell.candidate)
+        seconds = left_s(cell, settings, pictures, rate, score)
+        total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
+        done = len(cell.outcomes)
+        what = f"{done} of {cell.rounds(settings)} rounds done" if done else cell.role
+        name = f"{cell.candidate.path.name} ({cell.candidate.format} {cell.candidate.precision})"
+        told = "unknown" if seconds is None else "0 s" if seconds == 0 else f"about {duration(seconds)}"
+        lines.append(f"{name:<60} batch {cell.batch:<4} {told:<14} {what}")
+    beside = f", besides {unknown} whose size nothing tells" if unknown else ""
+    lines.append(f"{len(cells)} rows, {pictures} pictures: about {duration(total)} in all{beside}.")
+    lines.append(
+        f"Estimated from each model's arithmetic at the {rate:.0f} GFLOP/s of a matrix product on this CPU just now; off "
+        "by a factor of two easily. A GPU is faster."
+    )
+    return lines
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,201 @@
+"""The pictures of a run: found, decoded once for each size that a model wants, the broken ones left out and counted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from musiq.datasets.dataset import Dataset
+from musiq.datasets.manifest import read_labels
+from musiq.datasets.public import DATASETS, read_named
+from musiq.datasets.readers import LacksError
+from musiq.errors import ImageError, MusiqError
+from musiq.hardware import available_cpus
+from musiq.images.decode import prepare
+from musiq.images.find import find_images
+from musiq.images.fit import Image
+from musiq.images.opencv import without_decoder_noise
+
+CHUNK = 16  # pictures decoded ahead: bounds memory whatever a picture's size
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of one split, "all" for every one, out of the file or folder `source`."""
+
+    dataset: Dataset
+    split: str
+    source: Path
+
+    @classmethod
+    def read(cls, source: Path | str, split: str | None) -> Labels:
+        """The labels of `split`; by default the test pictures where there are any, since a model has not seen those.
+
+        `source` is a label file, or the folder of a public dataset as its authors publish it, also as NAME=FOLDER. Raises
+        MusiqError for what is neither, and a split without pictures.
+        """
+        return cls.of_split(*_read(source), split)
+
+    @classmethod
+    def of_split(cls, path: Path, dataset: Dataset, split: str | None) -> Labels:
+        split = split or ("test" if dataset.split("test") else "all")
+        if split != "all":
+            dataset = dataclasses.replace(dataset, items=tuple(dataset.split(split)))
+        if not dataset.items:
+            raise MusiqError(f"{path} has no picture in the split {split}; give another --split, or all.")
+        return cls(dataset, split, path)
+
+    def of(self, files: Sequence[Path]) -> list[float | None]:
+        return [None if item is None else item.mos for item in self.dataset.match(files)]
+
+    def files(self) -> list[Path]:
+        """The labelled pictures that are there."""
+        return sorted(item.path for item in self.dataset.items if item.path.is_file())
+
+    def describe(self, n: int) -> dict[str, Any]:
+        return {"source": str(self.source), "target": self.dataset.target, "split": self.split, "n": n}
+
+
+def _read(source: Path | str) -> tuple[Path, Dataset]:
+    name, _, folder = str(source).partition("=")
+    if folder and name in DATASETS:
+        return Path(folder), read_named(name, Path(folder))
+    path = Path(source)
+    if not path.is_dir():
+        return path, read_labels(path)
+    dataset = known_dataset(path)
+    if dataset is None:
+        raise MusiqError(
+            f"{path} is no dataset that is known here ({', '.join(DATASETS)}, as their authors publish them). Give the "
+            "label file, a CSV with the columns image,mos."
+        )
+    return path, dataset
+
+
+def known_dataset(folder: Path) -> Dataset | None:
+    """The public dataset that lies in `folder`, None where none does. Raises MusiqError for one that is broken."""
+    for name in DATASETS:
+        try:
+            return read_named(name, folder)
+        except MusiqError as problem:
+            if not isinstance(problem.__cause__, LacksError):
+                raise
+    return None
+
+
+def find_labels(images: Sequence[Path], source: str | None, split: str | None) -> Labels | None:
+    """The labels asked for; without any, those of the public dataset whose folder is all of `images`."""
+    if source is not None:
+        return Labels.read(source, split)
+    dataset = known_dataset(images[0]) if len(images) == 1 and images[0].is_dir() else None
+    return None if dataset is None else Labels.of_split(images[0], dataset, split)
+
+
+@dataclass
+class Pictures:
+    """Pictures in a fixed order, every model gets the same; `broken` are (path, why), found while decoding;
+    `fitted` is how many were resized or cropped for a model."""
+
+    files: list[Path]
+    found: int
+    scratch: Path
+    broken: list[tuple[Path, str]] = field(default_factory=list)
+    fitted: int = 0
+    _decoded: dict[tuple[int, int], Path] = field(default_factory=dict)
+
+    def decoded(self, height: int, width: int, progress: Progress = lambda done, of: None) -> Path:
+        """A file of raw uint8 (len(self.files), height, width, 3); the first call takes broken pictures out of `files`.
+
+        Raises MusiqError where no picture can be decoded, or the disk is full.
+        """
+        if (height, width) not in self._decoded:
+            raw = self.scratch / f"{width}x{height}.u8"
+            try:
+                with without_decoder_noise():
+                    self._write(raw, height, width, progress)
+            except OSError as problem:
+                need = len(self.files) * height * width * 3 / 2**30
+                raise MusiqError(
+                    f"Cannot keep the decoded pictures in {self.scratch} ({problem.strerror}); they need {need:.1f} GiB. "
+                    "Set TMPDIR to a folder with room, or give a smaller --max-images."
+                ) from problem
+            self._decoded[height, width] = raw
+        return self._decoded[height, width]
+
+    def describe(self, folders: Sequence[Path]) -> dict[str, Any]:
+        """What the report says of them."""
+        return {
+            "folders": [str(folder) for folder in folders],
+            "found": self.found,
+            "used": len(self.files),
+            "fitted": self.fitted,
+            "broken": [{"path": str(path), "reason": reason} for path, reason in self.broken],
+        }
+
+    def _write(self, raw: Path, height: int, width: int, progress: Progress) -> None:
+        sound, broken, fitted = [], [], 0
+        with raw.open("wb") as file:
+            for path, picture, how in decode_all(self.files, height, width):
+                if picture is None:
+                    broken.append((path, how))
+                else:
+                    file.write(picture.tobytes())
+                    sound.append(path)
+                    fitted += bool(how)
+                progress(len(sound) + len(broken), len(self.files))
+        if broken and self._decoded:
+            raise MusiqError(
+                f"{broken[0][0]} could be read before, and cannot now: leave the pictures alone meanwhile."
+            )
+        if not sound:
+            raise MusiqError(f"None of {len(broken)} pictures can be read; the first, {broken[0][0]}: {broken[0][1]}")
+        self.files, self.fitted = sound, max(fitted, self.fitted)
+        self.broken += broken
+
+
+def decode_all(files: Sequence[Path], height: int, width: int) -> Generator[tuple[Path, Image | None, str], None, None]:
+    """Each file's (path, picture, how it was fitted), or (path, None, why it cannot be read)."""
+
+    def one(path: Path) -> tuple[Path, Image | None, str]:
+        try:
+            return path, *prepare(path, height, width)
+        except ImageError as problem:
+            return path, None, str(problem)
+
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        for start in range(0, len(files), CHUNK):
+            yield from pool.map(one, files[start : start + CHUNK])
+
+
+def choose(folders: Sequence[Path], labels: Labels | None, at_most: int, scratch: Path) -> Pictures:
+    """The pictures of `folders`, with labels only those that have one, evenly thinned out to `at_most` (0: all).
+
+    Raises MusiqError where nothing is left.
+    """
+    missing = [str(folder) for folder in folders if not folder.exists()]
+    if missing:
+        raise MusiqError(f"There is no {missing[0]}; give a folder of pictures with --images.")
+    own = labels is not None and list(folders) == [labels.source]  # a dataset's folder may hold its pictures twice
+    files = labels.files() if labels is not None and own else list(find_images(folders))
+    found = len(files)
+    if labels is not None:
+        files = [file for file, label in zip(files, labels.of(files), strict=True) if label is not None]
+        if not files:
+            raise MusiqError(
+                f"None of the {found} pictures in {', '.join(map(str, folders))} has a label in {labels.source} (split: "
+                f"{labels.split}). Check --images, --labels and --split."
+            )
+    return Pictures(evenly(files, at_most), found, scratch)
+
+
+def evenly(files: list[Path], at_most: int) -> list[Path]:
+    """`at_most` of `files` (0: all), from the whole folder: its first files are often of one scene or one distortion."""
+    if not 0 < at_most < len(files):
+        return files
+    return [files[index * len(files) // at_most] for index in range(at_most)]

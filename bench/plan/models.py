@@ -1,0 +1,155 @@
+"""What is to be measured: files found, their records read, and each artefact's PyTorch reference settled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from musiq import artifact, files
+from musiq.artifact import Record
+from musiq.errors import MusiqError
+from musiq.files import sha256
+from musiq.runtimes.base import CHECKPOINTS
+from musiq.runtimes.registry import RUNTIMES
+
+FORMATS = {
+    **dict.fromkeys(CHECKPOINTS, "pytorch"),
+    ".torchscript": "torchscript",
+    ".pt2": "pt2",
+    ".onnx": "onnx",
+    ".xml": "openvino",
+    ".engine": "trt",
+    ".rtx.engine": "trt-rtx",
+}
+"""File name ending to format, called as musiq-export calls it; checkpoints are what PyTorch runs."""
+
+COMPILED = "torch.compile"
+"""The format of a checkpoint that PyTorch compiles before it runs it."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One file to measure: a checkpoint, run by PyTorch, or an artefact, run by its own runtime.
+
+    `record` is what its exporter wrote beside it. `height` and `width` are set for a checkpoint that stands in as the
+    reference of artefacts, whose picture size may be another than its own; `cast` is the precision that PyTorch runs a
+    checkpoint in, `device` where it shall run.
+    """
+
+    path: Path
+    format: str
+    sha256: str
+    record: Record | None = field(default=None, compare=False)
+    height: int | None = None
+    width: int | None = None
+    cast: str = "fp32"
+    device: str = "auto"
+
+    @property
+    def compiled(self) -> bool:
+        """Whether PyTorch's compiler is at work when it opens."""
+        return self.format == COMPILED or self.device.startswith("cuda-compile")
+
+    @property
+    def precision(self) -> str:
+        if self.format in ("pytorch", COMPILED):
+            return self.cast
+        return self.record.precision if self.record else "unknown"
+
+    @property
+    def inside(self) -> str | None:
+        """What its exporter counted in the finished file, such as "float16 97%, float32 3%"; None without a count."""
+        if self.format in ("pytorch", COMPILED):
+            return "float32 100%" if self.cast == "fp32" else None
+        details = self.record.details if self.record else {}
+        if "int8_products" in details:
+            return f"{details['int8_products']} products in int8"
+        weights = details.get("weights")
+        if not isinstance(weights, dict) or not (total := sum(weights.values())):
+            return None
+        ordered = sorted(weights.items(), key=lambda item: -item[1])
+        return ", ".join(f"{kind} {100 * count / total:.3g}%" for kind, count in ordered)
+
+    @property
+    def file_mb(self) -> float | None:
+        """Megabytes (1e6 bytes) of the file and of those that belong to it, such as OpenVINO's .bin."""
+        endings = {*(self.record.files if self.record else ()), *((".bin",) if self.format == "openvino" else ())}
+        others = [self.path.with_suffix(ending) for ending in endings]
+        try:
+            return sum(file.stat().st_size for file in [self.path, *others] if file.exists()) / 1e6 or None
+        except OSError:
+            return None
+
+
+def find_models(paths: Sequence[Path]) -> list[Candidate]:
+    """Each file as given, and of each folder every file that a runtime opens. Raises MusiqError where there is none."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.suffix and not path.exists():  # a folder, by its name
+            raise MusiqError(f"There is no folder {path}. Make a model with musiq-export, or give one with --models.")
+        inside = sorted(path.rglob("*")) if path.is_dir() else []
+        found += [file for file in inside if files.suffix(file, list(RUNTIMES)) and not file.name.startswith(".")]
+        if not path.is_dir():
+            found.append(path)
+    if not found:
+        raise MusiqError(
+            f"There is no model in {', '.join(map(str, paths))}: expected files named *{', *'.join(RUNTIMES)}. "
+            "Make one with musiq-export, or give one with --models."
+        )
+    return [describe(file) for file in dict.fromkeys(found)]
+
+
+def short_names(candidates: Sequence[Candidate]) -> dict[Candidate, str]:
+    """What to call each in a table: the file's name without its ending, the folder before it where that is not enough."""
+    files = {candidate: candidate.path.absolute() for candidate in candidates}
+    names = {}
+    for candidate, file in files.items():
+        alike = [o for o in files.values() if o != file and (o.stem, o.suffix) == (file.stem, file.suffix)]
+        names[candidate] = f"{file.parent.name}/{file.stem}" if alike else file.stem
+    return names
+
+
+def describe(path: Path) -> Candidate:
+    """The Candidate of a file. Raises MusiqError for one that is missing or of no known kind."""
+    ending = files.suffix(path, list(RUNTIMES))
+    if ending is None:
+        raise MusiqError(f"{path} is of no known kind; expected a file named *{', *'.join(RUNTIMES)}.")
+    try:
+        digest = sha256(path)
+    except OSError as problem:
+        raise MusiqError(f"Cannot read {path}: {problem.strerror}. Check --models and --checkpoint.") from problem
+    try:
+        record = artifact.read_record(path)
+    except MusiqError:  # its runtime refuses it for the same reason, and that becomes its row
+        record = None
+    return Candidate(path, FORMATS[ending], digest, record)
+
+
+def reference_of(artefact: Candidate, checkpoint: Candidate | None) -> tuple[Candidate | None, str]:
+    """The checkpoint to compare `artefact` with, and a remark: why there is none, or what is doubtful about it.
+
+    `checkpoint`, the one asked for, if the artefact was exported from it or does not say; else the one that its record
+    names, where a file of that name and SHA-256 lies beside the artefact, in the working folder or under runs/.
+    """
+    recorded = artefact.record.checkpoint if artefact.record else {}
+    name, digest = recorded.get("name", ""), recorded.get("sha256")
+    found = checkpoint if checkpoint and digest in (None, checkpoint.sha256) else None
+    if found is None and name and digest:
+        found = _search(artefact.path, Path(name), digest)
+    if found is None:
+        other = f"it was not exported from {checkpoint.path.name}; " if checkpoint else ""
+        lost = f"its checkpoint {name} was not found as it was" if name else "no record names its checkpoint"
+        return None, f"{other}{lost}; give it with --checkpoint"
+    doubt = "" if digest else f"no record says that it was exported from {found.path.name}"
+    if artefact.record is None:
+        return found, doubt
+    return replace(found, height=artefact.record.spec.height, width=artefact.record.spec.width), doubt
+
+
+def _search(artefact: Path, name: Path, digest: str) -> Candidate | None:
+    runs = sorted(Path("runs").rglob(name.name)) if Path("runs").is_dir() else []
+    for path in (name, artefact.parent / name.name, *runs):
+        if path.is_file() and files.suffix(path, list(CHECKPOINTS)) and sha256(path) == digest:
+            return describe(path)
+    return None

@@ -1,0 +1,147 @@
+"""Models in turns in one process: how many times as fast each is as the first, on a machine whose speed moves.
+
+`python -m musiq_bench.profiling.interleaved pyiqa musiq-fp32.onnx musiq-bf16.xml --images photos/` prints a table. A
+machine that other work slows down slows the calls of a turn alike, so their ratios hold where milliseconds do not.
+`musiq-bench` gives each model a process of its own, and says what memory it takes and what becomes of the scores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+
+from musiq.errors import MusiqError
+from musiq.hardware import available_cpus
+from musiq.images.opencv import without_decoder_noise
+from musiq.runtimes.base import Images, Runtime
+from musiq.runtimes.registry import open_runtime
+from musiq.terminal import Command
+
+from ..measure.progress import progress
+from ..plan.images import choose, decode_all, evenly
+from ..report.latency import spread
+
+PYIQA = "pyiqa"
+"""Instead of a file: the MUSIQ of that package in eager PyTorch, with random weights."""
+
+Call = Callable[[Images], object]
+
+
+def measure(
+    calls: Sequence[Callable[[], object]], turns: int, said: Callable[[str], None] = lambda text: None
+) -> list[list[float]]:
+    """Seconds of each call in each turn; within a turn they come in a random order (always the same ones), so that none
+    always follows the same other. Two calls of each go before and do not count."""
+    for call in calls:
+        call()
+        call()
+    taken: list[list[float]] = [[0.0] * turns for _ in calls]
+    draw = np.random.default_rng(0)
+    for turn in range(turns):
+        for place in draw.permutation(len(calls)):
+            start = time.perf_counter()
+            calls[place]()
+            taken[place][turn] = time.perf_counter() - start
+        said("")
+    return taken
+
+
+def lines(names: Sequence[str], batches: Sequence[int], seconds: Sequence[Sequence[float]]) -> list[str]:
+    """A Markdown table: medians for each picture, and the median over the turns of how many times as fast each was as the
+    first in the same turn, with the 10th and 90th percentiles."""
+    per_picture = [np.array(taken) / batch for taken, batch in zip(seconds, batches, strict=True)]
+    rows = ["| model | batch | ms a picture | times as fast as the first |", "|---|---|---|---|"]
+    for name, batch, each in zip(names, batches, per_picture, strict=True):
+        rows.append(f"| {name} | {batch} | {np.median(each) * 1e3:.1f} | {spread(per_picture[0] / each)} |")
+    return rows
+
+
+def open_pyiqa(threads: int) -> Call:
+    """pyiqa's own model: uint8 (N, H, W, 3) to its scores. Raises MusiqError where it is not installed."""
+    try:
+        import torch
+        from pyiqa.archs.musiq_arch import MUSIQ  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError as problem:
+        raise MusiqError(
+            f"pyiqa cannot be imported ({problem}): install it (pip install pyiqa; its licence forbids commercial use), "
+            "or leave it out."
+        ) from problem
+    torch.set_num_threads(threads)
+    model = MUSIQ(pretrained=False).eval()
+
+    def call(images: Images) -> object:
+        with torch.inference_mode():  # float32 (N, 3, H, W) of 0-1 is what pyiqa's own loader hands over
+            return model(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255).numpy()
+
+    return call
+
+
+def spread_out(folder: Path, first: int) -> list[Path]:
+    """The pictures of a folder, the `first` ones evenly out of all of it: they are taken unless they are broken."""
+    files = choose([folder], None, 0, scratch=Path()).files
+    chosen = evenly(files, first)
+    return chosen + sorted(set(files) - set(chosen))
+
+
+def batch_of(files: Sequence[Path], size: tuple[int, int], batch: int) -> Images:
+    """The first `batch` pictures that can be read, fitted to `size` (height, width); says on stderr which could not.
+    Raises MusiqError where there are fewer."""
+    found = []
+    with without_decoder_noise(), closing(decode_all(files, *size)) as decoded:
+        for path, picture, how in decoded:
+            if picture is None:
+                click.echo(f"{path}: {how}", err=True)
+            else:
+                found.append(picture)
+            if len(found) == batch:
+                return np.stack(found)
+    raise MusiqError(f"There are {len(found)} pictures for a batch of {batch}; give more, or a smaller --batch.")
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("models", nargs=-1, required=True)
+@click.option("--images", required=True, type=click.Path(path_type=Path), help="A folder of real pictures, or one.")
+@click.option("--batch", "batches", type=click.IntRange(1), multiple=True, default=(1,), show_default=True)
+@click.option("--turns", type=click.IntRange(1), default=14, show_default=True)
+@click.option("--threads", type=click.IntRange(1), show_default="what this process may use")
+def main(models: Sequence[str], images: Path, batches: Sequence[int], turns: int, threads: int | None) -> None:
+    """Print how many times as fast as the first of MODELS the others are on this CPU, in turns in one process.
+
+    MODELS are artefacts and checkpoints, or the word pyiqa for the eager MUSIQ of that package, with random weights, on
+    pictures of the other models' size. The first with the first --batch is what the rest is compared with.
+    """
+    cpus = threads or available_cpus()
+    with ExitStack() as opened:
+        runtimes: list[Runtime | None] = [
+            None if name == PYIQA else opened.enter_context(closing(open_runtime(Path(name), "cpu", threads)))
+            for name in models
+        ]
+        sizes = [(it.spec.height, it.spec.width) for it in runtimes if it]
+        if not sizes:
+            raise MusiqError(f"Only {PYIQA} is given; give a model beside it, whose height and width its pictures get.")
+        files = spread_out(images, max(batches))
+        decoded: dict[tuple[int, int], Images] = {}
+        names, sets, calls = [], [], []
+        for name, it in zip(models, runtimes, strict=True):
+            call: Call = it.run if it else open_pyiqa(cpus)
+            size = (it.spec.height, it.spec.width) if it else sizes[0]
+            if size not in decoded:
+                decoded[size] = batch_of(files, size, max(batches))
+            for batch in batches:
+                names.append(name)
+                sets.append(batch)
+                calls.append(partial(call, decoded[size][:batch]))
+        with progress(turns) as said:
+            seconds = measure(calls, turns, said)
+    click.echo(f"{turns} turns of {len(calls)} calls, {cpus} threads:\n")
+    click.echo("\n".join(lines(names, sets, seconds)))
+
+
+if __name__ == "__main__":
+    main()

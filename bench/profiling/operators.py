@@ -1,0 +1,202 @@
+"""Where a model's time goes: each runtime's own account of its operators, beside what this processor could do.
+
+`python -m musiq_bench.profiling.operators model.onnx model.xml best.safetensors` prints the tables of docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from musiq import artifact, files
+from musiq.errors import MusiqError
+from musiq.hardware import available_cpus
+from musiq.runtimes.base import CHECKPOINTS, Images
+from musiq.runtimes.batching import Feed
+from musiq.runtimes.registry import open_runtime
+from musiq.spec import Spec
+from musiq.terminal import Command
+
+from ..machine.peak_rate import PRODUCT_GFLOP, best_s, copy_rate, product, product_rate
+from ..plan.duration import gflop
+
+Node = tuple[str, str, float]
+"""Kind of operator, name of the node, milliseconds in one call."""
+
+Call = Callable[[Images], object]
+
+
+@dataclass(frozen=True)
+class Account:
+    """For each kind of operator how many nodes there are and the milliseconds of one call; `wall_ms` of the whole call,
+    with the account being kept. Medians over the calls."""
+
+    spec: Spec
+    kinds: dict[str, tuple[int, float]]
+    wall_ms: float
+
+    def lines(self, work: float, most: int = 14) -> list[str]:
+        """A Markdown table, the costliest kinds first, and the rate of a whole call, which is `work` GFLOP."""
+        total = sum(ms for _, ms in self.kinds.values())
+        ordered = sorted(self.kinds.items(), key=lambda item: -item[1][1])
+        rows = [(kind, nodes, ms) for kind, (nodes, ms) in ordered[:most]]
+        if rest := [value for _, value in ordered[most:]]:
+            rows.append((f"{len(rest)} other kinds", sum(nodes for nodes, _ in rest), sum(ms for _, ms in rest)))
+        return [
+            "| operator | nodes | ms | share |",
+            "|---|---|---|---|",
+            *(f"| {kind} | {nodes} | {ms:.1f} | {ms / total:.0%} |" for kind, nodes, ms in rows),
+            "",
+            f"{total:.0f} ms in operators, {self.wall_ms:.0f} ms a call: {work:.1f} GFLOP at "
+            f"{work / self.wall_ms * 1e3:.0f} GFLOP/s.",
+        ]
+
+
+def account(path: Path, batch: int = 1, calls: int = 5, threads: int | None = None) -> Account:
+    """Profile `calls` calls after one that is left out. Raises MusiqError for a file of which no runtime gives account."""
+    ending = files.suffix(path, list(PROFILERS))
+    if ending is None or not path.is_file():
+        raise MusiqError(f"{path} cannot be profiled: give a file named *{', *'.join(PROFILERS)}.")
+    return PROFILERS[ending](path, batch, calls, threads or available_cpus())
+
+
+def work_of(path: Path, spec: Spec) -> float:
+    """GFLOP for one picture: what the export counted in the simplified graph; for a checkpoint, or a file without such a
+    record, what the formulas of the architecture say."""
+    record = artifact.read_record(path)
+    return float((record and record.details.get("gflop")) or gflop(spec))
+
+
+def shares_of_product(path: Path, batch: int, calls: int, threads: int | None = None) -> list[float]:
+    """The model's GFLOP/s to those of a large matrix product, once for each of `calls` calls. No account is kept, and each
+    call is followed by products, so that a machine whose speed moves does not decide; the faster of two, because the
+    threads of the call before may still be spinning beside the first."""
+    multiply = product(threads or available_cpus())
+    with closing(open_runtime(path, "cpu", threads)) as runtime:
+        images = _noise(runtime.spec, batch)
+        work = work_of(path, runtime.spec) * batch
+        runtime(images)
+        multiply()
+        return [work / best_s(lambda: runtime(images), 1) / (PRODUCT_GFLOP / best_s(multiply, 2)) for _ in range(calls)]
+
+
+def _onnx(path: Path, batch: int, calls: int, threads: int) -> Account:
+    from musiq.runtimes.onnxruntime import Plain, cpu_session, import_onnxruntime, session_options
+
+    ort = import_onnxruntime()
+    with tempfile.TemporaryDirectory() as folder:
+        options = session_options(ort, threads)
+        options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
+        session = cpu_session(ort, path, options)
+        feed = Feed.from_metadata(session.get_modelmeta().custom_metadata_map, path)
+        plain = Plain(session)
+        walls = _timed(lambda images: feed.run(images, plain), feed.spec, batch, calls)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    nodes = [
+        (event["args"]["op_name"], event["name"], event["dur"] / 1000)
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    ]
+    return _account(feed.spec, nodes, walls)
+
+
+def _openvino(path: Path, batch: int, calls: int, threads: int) -> Account:
+    from musiq.runtimes.openvino import compile_for_cpu
+
+    compiled, feed = compile_for_cpu(path, threads, PERF_COUNT=True)
+    request = compiled.create_infer_request()
+    nodes: list[Node] = []
+
+    def infer(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        results = request.infer(arrays, share_inputs=True)
+        nodes.extend((it.node_type, it.node_name, it.real_time.total_seconds() * 1000) for it in request.profiling_info)
+        return [results[output].copy() for output in compiled.outputs]
+
+    walls = _timed(lambda images: feed.run(images, infer), feed.spec, batch, calls)
+    return _account(feed.spec, [node for node in nodes if node[2]], walls)
+
+
+def _pytorch(path: Path, batch: int, calls: int, threads: int) -> Account:
+    import torch
+
+    from musiq.runtimes.pytorch import open_checkpoint
+
+    runtime = open_checkpoint(path, "cpu", threads)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        walls = _timed(runtime.run, runtime.spec, batch, calls)
+    kinds = {
+        event.key: (event.count // (calls + 1), event.self_cpu_time_total / 1000 / (calls + 1))
+        for event in profiler.key_averages()
+    }
+    return Account(runtime.spec, {kind: value for kind, value in kinds.items() if value[0]}, median(walls))
+
+
+PROFILERS: dict[str, Callable[[Path, int, int, int], Account]] = {
+    ".onnx": _onnx,
+    ".xml": _openvino,
+    **dict.fromkeys(CHECKPOINTS, _pytorch),
+}
+
+
+def _timed(call: Call, spec: Spec, batch: int, calls: int) -> list[float]:
+    """Milliseconds of each call on the same pictures of noise, after one call that is not timed."""
+    images = _noise(spec, batch)
+    call(images)
+    walls = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        call(images)
+        walls.append((time.perf_counter() - start) * 1e3)
+    return walls
+
+
+def _noise(spec: Spec, batch: int) -> Images:
+    return np.random.default_rng(0).integers(0, 256, (batch, spec.height, spec.width, 3), np.uint8)
+
+
+def _account(spec: Spec, nodes: Iterable[Node], walls: Sequence[float]) -> Account:
+    """From every node of every call; the first time of each node is left out, as the first call is."""
+    each: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for kind, name, ms in nodes:
+        each[kind, name].append(ms)
+    count: Counter[str] = Counter(kind for kind, _ in each)
+    ms_of: dict[str, float] = defaultdict(float)
+    for (kind, _), times in each.items():
+        ms_of[kind] += median(times[1:] or times)
+    return Account(spec, {kind: (count[kind], ms) for kind, ms in ms_of.items()}, median(walls))
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--calls", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--threads", type=click.IntRange(1), show_default="what this process may use")
+def main(models: Sequence[Path], batch: int, calls: int, threads: int | None) -> None:
+    """Print where the time of MODELS goes on this CPU, by kind of operator: .onnx, .xml and checkpoints."""
+    rate = product_rate(threads or available_cpus())
+    click.echo(f"A large matrix product: {rate:.0f} GFLOP/s. Copying 256 MB on one core: {copy_rate():.0f} GB/s.")
+    for path in models:
+        found = account(path, batch, calls, threads)
+        lines = found.lines(work_of(path, found.spec) * batch)
+        click.echo("\n".join(["", f"{path.name}, batch {batch}:", "", *lines]))
+        low, middle, high = np.percentile(shares_of_product(path, batch, calls, threads), [10, 50, 90])
+        click.echo(
+            f"In turns with a large matrix product, without the account: {middle:.0%} of its rate "
+            f"({low:.0%}-{high:.0%}, {calls} calls)."
+        )
+
+
+if __name__ == "__main__":
+    main()

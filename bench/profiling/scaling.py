@@ -1,0 +1,222 @@
+"""How the cost grows with the work: pictures a call, pixels a picture, pictures a run.
+
+`results/growth.sh PICTURES` makes the artefacts and reports that this reads, and the figures of docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from musiq.errors import MusiqError
+from musiq.files import whole
+from musiq.images.find import find_images
+from musiq.terminal import Command
+
+from ..machine.environment import describe
+from ..report.plot_style import log_ticks
+from ..report.read import read
+from ..report.schema import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COUNTS = (1, 10, 100, 1_000, 10_000)
+
+
+@dataclass(frozen=True)
+class Run:
+    """`musiq-score` from its start to its end over so many files on disk."""
+
+    pictures: int
+    seconds: float
+    peak_memory_mib: float
+
+
+@dataclass(frozen=True)
+class Call:
+    """A runtime over one batch: the median of its calls, and the most that its process ever held. `status` other than
+    "ok": there are no figures, and `reason` says why."""
+
+    name: str
+    megapixels: float
+    batch: int
+    ms: float | None
+    peak_memory_mib: float | None
+    status: str
+    reason: str
+
+
+def score_many(model: Path, images: Path, counts: Sequence[int]) -> list[Run]:
+    """Run `musiq-score` over `counts` pictures, those of `images` again and again under names of their own."""
+    files = [file.resolve() for file in find_images([images])]
+    if not files:
+        raise MusiqError(f"There are no pictures in {images}; give a folder with some.")
+    runs = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            links = Path(folder) / "pictures"
+            links.mkdir()
+            for number, file in enumerate(islice(cycle(files), count)):
+                (links / f"{number:06}{file.suffix}").symlink_to(file)
+            runs.append(_run(model, links, Path(folder) / "scores.csv", count))
+        click.echo(f"{count} pictures: {runs[-1].seconds:.1f} s, {runs[-1].peak_memory_mib:.0f} MiB", err=True)
+    return runs
+
+
+def _run(model: Path, links: Path, out: Path, count: int) -> Run:
+    command = [sys.executable, "-c", "from musiq.cli import main; main()", str(links), "--model", str(model)]
+    start = time.perf_counter()
+    process = subprocess.Popen([*command, "--device", "cpu", "--out", str(out)], stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise MusiqError(
+            f"musiq-score over {count} pictures ended with exit code {process.returncode}: run it by itself."
+        )
+    return Run(count, seconds, usage.ru_maxrss / 1024)
+
+
+def calls(rows: Sequence[Row]) -> list[Call]:
+    return [
+        Call(
+            f"{row.format} {row.precision}",
+            (row.width or 0) * (row.height or 0) / 1e6,
+            row.batch,
+            row.latency_ms.p50 if row.latency_ms else None,
+            row.peak_memory_mib,
+            row.status,
+            row.reason,
+        )
+        for row in rows
+    ]
+
+
+Series = dict[str, list[tuple[float, float]]]
+"""Lines by name, each of points (across, up)."""
+
+
+def draw(over_batch: Sequence[Call], over_size: Sequence[Call], runs: Sequence[Run]) -> bytes:
+    """A PNG: time above, memory below; over the batch, the megapixels and the pictures of a run, from left to right."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from ..report.plots import STYLE
+
+    pairs: dict[str, tuple[Series, Series]] = {
+        "batch size": _series(over_batch, [call.batch for call in over_batch]),
+        "megapixels, batch 1": _series(over_size, [call.megapixels for call in over_size]),
+        "pictures in one run": (
+            {"musiq-score": [(run.pictures, run.seconds * 1e3 / run.pictures) for run in runs]},
+            {"musiq-score": [(run.pictures, run.peak_memory_mib) for run in runs]},
+        ),
+    }
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 6), layout="constrained")
+        axes = figure.subplots(2, len(pairs))
+        for column, (label, (times, memory)) in enumerate(pairs.items()):
+            colours = {name: f"C{number}" for number, name in enumerate(times | memory)}
+            _panel(axes[0][column], times, colours)
+            _panel(axes[1][column], memory, colours)
+            axes[1][column].set_xlabel(label)
+        axes[0][0].set_ylabel("ms a picture")
+        axes[1][0].set_ylabel("peak memory of the process, MiB")
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=150, facecolor="white")
+        return file.getvalue()
+
+
+def _series(found: Sequence[Call], across: Sequence[float]) -> tuple[Series, Series]:
+    """Milliseconds a picture, and memory, of the calls that have figures."""
+    times: Series = {}
+    memory: Series = {}
+    for call, at in zip(found, across, strict=True):
+        if call.ms is not None:
+            times.setdefault(call.name, []).append((at, call.ms / call.batch))
+        if call.peak_memory_mib is not None:
+            memory.setdefault(call.name, []).append((at, call.peak_memory_mib))
+    return times, memory
+
+
+def _panel(axes: Axes, series: Series, colours: dict[str, str]) -> None:
+    for name, line in series.items():
+        axes.plot(*zip(*line, strict=True), "o-", color=colours[name], markersize=4, linewidth=1.4, label=name)
+    points = [point for line in series.values() for point in line]
+    if points:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        at = sorted({across for across, _ in points})
+        axes.set_xticks(at, [f"{each:.2g}" if each < 100 else f"{each:,.0f}" for each in at])
+        axes.minorticks_off()
+        log_ticks(axes.yaxis, [up for _, up in points])
+        axes.legend(frameon=False)
+    axes.grid(True)
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--batches", type=click.Path(path_type=Path), help="A report of musiq-bench over batch sizes.")
+@click.option("--sizes", type=click.Path(path_type=Path), help="One over picture sizes.")
+@click.option("--model", type=click.Path(path_type=Path), help="For musiq-score, with --images.")
+@click.option("--images", type=click.Path(exists=True, path_type=Path), help="Pictures, repeated as often as needed.")
+@click.option("--count", type=click.IntRange(1), multiple=True, default=COUNTS, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="growth.json; growth.png goes beside it.")
+def main(
+    batches: Path | None, sizes: Path | None, model: Path | None, images: Path | None, count: Sequence[int], out: Path
+) -> None:
+    """Gather how time and memory grow into one file and one plot."""
+    if (model is None) != (images is None):
+        raise MusiqError("--model and --images belong together: the first scores the second.")
+    over_batch = calls(read(batches).rows) if batches else []
+    over_size = sorted(calls(read(sizes).rows) if sizes else [], key=lambda call: call.megapixels)
+    runs = score_many(model, images, count) if model and images else []
+    values: dict[str, Any] = {
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "environment": describe(),
+        "over_batch": [asdict(call) for call in over_batch],
+        "over_size": [asdict(call) for call in over_size],
+        "runs": [asdict(run) for run in runs],
+    }
+    with whole(out) as part:
+        part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    with whole(out.with_suffix(".png")) as part:
+        part.write_bytes(draw(over_batch, over_size, runs))
+    click.echo("\n".join(lines(over_batch, over_size, runs)))
+
+
+def lines(over_batch: Sequence[Call], over_size: Sequence[Call], runs: Sequence[Run]) -> list[str]:
+    """Markdown tables of all that was measured."""
+    said = []
+    for heading, found in (("batch", over_batch), ("megapixels", over_size)):
+        if found:
+            said += [f"| | {heading} | ms a picture | peak MiB |", "|---|---|---|---|"]
+        for call in found:
+            at = str(call.batch) if heading == "batch" else f"{call.megapixels:.2f}"
+            ms = f"{call.ms / call.batch:.1f}" if call.ms else f"{call.status}: {call.reason}"
+            memory = f"{call.peak_memory_mib:.0f}" if call.peak_memory_mib else ""
+            said.append(f"| {call.name} | {at} | {ms} | {memory} |")
+        said += [""] * bool(found)
+    if runs:
+        said += ["| pictures | s | ms a picture | peak MiB |", "|---|---|---|---|"]
+    said += [
+        f"| {run.pictures} | {run.seconds:.1f} | {run.seconds * 1e3 / run.pictures:.1f} | {run.peak_memory_mib:.0f} |"
+        for run in runs
+    ]
+    return said
+
+
+if __name__ == "__main__":
+    main()

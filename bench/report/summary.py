@@ -1,0 +1,199 @@
+"""One Markdown table of a report, a line for each artefact: `python -m musiq_bench.report.summary results/cpu.json`.
+
+Where `report.md` has a line for each batch size, this has one for all (`--by-batch`: with columns for each); the README's
+tables of costs are made by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+
+from musiq.terminal import Command
+
+from ..plan.models import COMPILED
+from .read import read
+from .schema import Row
+
+RUNS_ON = {
+    "pytorch": "PyTorch eager",
+    COMPILED: "torch.compile",
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "pt2": "`.pt2` (PyTorch)",
+    "torchscript": "TorchScript",
+    "trt": "TensorRT",
+    "trt-rtx": "TensorRT for RTX",
+}
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "unknown")
+
+
+@dataclass(frozen=True)
+class Line:
+    """An artefact at its batch sizes, the smallest first; `eager` is PyTorch's row at the smallest, `name` its model's."""
+
+    rows: Sequence[Row]
+    name: str
+    eager: Row | None
+
+    @property
+    def row(self) -> Row:
+        return self.rows[0]
+
+    def p50(self) -> str:
+        median = _p50(self.row)
+        return "" if not median else f"{median:.0f}" if median >= 100 else f"{median:.1f}"
+
+    def times(self) -> str:
+        eager, median = _p50(self.eager), _p50(self.row)
+        return f"{eager / median:.2f}" if eager and median else ""
+
+    def cv(self) -> str:
+        latency = self.row.latency_ms
+        return f"{100 * latency.cv:.0f}" if latency and latency.cv is not None else ""
+
+    def batches(self) -> str:
+        last = self.rows[-1]
+        return f"{last.images_per_s:.1f} ({last.batch})" if last.batch > self.row.batch and last.images_per_s else ""
+
+    def start(self) -> str:
+        load, cold = self.row.load_s, self.row.cold_start_ms
+        return "" if load is None or cold is None else f"{load + cold / 1e3:.1f}"
+
+    def delta(self) -> str:
+        if self.row.srcc_delta is None or self.row.srcc_delta_interval is None:
+            return ""
+        low, high = self.row.srcc_delta_interval
+        return f"{self.row.srcc_delta:+.5f} ({low:+.5f} to {high:+.5f})"
+
+
+def _p50(row: Row | None) -> float:
+    """Milliseconds; 0 without a row, or with too few calls for a median."""
+    return row.latency_ms.p50 or 0.0 if row and row.latency_ms else 0.0
+
+
+def _figure(name: str, form: str) -> Callable[[Line], str]:
+    def text(line: Line) -> str:
+        value = getattr(line.row, name)
+        return "" if value is None else format(value, form)
+
+    return text
+
+
+def _difference(line: Line) -> str:
+    value = line.row.max_difference
+    return "" if value is None else f"{value:.1e}" if value < 1e-3 else f"{value:.2g}"
+
+
+def _precision(line: Line) -> str:
+    # OpenVINO computes what is stored in fp16 in fp32 on CPUs, and bf16 where they have no instructions for it: its
+    # provider says so.
+    stored = line.row.precision in ("fp16", "bf16") and (line.row.provider or "").endswith("f32")
+    return f"{line.row.precision} (computed in fp32)" if stored else line.row.precision
+
+
+WAYS = {"cuda-graph": ", CUDA graph", "tensorrt": ", TensorRT", "cuda-compile": ", compiled"}
+"""What a special way to use a GPU adds to the runtime's name."""
+
+
+def _runs_on(line: Line) -> str:
+    return RUNS_ON.get(line.row.format, line.row.format) + WAYS.get(line.row.device.partition(":")[0], "")
+
+
+COLUMNS: dict[str, Callable[[Line], str]] = {
+    "runs on": _runs_on,
+    "precision": _precision,
+    "MB": _figure("file_mb", ".0f"),
+    "p50 ms": Line.p50,
+    "times as fast as PyTorch": Line.times,
+    "CV %": Line.cv,
+    "images/s (batch)": Line.batches,
+    "largest difference": _difference,
+    "SRCC to PyTorch": _figure("srcc_reference", ".5f"),
+    "SRCC": _figure("srcc", ".4f"),
+    "PLCC": _figure("plcc", ".4f"),
+    "SRCC minus PyTorch's, 95% interval": Line.delta,
+    "peak MiB": _figure("peak_memory_mib", ".0f"),
+    "start s": Line.start,
+    "layers": _figure("layers", ""),
+    "built s": _figure("build_s", ".0f"),
+}
+
+PER_BATCH: dict[str, Callable[[Line], str]] = {
+    "images/s": _figure("images_per_s", ".2f"),
+    "peak MiB": COLUMNS["peak MiB"],
+    "CV %": COLUMNS["CV %"],
+}
+
+
+def table(
+    rows: Sequence[Row], models: Sequence[str] = (), columns: Sequence[str] = (), by_batch: bool = False
+) -> list[str]:
+    """Markdown: `models` are the checkpoints' names without ending, in their order (all of them); a column of `columns`
+    (all of them, or with `by_batch` what runs and PER_BATCH) that no line has a figure for is left out. A row that failed
+    says why instead of its figures."""
+    lines = _lines(rows, models)
+    chosen = {title: COLUMNS[title] for title in columns or (("runs on", "precision") if by_batch else COLUMNS)}
+    chosen |= per_batch(rows) if by_batch else {}
+    sound = [line for line in lines if line.row.status == "ok" and line.row.latency_ms]
+    shown = {title: text for title, text in chosen.items() if any(text(line) for line in sound)}
+    written = [f"| model | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
+    named = ""
+    for line in lines:
+        name = "" if line.name == named else f"`{line.name}`"
+        named = line.name
+        cells = [
+            text(line) if line in sound or title in ("runs on", "precision") else "" for title, text in shown.items()
+        ]
+        if line not in sound:
+            cells[2 if len(cells) > 2 else -1] = f"{line.row.status}: {line.row.reason}"
+        written.append(f"| {name} | {' | '.join(cells)} |")
+    return written
+
+
+def per_batch(rows: Sequence[Row]) -> dict[str, Callable[[Line], str]]:
+    """Columns that say what each batch size in `rows` makes of a figure."""
+
+    def of(text: Callable[[Line], str], batch: int) -> Callable[[Line], str]:
+        return lambda line: next((text(replace(line, rows=[row])) for row in line.rows if row.batch == batch), "")
+
+    batches = sorted({row.batch for row in rows})
+    return {f"{title}, batch {batch}": of(text, batch) for title, text in PER_BATCH.items() for batch in batches}
+
+
+def _lines(rows: Sequence[Row], models: Sequence[str]) -> list[Line]:
+    groups: dict[tuple[str, str, str, str, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.batch):
+        name = Path(row.reference or row.path).stem
+        groups.setdefault((name, row.precision, row.format, row.path, row.device), []).append(row)
+    order = list(models) or list(dict.fromkeys(name for name, *_ in groups))
+    eager: dict[str, Row] = {}  # of several devices the first's
+    for (name, precision, format, *_), group in groups.items():
+        if (format, precision) == ("pytorch", "fp32"):
+            eager.setdefault(name, group[0])
+    formats = list(RUNS_ON)
+    return [
+        Line(group, key[0], eager.get(key[0]))
+        for key, group in sorted(
+            ((key, group) for key, group in groups.items() if key[0] in order),
+            key=lambda it: (order.index(it[0][0]), PRECISIONS.index(it[0][1]), formats.index(it[0][2]), it[0][3:]),
+        )
+    ]
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("reports", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--model", "models", multiple=True, help="A checkpoint's name without ending; again for more. [all]")
+@click.option("--column", "columns", multiple=True, type=click.Choice(list(COLUMNS)), help="Again for more. [all]")
+@click.option("--by-batch", is_flag=True, help="Images/s, memory and spread of each batch size beside each other.")
+def main(reports: Sequence[Path], models: Sequence[str], columns: Sequence[str], by_batch: bool) -> None:
+    """Print REPORTS, each a report.json of musiq-bench, as one Markdown table with a line for each artefact."""
+    rows = [row for report in reports for row in read(report).rows]
+    click.echo("\n".join(table(rows, models, columns, by_batch)))
+
+
+if __name__ == "__main__":
+    main()

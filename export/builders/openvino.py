@@ -1,0 +1,63 @@
+"""OpenVINO's .xml and .bin, from the ONNX graph."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from musiq.runtimes.openvino import import_openvino
+
+from ..check import weight_types
+from ..request import Built, Request, feed, versions
+
+
+def build(request: Request, path: Path) -> Built:
+    import onnx
+
+    from .onnx import to_onnx
+
+    openvino = import_openvino()
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        source = Path(folder) / "model.onnx"
+        onnx.save_model(to_onnx(request), str(source))
+        model = openvino.convert_model(str(source))
+    _drop_ones(model)
+    for key, value in feed(request).metadata(request.precision).items():
+        model.set_rt_info(value, ["musiq", key])
+    # Weights are compressed to fp16 only where that precision was asked for, and then they are typed so in the graph.
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    weights = (
+        {}
+        if request.precision == "int8"
+        else weight_types.check(weight_types.count(_constants(model)), request.precision)
+    )
+    layers = Counter(node.get_type_name() for node in model.get_ops())
+    made_with = versions("torch", "onnx", "onnxscript", "openvino")
+    return Built(dict(layers), made_with, dict(weights), files=(path.with_suffix(".bin"),))
+
+
+def _drop_ones(model: Any) -> None:
+    """OpenVINO would carry out products with ones: ONNX has no layer norm without scales, so those of the patch trunk have
+    ones, and half precision brings more."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Multiply":
+            kept, factor = node.input_value(0), node.input_value(1).get_node()
+            same_shape = kept.get_partial_shape() == node.get_output_partial_shape(0)
+            if same_shape and factor.get_type_name() == "Constant" and (factor.get_data(dtype=np.float32) == 1).all():
+                node.output(0).replace(kept)
+
+
+OPENVINO_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+
+
+def _constants(model: Any) -> Iterator[tuple[str, list[int]]]:
+    """(type, shape) of the constants in an OpenVINO graph."""
+    for node in model.get_ops():
+        if node.get_type_name() == "Constant":
+            kind = node.get_element_type().get_type_name()
+            yield OPENVINO_TYPES.get(kind, kind), list(node.get_output_shape(0))

@@ -1,0 +1,296 @@
+"""Engines for TensorRT and for TensorRT for RTX: ONNX, parsed, typed as the graph says, built and written as they are."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from musiq import files
+from musiq.errors import MusiqError
+from musiq.runtimes import cuda
+from musiq.runtimes.tensorrt import TITLES, import_tensorrt, make_logger
+
+from ..request import Batch, Built, Request, versions
+from .tensorrt_layers import check_engine, check_network, engine_layers, network_layers
+
+RTX_TARGETS = (75, 80, 86, 89, 120, 121)
+"""Compute capabilities that TensorRT for RTX builds for: its `ComputeCapability`, 1.4 and newer."""
+
+DEFAULT_GPUS = (80, 86, 89, 120)
+"""TensorRT for RTX's own default. Turing (75) is left out: it costs the others speed, and has fp16 alone."""
+
+NO_LIMIT = 16
+"""Largest batch of an engine where none was given: a profile needs one, and memory is reserved for it."""
+
+
+def parse_gpus(text: str) -> tuple[int, ...]:
+    """ "75,86,89,120" as numbers. Raises MusiqError for one that TensorRT for RTX has no target for."""
+    known = ", ".join(map(str, RTX_TARGETS))
+    gpus = []
+    for part in text.split(","):
+        number = part.strip().lower().removeprefix("sm").replace(".", "")
+        if not number.isdigit() or int(number) not in RTX_TARGETS:
+            raise MusiqError(
+                f"--gpus {part.strip()!r} is no target of TensorRT for RTX; they are {known} (compute capabilities "
+                "without the dot). For data-centre GPUs such as H100 (90) use --format trt on a machine that has one."
+            )
+        gpus.append(int(number))
+    return tuple(dict.fromkeys(gpus))
+
+
+def check_possible(request: Request, package: str) -> None:
+    """Say before any work what cannot be built here. Raises MusiqError with what to do instead."""
+    if package == "tensorrt":
+        if reason := cuda.problem():
+            raise MusiqError(
+                f"trt builds for the GPU in the machine, and there is none to use: {reason}. Use --format trt-rtx, "
+                "which builds without a GPU (RTX 20 to 50, A100), or --format onnx, or run this where the GPU is."
+            )
+        return
+    if request.options.get("compatible"):
+        raise MusiqError(
+            "trt-rtx has no --compatible: its engines run on all their --gpus, in the version that built them."
+        )
+    if 75 in gpus_of(request) and request.precision != "fp16":
+        raise MusiqError(
+            f"TensorRT for RTX builds for Turing (--gpus 75) in fp16 alone, not in {request.precision}: "
+            "use --precision fp16, or leave 75 out."
+        )
+
+
+def gpus_of(request: Request) -> tuple[int, ...]:
+    return tuple(request.options.get("gpus") or DEFAULT_GPUS)
+
+
+def limited(batch: Batch) -> Batch:
+    """A batch that an engine can have: largest and best within limits."""
+    largest = batch.largest or max(NO_LIMIT, batch.smallest)
+    return Batch(batch.smallest, largest, min(max(batch.best, batch.smallest), largest))
+
+
+def build(request: Request, path: Path, package: str) -> Built:
+    """Write the engine to `path`, readable by trtexec and Triton. `package` is "tensorrt" or "tensorrt_rtx".
+
+    Raises MusiqError with TensorRT's own words if it cannot be parsed or built, or is another precision inside.
+    """
+    trt = import_tensorrt(package)
+    check_possible(request, package)
+    options = {**request.options, "gpus": gpus_of(request) if package == "tensorrt_rtx" else ()}
+    request, batch = replace(request, options=options), limited(request.batch)
+    log = make_logger(trt)
+    builder = _made(trt.Builder(log), "builder", log)
+    network, parser = parse(trt, builder, request, log)
+    layers = network_layers(network)
+    check_network(layers, request)
+    config = configure(trt, builder, request, package, log)
+    add_profile(builder, network, config, batch, log)
+    with timing_cache(trt, config, request, package):
+        plan = serialise(trt, builder, network, config, TITLES[package], log)
+    del parser  # its weights were the network's until here
+    path.write_bytes(plan)
+    unverified = why_unverified(request, package)
+    if not unverified:
+        finished = inspect(trt, plan, log)
+        check_engine(finished, request)
+        layers = finished or layers
+    made_with = {**versions("torch", "onnx", "onnxscript"), package: trt.__version__}
+    return Built(layers, made_with, details(request, package, batch), unverified=unverified, batch=batch)
+
+
+def details(request: Request, package: str, batch: Batch) -> dict[str, Any]:
+    rtx = package == "tensorrt_rtx"
+    found = None if rtx else cuda.find("auto")
+    return {
+        "opset": request.opset,
+        "gpus": list(gpus_of(request)) if rtx else [found.capability] if found else [],
+        "compatible": bool(request.options.get("compatible")),
+        "profile": [batch.smallest, batch.best, batch.largest],
+        **({"pyramid": "fp16"} if 75 in request.options["gpus"] and request.inputs == "image" else {}),
+    }
+
+
+def why_unverified(request: Request, package: str) -> str:
+    """Why this machine cannot run the engine that it built; empty where it can."""
+    if reason := cuda.problem():
+        return reason
+    found = cuda.find("auto")
+    if package == "tensorrt_rtx" and found.capability not in gpus_of(request):
+        targets = ", ".join(f"SM{target}" for target in gpus_of(request))
+        return f"{found.name} (SM{found.capability}) is none of its targets {targets}"
+    return ""
+
+
+def parse(trt: Any, builder: Any, request: Request, log: Any) -> tuple[Any, Any]:
+    """The strongly typed network of the ONNX graph, and the parser, which owns its weights."""
+    from .onnx import to_onnx
+    from .tensorrt_turing import halve_products
+
+    model = to_onnx(request, symmetric=True)  # int8 with zero points of 0, the only kind there is here
+    if 75 in request.options["gpus"]:
+        halve_products(model)
+    # TensorRT 11 knows only strongly typed networks, and takes the flag all the same.
+    flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = _made(builder.create_network(flag), "network", log)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(model.SerializeToString()):
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        said = "; ".join(
+            f"{error.desc()} (node {error.node_name()!r}, {error.node_operator()})" for error in errors[:3]
+        )
+        raise MusiqError(
+            f"{trt.__name__} {trt.__version__} cannot read the ONNX graph of opset {request.opset}: "
+            f"{said or log.said()}. Try another --opset, or a newer version."
+        )
+    return network, parser
+
+
+def configure(trt: Any, builder: Any, request: Request, package: str, log: Any) -> Any:
+    config = _made(builder.create_builder_config(), "configuration", log)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector can name types
+    if not request.options.get("tf32"):
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default: "fp32" is fp32 in every runtime
+    if package == "tensorrt_rtx":
+        _set_targets(trt, config, request, log)
+    elif request.options.get("compatible"):
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    return config
+
+
+def add_profile(builder: Any, network: Any, config: Any, batch: Batch, log: Any) -> None:
+    """Where the batch is dynamic: its sizes, for each input."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    if inputs[0].shape[0] >= 0:
+        return
+    profile = builder.create_optimization_profile()
+    for tensor in inputs:
+        _, *shape = tensor.shape
+        profile.set_shape(tensor.name, *((size, *shape) for size in (batch.smallest, batch.best, batch.largest)))
+    if config.add_optimization_profile(profile) < 0:
+        raise _failure("the optimisation profile", log)
+
+
+def _set_targets(trt: Any, config: Any, request: Request, log: Any) -> None:
+    gpus = gpus_of(request)
+    config.num_compute_capabilities = len(gpus)
+    for index, number in enumerate(gpus):
+        target = getattr(trt.ComputeCapability, f"SM{number}", None)
+        if target is None or not config.set_compute_capability(target, index):
+            raise MusiqError(
+                f"TensorRT for RTX {trt.__version__} cannot build for SM{number}. Leave it out of --gpus, or "
+                "pip install --upgrade tensorrt-rtx."
+            )
+
+
+def serialise(trt: Any, builder: Any, network: Any, config: Any, title: str, log: Any) -> Any:
+    """The built engine, as bytes in TensorRT's memory. Ctrl-C stops the build at its next step."""
+    with interrupts_noted() as interrupted, building(title) as tell:
+        config.progress_monitor = make_monitor(trt, tell, interrupted)
+        plan = builder.build_serialized_network(network, config)
+    if interrupted:
+        raise KeyboardInterrupt
+    if plan is None:
+        raise _failure("the engine", log)
+    return plan
+
+
+def inspect(trt: Any, plan: Any, log: Any) -> dict[str, int]:
+    """The layers of a finished engine, which needs its GPU."""
+    runtime = trt.Runtime(log)
+    runtime.engine_host_code_allowed = True  # we have just built it
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise _failure("the built engine for inspection", log)
+    inspector = engine.create_engine_inspector()
+    return engine_layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def make_monitor(trt: Any, tell: Callable[[str], None], interrupted: list[int]) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Tells the phases of a build, and stops it once there was an interrupt."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            tell(phase)
+
+        def phase_finish(self, phase: str) -> None:
+            pass
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            return not interrupted
+
+    return Monitor()
+
+
+@contextmanager
+def interrupts_noted() -> Iterator[list[int]]:
+    """While C++ works, Ctrl-C (and a SIGTERM that is treated so) is noted and not raised: TensorRT swallows what is
+    raised in its callbacks, and the build would go on to its end as if nothing had been asked."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    raising = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+    handlers = {number: signal.getsignal(number) for number in raising}
+    try:
+        for number in raising:
+            signal.signal(number, lambda number, _: noted.append(number))
+        yield noted
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def building(title: str) -> Iterator[Callable[[str], None]]:
+    """A spinner with the time and the phase on a terminal; nothing elsewhere. TensorRT says too little of its progress
+    for a bar: most of a build is one silent step."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"{title}: building")
+        yield lambda phase: progress.update(task, description=f"{title}: {phase[0].lower()}{phase[1:]}")
+
+
+@contextmanager
+def timing_cache(trt: Any, config: Any, request: Request, package: str) -> Iterator[None]:
+    """Kernel timings of earlier builds on this GPU, kept for later ones. TensorRT for RTX measures nothing."""
+    if package == "tensorrt_rtx":
+        yield
+        return
+    chosen = request.options.get("timing_cache")
+    path = Path(chosen) if chosen else cache_file(trt.__version__, cuda.find("auto").capability)
+    known = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, False):  # of another version or GPU: begin anew
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    yield
+    # A cache that cannot be kept costs time, not the engine; one that was asked for by name is worth an error.
+    with suppress(*(() if chosen else (MusiqError,))), files.whole(path) as part:
+        part.write_bytes(config.get_timing_cache().serialize())
+
+
+def cache_file(version: str, capability: int) -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return folder / "musiq" / f"tensorrt-{version}-sm{capability}.timing"
+
+
+def _made(thing: Any, name: str, log: Any) -> Any:
+    if thing is None:
+        raise _failure(f"a {name}", log)
+    return thing
+
+
+def _failure(what: str, log: Any) -> MusiqError:
+    return MusiqError(f"TensorRT could not make {what}: {log.said()}. Try another --precision or a smaller --batch.")

@@ -1,0 +1,66 @@
+"""The pictures that an artefact is checked on: the user's own, or generated ones that need no file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from musiq.errors import ImageError, MusiqError
+from musiq.images.decode import prepare
+from musiq.images.find import find_images
+
+GENERATED = 16
+Pictures = NDArray[np.uint8]
+
+
+def generated(height: int, width: int, count: int = GENERATED) -> Pictures:
+    """uint8 (count, height, width, 3): landscapes of octave noise from flat and dark to bright, sharp and grainy.
+
+    The same for everybody; spread over contrast, sharpness, noise and compression so that scores differ.
+    """
+    return np.stack([_generated(height, width, seed) for seed in range(count)])
+
+
+def _generated(height: int, width: int, seed: int) -> Pictures:
+    draw = np.random.default_rng([2108, 5997, seed])
+    picture: NDArray[Any] = np.zeros((height, width, 3), np.float32)
+    roughness = draw.uniform(0.3, 0.95)
+    for octave in range(8):
+        cells = (2 + width * 2**octave // 512, 2 + height * 2**octave // 512)
+        coarse = draw.standard_normal((cells[1], cells[0], 3)).astype(np.float32)
+        picture += roughness**octave * cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+    picture = 128 + draw.uniform(-60, 60, 3) + draw.uniform(8, 70) * picture
+    if seed % 3 == 1:
+        picture = cv2.GaussianBlur(picture, (0, 0), draw.uniform(0.3, 4))
+    picture = picture + draw.normal(0, draw.uniform(0, 25) if seed % 4 == 2 else 0.5, picture.shape)
+    pixels = np.clip(picture, 0, 255).astype(np.uint8)
+    if seed % 5 == 3:
+        _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(draw.integers(5, 40))])
+        pixels = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)
+    return pixels
+
+
+def read(folder: Path, height: int, width: int, most: int) -> Pictures:
+    """Up to `most` pictures of a folder, evenly spread over its sorted files, fitted; broken ones are passed over."""
+    files = find_images([folder])
+    step = max(1, len(files) / most)
+    chosen = [files[int(i * step)] for i in range(min(most, len(files)))]
+    pictures = list(_fitted(chosen, height, width))
+    if not pictures:
+        raise MusiqError(
+            f"None of the pictures in {folder} could be read. Give --images another folder, or leave it out."
+        )
+    return np.stack(pictures)
+
+
+def _fitted(files: list[Path], height: int, width: int) -> Iterator[Pictures]:
+    for file in files:
+        try:
+            yield prepare(file, height, width)[0]
+        except ImageError:
+            continue

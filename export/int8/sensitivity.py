@@ -1,0 +1,112 @@
+"""Which groups of layers int8 may have: measured on real pictures, group by group, and not guessed.
+
+Rounding errors of different layers are nearly independent, so that what a group costs alone tells how much is won by
+sparing it. That the rest together is good enough is then measured, and not concluded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musiq.errors import MusiqError
+from musiq.metrics import srcc
+from musiq.spec import Spec
+
+from ..check.compare import Limits, allowed_difference
+
+Scores = NDArray[np.float32]
+
+MARGIN = 2 / 3
+"""The part of the limits that the pass may use up: the largest of 200 differences, which the final check may see, is
+about one and a half times the largest of 24 (for a normal distribution 2.9 against 2.1 standard deviations)."""
+
+
+ALONE = 12
+"""Pictures on which each group is measured alone: enough to put the groups in order. All of them judge the rest."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What int8 does to the scores of the held-out pictures, in score units."""
+
+    max_difference: float
+    mean_difference: float
+    srcc: float | None
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """`costs`: of each group quantised alone; `kept`: the groups that stay in fp32; `together`: the cost of the rest."""
+
+    costs: dict[str, Cost]
+    kept: tuple[str, ...]
+    together: Cost
+    pictures: int
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "pictures": self.pictures,
+            "kept_fp32": list(self.kept),
+            "together": asdict(self.together),
+            "groups": {name: asdict(cost) for name, cost in self.costs.items()},
+        }
+
+
+def good_enough(found: Scores, reference: Scores, spec: Spec, limits: Limits) -> bool:
+    """Whether `found` keeps within `limits` less the margin. A single swap of neighbours is always let pass: on few
+    pictures it costs more than any limit allows, and says nothing."""
+    together, n = cost(found, reference), len(reference)
+    allowed = allowed_difference(Limits(limits.difference * MARGIN, limits.srcc), spec, reference)
+    one_swap = 1 - 12 / (n * (n * n - 1))
+    least = min(1 - (1 - limits.srcc) * MARGIN, one_swap)
+    return together.max_difference <= allowed and (together.srcc is None or together.srcc >= least - 1e-6)
+
+
+def choose(
+    groups: Collection[str],
+    scores: Callable[[Collection[str], int], Scores],
+    reference: Scores,
+    spec: Spec,
+    limits: Limits,
+    advance: Callable[[], None],
+) -> Sensitivity:
+    """Keep as few of the costliest groups in fp32 as needed for the rest to score within `limits` less a margin, found
+    by halving.
+
+    `scores` gives the scores (n,) of the first n pictures with the groups named quantised; `reference` is the fp32 ones
+    (N,) of all. Raises MusiqError where no group may be quantised.
+    """
+    costs = {}
+    for name in groups:
+        costs[name] = cost(scores([name], ALONE), reference[:ALONE])
+        advance()
+    order = sorted(groups, key=lambda name: -costs[name].mean_difference)
+    few, many, best = 0, len(order), None  # how many are kept: the least that may do, the least known to do
+    middle = 0  # mostly nothing has to be kept
+    while few < many:
+        found = scores(order[middle:], len(reference))
+        if good_enough(found, reference, spec, limits):
+            many, best = middle, cost(found, reference)
+        else:
+            few = middle + 1
+        middle = (few + many) // 2
+    if best is not None:
+        return Sensitivity(costs, tuple(order[:many]), best, len(reference))
+    worst = ", ".join(order[:3])
+    raise MusiqError(
+        f"Nothing of this model can be int8 within SRCC {limits.srcc} and {limits.difference}% of the score range (worst: "
+        f"{worst}). Take fp16 or fp32, or loosen --max-difference and --min-srcc."
+    )
+
+
+def cost(found: Scores, reference: Scores) -> Cost:
+    difference = np.abs(found.astype(np.float64) - reference)
+    # A NaN is worse than any number.
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    ranks = srcc(found, reference)
+    return Cost(float(difference.max()), float(difference.mean()), None if np.isnan(ranks) else round(ranks, 6))

@@ -1,0 +1,55 @@
+"""The records of a folder as one table: what each artefact is, how it agrees, what is inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from musiq import artifact, files
+from musiq.artifact import Record
+from musiq.errors import MusiqError
+from musiq.runtimes.registry import RUNTIMES
+
+from .check.compare import score_span
+
+HEADINGS = ("artefact", "format", "precision", "MB", "largest difference", "% of range", "SRCC", "n", "layers", "built")
+
+
+def table(folder: Path) -> str:
+    """A Markdown table of the artefacts in `folder`, from their records. Raises MusiqError if there are none."""
+    rows = [
+        _row(path, str(path.relative_to(folder)), record)
+        for path in sorted(folder.rglob("*"))
+        if _is_artefact(path.relative_to(folder)) and (record := artifact.read_record(path))
+    ]
+    if not rows:
+        raise MusiqError(f"There is no artefact with a record in {folder}. Give the --out folder of an export.")
+    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _row(path: Path, name: str, record: Record) -> tuple[str, ...]:
+    size = sum(file.stat().st_size for file in (path, *(path.with_suffix(ending) for ending in record.files)))
+    return (
+        name,
+        record.format,
+        record.precision,
+        f"{size / 1e6:.1f}",
+        *_agreement(record),
+        artifact.layers_in_words(record),
+        f"{record.details.get('build_s', '?')} s",
+    )
+
+
+def _agreement(record: Record) -> tuple[str, str, str, str]:
+    check = record.check
+    if check is None:
+        return f"unverified: {record.unverified}", "", "", ""
+    span = score_span(record.spec, None)
+    share = f"{100 * check.max_difference / span:.4f}" if span else "range unknown"
+    srcc = "undefined" if check.srcc is None else f"{check.srcc:.5f}"
+    return f"{check.max_difference:.2g}", share, srcc, str(check.images)
+
+
+def _is_artefact(path: Path) -> bool:
+    """Of a kind that a runtime opens, and not in the folder of an export that is under way."""
+    return files.suffix(path, list(RUNTIMES)) is not None and not any(part.startswith(".") for part in path.parts)

@@ -1,0 +1,107 @@
+"""Labelled pictures: read any manifest and KonIQ-10k's tables; further public datasets are in `musiq.datasets.public`.
+
+Nothing here opens a picture or needs torch, so the benchmark reads its labels here too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from musiq.errors import MusiqError
+
+SPLITS = ("train", "val", "test")
+NEAR_DUPLICATE = "near_duplicate_in_train"
+"""The column that says 1 of a picture of val or test which has a near duplicate in train, else 0."""
+
+KONIQ_MOS = "KonIQ-10k MOS (0-100)"
+KONIQ_RATING = "KonIQ-10k mean rating (1-5)"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One picture and what people said of it; higher `mos` is better.
+
+    `image` is the name as the label file has it, `path` where the picture lies. `split` is "" where none is given. `std`
+    is that of the ratings; `shares` those of the ratings 1..K, summing to 1. `extra` has every further column.
+    """
+
+    image: str
+    path: Path
+    mos: float
+    split: str = ""
+    std: float | None = None
+    shares: tuple[float, ...] | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def dataset(self) -> str:
+        """Which of several datasets it is from: its column `dataset`, "" without one."""
+        return self.extra.get("dataset", "")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled pictures under `root`; `target` names what the labels are, as every figure does, and `score_range` is
+    its (worst, best) where known. `portions` of train, val and test apply where the label file has no split."""
+
+    items: tuple[Labelled, ...]
+    root: Path
+    target: str
+    score_range: tuple[float, float] | None = None
+    portions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+
+    def split(self, name: str) -> list[Labelled]:
+        return [item for item in self.items if item.split == name]
+
+    def counts(self) -> str:
+        return ", ".join(f"{len(self.split(name))} {name}" for name in SPLITS)
+
+    def match(self, pictures: Iterable[Path]) -> list[Labelled | None]:
+        """The label of each picture: of the same file, else the only one with the same file name, else None."""
+        by_path = {item.path.resolve(): item for item in self.items}
+        by_name: dict[str, list[Labelled]] = {}
+        for item in self.items:
+            by_name.setdefault(item.path.name, []).append(item)
+
+        def find(picture: Path) -> Labelled | None:
+            namesakes = by_name.get(picture.name, [])
+            return by_path.get(picture.resolve()) or (namesakes[0] if len(namesakes) == 1 else None)
+
+        return [find(picture) for picture in pictures]
+
+
+def missing(items: Sequence[Labelled]) -> list[Labelled]:
+    """Those whose picture is not there."""
+    return [item for item in items if not item.path.is_file()]
+
+
+def dataset_numbers(items: Sequence[Labelled]) -> list[int]:
+    """For each item the number of its dataset, counted from 0 in their order: pairs of one number can be ranked by their
+    labels, others cannot, having been rated by other people on other scales."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(item.dataset, len(numbers)) for item in items]
+
+
+def rating_moments(shares: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of the ratings 1..K with these shares, which sum to 1."""
+    mean = sum(rating * share for rating, share in enumerate(shares, 1))
+    return mean, math.sqrt(max(0.0, sum((rating - mean) ** 2 * share for rating, share in enumerate(shares, 1))))
+
+
+def as_shares(dataset: Dataset, ratings: int) -> Dataset:
+    """The same pictures with the mean of their shares, 1..ratings, for a label. Raises MusiqError without such shares."""
+    found = {len(item.shares or ()) for item in dataset.items}
+    if found != {ratings}:
+        has = f"c1..c{max(found)}" if max(found) else "none"
+        raise MusiqError(
+            f"--outputs {ratings} learns the shares of {ratings} ratings: the labels need the columns c1..c{ratings}, and "
+            f"have {has}. Add them, or use --outputs {max(found) or 1}."
+        )
+    items = tuple(dataclasses.replace(item, mos=rating_moments(item.shares or ())[0]) for item in dataset.items)
+    koniq = dataset.target in (KONIQ_MOS, KONIQ_RATING)
+    target = KONIQ_RATING if koniq else f"mean rating (1-{ratings}) of {dataset.target.removeprefix('mos of ')}"
+    return dataclasses.replace(dataset, items=items, target=target, score_range=(1.0, float(ratings)))

@@ -1,0 +1,171 @@
+"""Labelled pictures: read any manifest and KonIQ-10k's tables; further public datasets are in `musiq.datasets.public`.
+
+Nothing here opens a picture or needs torch, so the benchmark reads its labels here too.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from musiq.datasets.dataset import KONIQ_MOS, KONIQ_RATING, Dataset, Labelled
+from musiq.errors import MusiqError
+from musiq.files import whole
+
+KONIQ_PICTURES = "1024x768"
+
+# What the columns are called elsewhere, lower case, first found first taken. MOS_zscore is the 0-100 target in KonIQ's
+# own koniq10k_scores_and_distributions.csv, whose plain MOS is the mean rating.
+NAMES = {
+    "image": ("image", "image_name", "filename"),
+    "mos": ("mos_zscore", "mos"),
+    "split": ("split", "set"),
+    "std": ("std", "sd"),
+}
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def read_labels(path: Path, root: Path | None = None) -> Dataset:
+    """Labels of any layout known here: a manifest, either KonIQ-10k table, or the list koniq-10k.txt.
+
+    Pictures lie relative to `root`, by default the label file's folder (or 1024x768/ in it, for KonIQ-10k). Raises
+    MusiqError, naming the row, for a file that is none of these.
+    """
+    text = read_text(path)
+    first = text.split("\n", 1)[0].split("\t")
+    return _read_list(path, root) if len(first) == 3 and number_in(first[2]) is not None else read_manifest(path, root)
+
+
+def read_manifest(path: Path, root: Path | None = None) -> Dataset:
+    """A CSV with the columns image,mos[,split][,std][,c1..cK] and any more.
+
+    c1..cK are the shares (or counts) of the ratings 1..K. Raises MusiqError naming the row for a value that is none, a
+    picture named twice, and missing columns.
+    """
+    text = read_text(path)
+    header = text.split("\n", 1)[0]
+    reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
+    columns = _columns(path, list(reader.fieldnames or []))
+    koniq = "c_total" in columns.others
+    folder = _koniq_pictures(root or path.parent) if koniq else root or path.parent
+    items: dict[str, Labelled] = {}
+    for values in reader:
+        item = _row(f"{path}, row {reader.line_num}", values, columns, folder)
+        if item.image in items:
+            raise MusiqError(f"{path}, row {reader.line_num}: {item.image} is there twice; keep one row for a picture.")
+        items[item.image] = item
+    if not items:
+        raise MusiqError(f"{path} has no row below its header; expected one for each picture.")
+    if koniq:
+        # The 0-100 labels are rescaled for each rater; plain means of the ratings 1-5 go by the same name elsewhere.
+        rating = max(item.mos for item in items.values()) <= 5
+        target, limits = (KONIQ_RATING, (1.0, 5.0)) if rating else (KONIQ_MOS, (0.0, 100.0))
+        return Dataset(tuple(items.values()), folder, target, limits)
+    return Dataset(tuple(items.values()), folder, f"mos of {path.resolve().parent.name}/{path.name}")
+
+
+def _read_list(path: Path, root: Path | None) -> Dataset:
+    """koniq-10k.txt: scene, picture, mean rating 1-5, tab separated. Has no split: 80/20, validation out of the 80."""
+    folder = _koniq_pictures(root or path.parent)
+    items = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        parts = line.strip().split("\t")
+        mos = number_in(parts[-1])
+        if len(parts) != 3 or mos is None:
+            raise MusiqError(f"{path}, row {number}: {line!r} is not scene, picture and score with tabs between.")
+        items.append(Labelled(parts[1], folder / parts[1], mos, extra={"scene": parts[0]}))
+    return Dataset(tuple(items), folder, KONIQ_RATING, (1.0, 5.0), portions=(0.72, 0.08, 0.2))
+
+
+def _koniq_pictures(root: Path) -> Path:
+    return root / KONIQ_PICTURES if (root / KONIQ_PICTURES).is_dir() else root
+
+
+def read_text(path: Path) -> str:
+    """A label file's text with plain line ends. Raises MusiqError where it cannot be read or is no text."""
+    try:
+        return path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").lstrip("\n")
+    except OSError as problem:
+        raise MusiqError(
+            f"Cannot read the labels {path}: {problem.strerror}. Give the path of a label file."
+        ) from problem
+    except UnicodeDecodeError as problem:
+        raise MusiqError(f"{path} is no UTF-8 text; labels are a CSV with the columns image,mos and more.") from problem
+
+
+@dataclass(frozen=True)
+class _Columns:
+    image: str
+    mos: str
+    split: str | None
+    std: str | None
+    shares: list[str]
+    others: list[str]
+
+
+def _columns(path: Path, names: list[str]) -> _Columns:
+    lower = {name.strip().lower(): name for name in reversed(names)}
+    known = {key: next((lower[name] for name in there if name in lower), None) for key, there in NAMES.items()}
+    if known["image"] is None or known["mos"] is None:
+        raise MusiqError(
+            f"{path} has the columns {', '.join(names) or '(none)'}; needed are image,mos[,split][,c1..cK]."
+        )
+    rated = sorted((name for name in lower if re.fullmatch(r"c\d+", name)), key=lambda name: int(name[1:]))
+    if rated != [f"c{i + 1}" for i in range(len(rated))]:
+        raise MusiqError(f"{path} has the share columns {', '.join(rated)}; expected c1, c2 and so on without a gap.")
+    shares = [lower[name] for name in rated]
+    taken = {*known.values(), *shares}
+    others = [name for name in names if name not in taken]
+    return _Columns(known["image"], known["mos"], known["split"], known["std"], shares, others)
+
+
+def _row(where: str, values: dict[str, str | None], columns: _Columns, folder: Path) -> Labelled:
+    def number(column: str) -> float:
+        found = number_in(values.get(column))
+        if found is None:
+            raise MusiqError(f"{where}: {column} is {values.get(column)!r}; expected a number.")
+        return found
+
+    image = (values.get(columns.image) or "").strip()
+    if not image:
+        raise MusiqError(f"{where}: no picture is named in the column {columns.image}.")
+    split = ((values.get(columns.split) if columns.split else "") or "").strip().lower()
+    if split and split not in SPLIT_NAMES:
+        raise MusiqError(f"{where}: the split is {split!r}; expected train, val or test.")
+    shares = [number(column) for column in columns.shares]
+    if shares and (min(shares) < 0 or sum(shares) <= 0):
+        raise MusiqError(f"{where}: the shares {shares} are none; expected numbers from 0 on, not all 0.")
+    return Labelled(
+        image,
+        folder / image,
+        number(columns.mos),
+        SPLIT_NAMES.get(split, ""),
+        number(columns.std) if columns.std and values.get(columns.std) else None,
+        tuple(share / sum(shares) for share in shares) or None,
+        {name: values.get(name) or "" for name in columns.others},
+    )
+
+
+def number_in(text: str | None) -> float | None:
+    """The finite number that a field holds, None where it holds none."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def write_manifest(dataset: Dataset, path: Path) -> None:
+    """Write what `read_manifest(path, dataset.root)` reads back equal, splits included."""
+    ratings = len(dataset.items[0].shares or ())
+    extra = list(dataset.items[0].extra)
+    with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "mos", "split", "std", *(f"c{k + 1}" for k in range(ratings)), *extra])
+        for item in dataset.items:
+            std = "" if item.std is None else item.std
+            writer.writerow([item.image, item.mos, item.split, std, *(item.shares or ()), *item.extra.values()])

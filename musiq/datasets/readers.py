@@ -1,0 +1,229 @@
+"""The label files of the public datasets, each read as its authors publish it.
+
+The layouts are those of the packages at each dataset's home in `musiq.datasets.public`. A reader takes the dataset's
+folder and gives items whose pictures lie at `root / image`; it raises LacksError for what is not there, MusiqError
+naming the row for what cannot be read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from musiq.datasets.dataset import Dataset, Labelled, rating_moments
+from musiq.datasets.manifest import number_in, read_labels, read_text
+from musiq.errors import MusiqError
+
+DRAWN = (0.72, 0.08, 0.2)
+"""Train, val and test where the authors give no split: 80/20 is what papers on these datasets use, a tenth of the 80 for
+choosing the best epoch."""
+
+SPAQ_TABLES = tuple(
+    folder + name + suffix
+    for suffix in (".xlsx", ".csv")
+    for name in ("MOS and Image attribute scores", "MOS_and_Image_attribute_scores")
+    for folder in ("Annotations/", "")
+)
+BIQ_TABLES = (
+    (("Train (Images and MOS).csv", "train"), ("Test (Images and MOS).csv", "test")),
+    (("Train.csv", "train"), ("Test.csv", "test")),
+)
+
+
+class LacksError(MusiqError):
+    """A dataset's folder lacks a file; `musiq.datasets.public.read_named` adds where to get it."""
+
+
+def read_koniq(root: Path) -> Dataset:
+    """KonIQ-10k (Hosu et al. 2020, arXiv 1910.06180): the table with MOS 0-100, shares and the official split, or, where
+    it is not there, the list koniq-10k.txt of mean ratings 1-5."""
+    table = _needed(root, "koniq10k_distributions_sets.csv", "koniq-10k.txt")
+    if not (root / "1024x768").is_dir():
+        raise LacksError(f"{root} has no folder 1024x768/ (koniq10k_1024x768.zip, unpacked)")
+    return read_labels(table, root)
+
+
+def read_spaq(root: Path) -> Dataset:
+    """SPAQ (Fang et al., CVPR 2020): MOS 0-100 of 11,125 smartphone photographs, without a split file.
+
+    The table is the authors' .xlsx, or the same saved as .csv. Its further columns are kept.
+    """
+    table = _needed(root, *SPAQ_TABLES)
+    pictures = _folder(root, "TestImage")
+    items = []
+    for where, row in _rows(table):
+        image = _value(where, row, "Image name")
+        extra = {key: value for key, value in row.items() if key not in ("Image name", "MOS")}
+        items.append(Labelled(image, pictures / image, _number(where, row, "MOS"), extra=extra))
+    return Dataset(tuple(items), pictures, "SPAQ MOS (0-100)", (0.0, 100.0), DRAWN)
+
+
+def read_ava(root: Path) -> Dataset:
+    """AVA (Murray et al., CVPR 2012): counts of the ratings 1-10; the label is their mean.
+
+    AVA.txt, as its README says: index, image id, counts of the ratings 1..10, two tags, challenge. Test is the authors'
+    list generic_test.jpgl, and train all the rest, which is how 235,599 and 19,930 pictures come about.
+    """
+    table = _needed(root, "AVA.txt")
+    listed = _needed(root, "aesthetics_image_lists/generic_test.jpgl", "generic_test.jpgl")
+    test = set(read_text(listed).split())
+    pictures = _folder(root, "images", "image")
+    items = []
+    for number, line in enumerate(read_text(table).splitlines(), 1):
+        fields = line.split()
+        if len(fields) != 15 or not all(field.isdigit() for field in fields) or not any(map(int, fields[2:12])):
+            raise MusiqError(f"{table}, row {number}: {line!r} is not index, id, ten counts, two tags and challenge.")
+        shares, mean, std = _moments([int(field) for field in fields[2:12]])
+        image, extra = f"{fields[1]}.jpg", {"tags": " ".join(fields[12:14]), "challenge": fields[14]}
+        split = "test" if fields[1] in test else "train"
+        items.append(Labelled(image, pictures / image, mean, split, std, shares, extra))
+    return Dataset(tuple(items), pictures, "AVA mean rating (1-10)", (1.0, 10.0))
+
+
+def read_paq2piq(root: Path) -> Dataset:
+    """PaQ-2-PiQ, also called FLIVE (Ying et al., CVPR 2020): MOS 0-100 of whole pictures; patches are left out.
+
+    labels_image.csv (name, mos) names no split, so one is drawn; it is not the authors' own validation set.
+    """
+    table = _needed(root, "labels_image.csv", "database/labels_image.csv")
+    pictures = _folder(root, "database", "images")
+    items = []
+    for where, row in _rows(table):
+        image = _value(where, row, "name")
+        items.append(Labelled(image, pictures / image, _number(where, row, "mos")))
+    return Dataset(tuple(items), pictures, "PaQ-2-PiQ MOS (0-100)", (0.0, 100.0), DRAWN)
+
+
+def read_live_itw(root: Path) -> Dataset:
+    """LIVE in the Wild Image Quality Challenge (Ghadiyaram & Bovik 2016): MOS 0-100 and deviation of 1,162 pictures.
+
+    Three MATLAB files in one order; the pictures t1..t7, on which raters practised, are left out as the authors say.
+    """
+    base = root / "ChallengeDB_release" if (root / "ChallengeDB_release").is_dir() else root
+    names, scores, deviations = (
+        _matlab(_needed(base, f"Data/{key}.mat", f"{key}.mat"), key)
+        for key in ("AllImages_release", "AllMOS_release", "AllStdDev_release")
+    )
+    if not len(names) == len(scores) == len(deviations):
+        raise MusiqError(
+            f"{base} has {len(names)} names, {len(scores)} scores and {len(deviations)} deviations; expected as many of "
+            "each. Download them again."
+        )
+    pictures = _folder(base, "Images")
+    items = [
+        Labelled(str(name), pictures / str(name), float(mos), std=float(std))
+        for name, mos, std in zip(names, scores, deviations, strict=True)
+        if not re.fullmatch(r"t\d+\.\w+", str(name))
+    ]
+    return Dataset(tuple(items), pictures, "LIVE in the Wild MOS (0-100)", (0.0, 100.0), DRAWN)
+
+
+def read_kadid(root: Path) -> Dataset:
+    """KADID-10k (Lin et al., QoMEX 2019): 81 references, 125 distortions of each, scores 1-5, higher is better although
+    the column is called dmos. Splits keep a reference's pictures together; `var` is kept as it is."""
+    base = root / "kadid10k" if (root / "kadid10k").is_dir() else root
+    table = _needed(base, "dmos.csv")
+    pictures = _folder(base, "images")
+    items = []
+    for where, row in _rows(table):
+        image = _value(where, row, "dist_img")
+        extra = {"reference": _value(where, row, "ref_img"), "var": row.get("var", "")}
+        items.append(Labelled(image, pictures / image, _number(where, row, "dmos"), extra=extra))
+    return Dataset(tuple(items), pictures, "KADID-10k DMOS (1-5, higher is better)", (1.0, 5.0), DRAWN)
+
+
+def read_biq2021(root: Path) -> Dataset:
+    """BIQ2021 (Ahmed & Asif 2022): MOS 0-1 with the authors' train and test split.
+
+    Their repository has two pairs of tables, whose scores differ in scale: "Train (Images and MOS).csv", which is
+    taken where it is there, and Train.csv; the target names the second.
+    """
+    tables = next((pair for pair in BIQ_TABLES if all((root / name).is_file() for name, _ in pair)), BIQ_TABLES[0])
+    pictures = _folder(root, "Images")
+    items = []
+    for name, split in tables:
+        for where, row in _rows(_needed(root, name)):
+            image = _value(where, row, "Image Name")
+            items.append(Labelled(image, pictures / image, _number(where, row, "MOS"), split))
+    if tables == BIQ_TABLES[0]:
+        return Dataset(tuple(items), pictures, "BIQ2021 MOS (0-1)", (0.0, 1.0))
+    return Dataset(tuple(items), pictures, "BIQ2021 MOS of Train.csv and Test.csv")
+
+
+def _needed(root: Path, *variants: str) -> Path:
+    """The first of the `variants` of a file that is there."""
+    found = next((root / variant for variant in variants if (root / variant).is_file()), None)
+    if found is None:
+        raise LacksError(f"{root} has no {' nor '.join(variants[:2])}")
+    return found
+
+
+def _folder(root: Path, *names: str) -> Path:
+    """The first of these folders that is there, else `root` itself: packages are unpacked in either way."""
+    return next((root / name for name in names if (root / name).is_dir()), root)
+
+
+def _rows(table: Path) -> Iterable[tuple[str, dict[str, str]]]:
+    """The rows below the header, each with where it stands; columns by their stripped names."""
+    lines = _sheet(table) if table.suffix == ".xlsx" else list(csv.reader(io.StringIO(read_text(table))))
+    header = [name.strip() for name in lines[0]] if lines else []
+    for number, values in enumerate(lines[1:], 2):
+        if any(values):
+            yield f"{table}, row {number}", dict(zip(header, (value.strip() for value in values), strict=False))
+
+
+def _sheet(table: Path) -> list[list[str]]:
+    """The first sheet of an .xlsx as text. Raises MusiqError without openpyxl and for what is no such file."""
+    try:
+        import openpyxl  # type: ignore[import-untyped,unused-ignore]
+    except ImportError as problem:
+        raise MusiqError(
+            f"Reading {table.name} needs openpyxl: pip install 'musiq[train]', or save it as .csv."
+        ) from problem
+    try:
+        book = openpyxl.load_workbook(table, read_only=True, data_only=True)
+        sheet: Any = book.worksheets[0]
+        rows = [["" if cell is None else str(cell) for cell in row] for row in sheet.iter_rows(values_only=True)]
+        book.close()
+    except Exception as problem:  # zipfile's, XML's and openpyxl's own alike
+        raise MusiqError(f"{table} cannot be read as .xlsx ({problem}). Download it again.") from problem
+    return rows
+
+
+def _matlab(path: Path, key: str) -> list[Any]:
+    """The variable `key` of a MATLAB file as a flat list; cells are unpacked."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as problem:
+        raise MusiqError(f"Reading {path.name} needs scipy: pip install 'musiq[train]'.") from problem
+    try:
+        values = loadmat(path)[key].ravel().tolist()
+    except Exception as problem:  # scipy raises what it meets: ValueError, KeyError, NotImplementedError ...
+        raise MusiqError(
+            f"{path} cannot be read as a MATLAB file with {key} ({problem}). Download it again."
+        ) from problem
+    return [value.ravel()[0] if hasattr(value, "ravel") else value for value in values]
+
+
+def _value(where: str, row: dict[str, str], column: str) -> str:
+    if not row.get(column):
+        raise MusiqError(f"{where}: the column {column} is empty or missing; there are {', '.join(row)}.")
+    return row[column]
+
+
+def _number(where: str, row: dict[str, str], column: str) -> float:
+    found = number_in(_value(where, row, column))
+    if found is None:
+        raise MusiqError(f"{where}: {column} is {row[column]!r}; expected a number.")
+    return found
+
+
+def _moments(counts: list[int]) -> tuple[tuple[float, ...], float, float]:
+    """Shares, mean and standard deviation of ratings 1..K of which there are so many each."""
+    total = sum(counts)
+    shares = tuple(count / total for count in counts)
+    return shares, *rating_moments(shares)

@@ -1,0 +1,131 @@
+"""Scoring inside engines of many machines: a callable for Ray Data, and a scorer that Spark's Python workers keep."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musiq.distributed.shards import pick_column
+from musiq.scoring.row import Row
+from musiq.scoring.scorer import Model, Scorer
+from musiq.spec import share_columns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class BatchScorer:
+    """Scores batches of a Ray dataset (`map_batches`), or of anything else that gives columns.
+
+        ds.map_batches(BatchScorer, fn_constructor_kwargs={"model": "model.onnx"}, batch_size=64, num_cpus=2,
+                       compute=ray.data.ActorPoolStrategy(min_size=1, max_size=4))
+
+    The model is opened once, by the constructor, so once an actor; pickled, it is opened again where it is unpickled. It
+    has to lie at the same path on every machine. `column` names the column of pictures: bytes of files, paths, or uint8
+    arrays (H, W, 3); by default the first of `bytes`, `image`, `path`. `threads` decode and as many compute: inside Ray
+    the CPUs that it gave the actor (`num_cpus`), elsewhere those that this process may use. `device="auto"` inside Ray
+    means a GPU only where the actor was given one (`num_gpus`). `options` are those of `musiq.scoring.scorer.Scorer`.
+
+    Raises MusiqError for a model that cannot be opened and for a batch without the column, never for a picture.
+    """
+
+    def __init__(
+        self,
+        model: Model | Sequence[Model],
+        *,
+        column: str | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+        **options: Any,
+    ) -> None:
+        self._again = partial(BatchScorer, model, column=column, device=device, threads=threads, **options)
+        self.column = column
+        self.scorer = open_scorer(model, device, threads=threads, **options)
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return self._again, ()
+
+    def __call__(self, batch: Any) -> Any:
+        """The batch (dict of numpy arrays, pyarrow.Table or pandas.DataFrame) with these columns added, rows in order:
+
+        path (the batch's own or what was scored; "" for bytes alone), score (float32; null in a Table, else NaN, where
+        there is none), fitted, error ("" or why there is no score), and share_1..share_K (float32) for models that
+        predict a distribution. Columns of these names are replaced.
+        """
+        names = list(getattr(batch, "column_names", batch))
+        column = pick_column(names, self.column, "The batch")
+        sources = _values(batch, column)
+        paths = _values(batch, "path") if "path" in names else [s if isinstance(s, str) else "" for s in sources]
+        return _joined(batch, paths, list(self.scorer.score_many(sources)), self.scorer.spec.outputs)
+
+
+def _values(batch: Any, column: str) -> list[Any]:
+    values = batch[column]
+    return list(values.to_pylist() if hasattr(values, "to_pylist") else values)
+
+
+def _joined(batch: Any, paths: list[Any], rows: list[Row], outputs: int) -> Any:
+    if hasattr(batch, "column_names"):
+        import pyarrow as pa
+
+        own = {name: batch[name] for name in batch.column_names}
+        return pa.table(own | {"path": pa.array(paths, pa.string())} | arrow_columns(rows, outputs))
+    columns = {"path": np.array(paths, object), **numpy_columns(rows, outputs)}
+    return {**batch, **columns} if isinstance(batch, dict) else batch.assign(**columns)
+
+
+def numpy_columns(rows: list[Row], outputs: int) -> dict[str, NDArray[Any]]:
+    """score, fitted, error and share_k of the rows; NaN where there is no score."""
+    numbers, texts = _columns(rows, outputs)
+    return {name: np.array(values, object) for name, values in texts.items()} | {
+        name: np.array(values, np.float32) for name, values in numbers.items()
+    }
+
+
+def arrow_columns(rows: list[Row], outputs: int) -> dict[str, pa.Array]:
+    """score, fitted, error and share_k of the rows; null where there is no score."""
+    import pyarrow as pa
+
+    numbers, texts = _columns(rows, outputs)
+    return {name: pa.array(values, pa.string()) for name, values in texts.items()} | {
+        name: pa.array(values, pa.float32()) for name, values in numbers.items()
+    }
+
+
+def _columns(rows: list[Row], outputs: int) -> tuple[dict[str, list[float | None]], dict[str, list[str]]]:
+    """The numbers and the texts of the rows, column by column."""
+    numbers = {"score": [row.score for row in rows]}
+    for place, name in enumerate(share_columns(outputs)):
+        numbers[name] = [row.shares[place] if row.shares else None for row in rows]
+    return numbers, {"fitted": [row.fitted for row in rows], "error": [row.error for row in rows]}
+
+
+def open_scorer(
+    model: Model | Sequence[Model], device: str = "auto", *, threads: int | None = None, **options: Any
+) -> Scorer:
+    """A Scorer that keeps to what Ray gave the actor it is opened in: its CPUs, and "auto" is its GPU or none."""
+    given = ray_resources()
+    if given is not None:
+        threads = threads or max(1, int(given.get("CPU", 1)))
+        device = "cpu" if device == "auto" and not given.get("GPU") else device
+    return Scorer(model, device, workers=threads, threads=threads, **options)
+
+
+def ray_resources() -> dict[str, float] | None:
+    """What Ray gave the task or actor that this runs in; None outside of one."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized() or ray.get_runtime_context().get_task_id() is None:
+        return None
+    resources: dict[str, float] = ray.get_runtime_context().get_assigned_resources()
+    return resources
+
+
+@cache
+def kept_scorer(model: str, **options: Any) -> Scorer:
+    """A Scorer opened once a process and kept, for engines that reuse their worker processes: Spark's Python workers."""
+    return Scorer(model, **options)

@@ -1,0 +1,266 @@
+"""From a file, bytes or an array to what a model takes: uint8 RGB of its height and width.
+
+Training and scoring go through the same two functions, `decode` and `fit`, so that they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from musiq.errors import ImageError
+from musiq.images.fit import Image, fit
+from musiq.images.header import AGAIN, Header, read_header
+
+Source = str | Path | bytes | NDArray[Any] | BinaryIO
+Background = Literal["white", "black"]
+JpegDecoder = Callable[[bytes], Image | None]
+"""A JPEG's bytes to its pixels as stored, (H, W, 3) RGB; None for what it leaves to OpenCV."""
+
+MAX_PIXELS = 178_000_000
+"""Pixels of the largest picture decoded by default: what Pillow's guard against decompression bombs allows at most."""
+
+LARGE = 32_000_000
+"""Pixels from which pictures are decoded one at a time; ordinary cameras stay below."""
+
+_LARGE_IN_TURN = threading.Lock()
+
+JPEG = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+"""libjpeg writes RGB by itself, from grey and CMYK too; as BGR each pixel would be turned round twice."""
+
+REDUCED = {
+    1: JPEG,
+    2: JPEG | cv2.IMREAD_REDUCED_GRAYSCALE_2,  # whose bits stand for the part alone
+    4: JPEG | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: JPEG | cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+"""How OpenCV decodes a JPEG at one part in so many: libjpeg's own scaling, which is part of its inverse transform."""
+
+# OpenCV reports on stderr what `decode` raises with more context; the user's own setting of its variable stands.
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    # OpenCV 5 moved it.
+    (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
+
+
+def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Background = "white") -> Image:
+    """Read one picture as uint8 (H, W, 3) RGB in [0, 255], upright.
+
+    `source` is a path, a URL (needs fsspec), the bytes of a file, a file object open for reading bytes, or an array:
+    uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA. EXIF orientation is applied, 16 bits are scaled to 8,
+    grey is repeated, CMYK is converted, alpha is laid over `background`; of an animation the first frame counts. Colour
+    profiles are ignored. Raises ImageError, one line, for whatever cannot be read, is cut short or has more than
+    `max_pixels` pixels, which the header tells before anything is decoded. Damage that a decoder can get over, such as
+    wrong bits inside a complete JPEG, goes unnoticed.
+    """
+    if isinstance(source, np.ndarray):
+        return _flattened(_eight_bit(_checked_array(source, max_pixels)), background, multiplied=False)
+    data, header = _opened(source, max_pixels)
+    return _upright(data, header, background)
+
+
+def prepare(
+    source: Source, height: int, width: int, *, max_pixels: int = MAX_PIXELS, background: Background = "white"
+) -> tuple[Image, str]:
+    """`decode`, then `fit`, for many threads at once: see `decoded`."""
+    with decoded(source, max_pixels=max_pixels, background=background) as (image, _):
+        return fit(image, height, width)
+
+
+@contextmanager
+def decoded(
+    source: Source,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    background: Background = "white",
+    cover: tuple[int, int] | None = None,
+    jpeg: JpegDecoder | None = None,
+) -> Iterator[tuple[Image, int]]:
+    """`decode` for many threads at once: they take turns with pictures of more than LARGE pixels, to the block's end.
+
+    So the memory of N threads is bounded by N pictures of LARGE pixels and one of `max_pixels`, at 6 bytes a pixel, or up
+    to 16 with alpha, 16 bits or AVIF (measured).
+
+    With `cover` (height, width) a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the smallest that covers it: libjpeg then
+    leaves out the fine detail that `fit` would average away, in a fraction of the time, but not to the same pixels. The
+    second value is 1, 2, 4 or 8. `jpeg` decodes whole JPEGs instead of OpenCV, which has those that it gives None for.
+    """
+    if isinstance(source, np.ndarray):
+        yield decode(source, max_pixels=max_pixels, background=background), 1
+        return
+    data, header = _opened(source, max_pixels)
+    times = _reduction(header, cover) if cover else 1
+    with _LARGE_IN_TURN if header.width * header.height > LARGE else nullcontext():
+        yield _upright(data, header, background, times, jpeg), times
+
+
+def _reduction(header: Header, cover: tuple[int, int]) -> int:
+    """The largest of 1, 2, 4, 8 that leaves a JPEG at least `cover` (height, width) large."""
+    if header.format != "JPEG":
+        return 1
+    stored = header.height, header.width
+    height, width = stored[::-1] if header.orientation > 4 else stored
+    room = min(height // cover[0], width // cover[1])
+    return max(times for times in REDUCED if times <= max(1, room))
+
+
+def _opened(source: str | Path | bytes | BinaryIO, max_pixels: int) -> tuple[bytes, Header]:
+    """A file's bytes and header, refused where it claims too many pixels."""
+    data = _read(source, max_bytes=8 * max_pixels + 2**20)  # 16-bit RGBA without compression, and metadata
+    header = read_header(data)
+    _check_pixels(header.width, header.height, max_pixels)
+    return data, header
+
+
+def _upright(
+    data: bytes, header: Header, background: Background, reduction: int = 1, jpeg: JpegDecoder | None = None
+) -> Image:
+    if header.format == "JPEG":
+        stored = jpeg(data) if jpeg and reduction == 1 else None
+        if stored is None:
+            stored = np.asarray(_decoded(data, header, REDUCED[reduction]), np.uint8)
+        return _turned(stored, header.orientation)
+    picture = _decoded(data, header, cv2.IMREAD_UNCHANGED)
+    # For 8 bits a sample OpenCV has libtiff multiply the colours by alpha; for 16 bits it reads them as they are.
+    multiplied = header.format == "TIFF" and (header.alpha == 1 or (header.alpha == 2 and picture.dtype == np.uint8))
+    picture = _eight_bit(picture, header.depth)  # first of all, so that a large one soon takes less memory
+    if picture.ndim == 2 or picture.shape[2] == 1:
+        code = cv2.COLOR_GRAY2RGB
+    else:
+        code = cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    picture = np.asarray(cv2.cvtColor(picture, code), np.uint8)
+    return _turned(_flattened(picture, background, multiplied), header.orientation)
+
+
+def _read(source: str | Path | bytes | BinaryIO, max_bytes: int) -> bytes:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+    elif isinstance(source, (str, Path)):
+        data = _read_url(source, max_bytes) if "://" in str(source) else _read_file(Path(source), max_bytes)
+    elif hasattr(source, "read"):
+        data = source.read(max_bytes + 1)
+    else:
+        raise ImageError(f"Cannot read a picture from {type(source).__name__}; give a path, bytes, an array or a file.")
+    if len(data) > max_bytes:
+        raise ImageError(_too_long(len(data), max_bytes))
+    if not data:
+        raise ImageError(f"The file is empty. {AGAIN}")
+    return data
+
+
+def _read_file(path: Path, max_bytes: int) -> bytes:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("This is a folder that cannot be listed; expected a picture. Check its permissions.")
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+            raise ImageError("This is no regular file; expected a picture. Copy it to a file first.")
+        if status.st_size > max_bytes:
+            raise ImageError(_too_long(status.st_size, max_bytes))
+        return path.read_bytes()
+    except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
+        reason = "there is no such file or folder" if isinstance(problem, FileNotFoundError) else str(problem)
+        raise ImageError(f"Cannot read the file: {reason}. Check the path and its permissions.") from problem
+
+
+def _read_url(url: str | Path, max_bytes: int) -> bytes:
+    try:
+        import fsspec  # type: ignore[import-untyped,unused-ignore]
+    except ImportError as problem:
+        raise ImageError("Reading from a URL needs fsspec: pip install fsspec.") from problem
+    try:
+        with fsspec.open(str(url), "rb") as file:
+            return bytes(file.read(max_bytes + 1))
+    except Exception as problem:  # each protocol has errors of its own
+        line = " ".join(str(problem).split())
+        raise ImageError(
+            f"Cannot read the URL: {type(problem).__name__} {line}. Check it and the network."
+        ) from problem
+
+
+def _too_long(size: int, max_bytes: int) -> str:
+    return (
+        f"The file has {size:,} bytes or more; at most {max_bytes:,} are read, which follows from the pixel limit. "
+        "Raise the limit (max_pixels), or save the picture smaller."
+    )
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(
+            f"The picture has {width}x{height} pixels; at most {max_pixels:,} are decoded. "
+            "Raise the limit (max_pixels), or make it smaller."
+        )
+
+
+def _decoded(data: bytes, header: Header, how: int) -> NDArray[Any]:
+    """What OpenCV makes of a file's bytes; with IMREAD_UNCHANGED grey, BGR or BGRA, uint8 or uint16."""
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), how)
+    except (cv2.error, MemoryError) as problem:
+        raise ImageError(_undecodable(header)) from problem
+    if picture is None:
+        raise ImageError(_undecodable(header))
+    return np.asarray(picture)
+
+
+def _undecodable(header: Header) -> str:
+    what = f"{header.format} {header.width}x{header.height}"
+    if header.format == "HEIC" or not cv2.haveImageWriter(f"picture.{header.format.lower()}"):
+        return f"This OpenCV ({cv2.__version__}) has no {header.format} decoder. Convert the picture to JPEG or PNG."
+    return f"The picture ({what}) is cut short or corrupt: its pixels cannot be decoded. {AGAIN}"
+
+
+def _checked_array(array: NDArray[Any], max_pixels: int) -> NDArray[Any]:
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
+    if not fits or array.dtype not in (np.uint8, np.uint16) or array.size == 0:
+        raise ImageError(
+            f"Cannot score an array {array.dtype} {array.shape}; expected uint8 or uint16, (H, W) grey, (H, W, 3) RGB "
+            "or (H, W, 4) RGBA. Convert it first."
+        )
+    _check_pixels(array.shape[1], array.shape[0], max_pixels)
+    array = np.ascontiguousarray(array)
+    if array.ndim == 2 or array.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(array, cv2.COLOR_GRAY2RGB))
+    return array
+
+
+def _eight_bit(picture: NDArray[Any], depth: int = 16) -> Image:
+    """Samples of `depth` bits in uint16 scaled to [0, 255], uint8 as it is."""
+    if picture.dtype == np.uint8:
+        return picture
+    if picture.dtype != np.uint16:
+        raise ImageError(f"The picture has {picture.dtype} samples; expected 8 or 16 bits. Save it as an ordinary one.")
+    return np.asarray(cv2.convertScaleAbs(picture, alpha=255 / (2**depth - 1)), np.uint8)
+
+
+def _flattened(picture: Image, background: Background, multiplied: bool) -> Image:
+    """Alpha laid over the background: colour * a + background * (1 - a), rounded once."""
+    if picture.shape[2] == 3:
+        return picture
+    colour, alpha = np.ascontiguousarray(picture[:, :, :3]), np.ascontiguousarray(picture[:, :, 3])
+    if alpha.min() == 255:
+        return colour
+    alpha = np.asarray(cv2.merge([alpha, alpha, alpha]), np.uint8)
+    if not multiplied:
+        colour = np.asarray(cv2.multiply(colour, alpha, scale=1 / 255), np.uint8)
+    return np.asarray(cv2.add(colour, 255 - alpha), np.uint8) if background == "white" else colour
+
+
+def _turned(picture: Image, orientation: int) -> Image:
+    """Undo EXIF orientations 2..8: 5..8 are stored transposed, the rest of each is flips."""
+    if orientation in (5, 6, 7, 8):
+        picture = picture.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        picture = picture[::-1]
+    if orientation in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(picture)

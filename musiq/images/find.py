@@ -1,0 +1,57 @@
+"""From a file, bytes or an array to what a model takes: uint8 RGB of its height and width.
+
+Training and scoring go through the same two functions, `decode` and `fit`, so that they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from musiq.errors import MusiqError
+
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
+)
+
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """Each file as given, each folder's pictures (by suffix, recursive, sorted, hidden ones left out).
+
+    A path that does not exist, and a folder inside that cannot be listed, stay in the list: whoever reads them reports
+    them. Folders reached twice through symbolic links are read once. Raises MusiqError for a folder without any picture.
+    """
+    images: list[Path] = []
+    for path in map(Path, paths):
+        if not os.path.isdir(path):  # unlike Path.is_dir, never raises
+            images.append(path)
+            continue
+        found = list(_walk(path))
+        if not found:
+            raise MusiqError(f"There is no picture in {path}: expected files named {' '.join(sorted(SUFFIXES))}.")
+        images += found
+    return images
+
+
+def _walk(top: Path) -> Iterator[Path]:
+    stack, seen = [top], set()
+    while stack:
+        path = stack.pop()
+        if not os.path.isdir(path):
+            yield path
+            continue
+        try:
+            status = path.stat()
+            names = sorted(os.listdir(path), reverse=True)
+        except OSError:
+            yield path
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        stack += [path / name for name in names if not name.startswith(".") and _wanted(path, name)]
+
+
+def _wanted(folder: Path, name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES or os.path.isdir(folder / name)

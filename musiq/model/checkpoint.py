@@ -1,0 +1,161 @@
+"""Checkpoints: ours (safetensors with the Spec inside) written and read, three foreign layouts read.
+
+A file is recognised by its content, never by its name, and nothing in it is ever executed: torch files are read with
+`weights_only=True`, numpy's with `allow_pickle=False`, and there is no fallback to less.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from musiq.errors import MusiqError
+from musiq.files import whole
+from musiq.model.foreign_layouts import (
+    BACKBONE,
+    LAYOUTS,
+    TRANSFORMER,
+    check_names,
+    convert,
+    normalise_flax,
+    stack_scales,
+)
+from musiq.model.network import Musiq
+from musiq.spec import Spec
+
+SPEC_KEY, NOTES_KEY = "musiq.spec", "musiq.notes"
+
+
+def save(model: Musiq, path: Path, notes: Mapping[str, object] | None = None) -> None:
+    """Write `model` as safetensors, its Spec and the caller's `notes` (JSON-able) in the metadata; whole or not at all."""
+    from safetensors.torch import save as serialise
+
+    metadata = {"format": "pt", SPEC_KEY: model.spec.to_json(), NOTES_KEY: json.dumps(dict(notes or {}))}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with whole(path) as part:
+        # Its own save_file makes files that others may not read, and calls a full disk by an error of its own.
+        part.write_bytes(_in_order(serialise(tensors, metadata)))
+
+
+def _in_order(file: bytes) -> bytes:
+    """A safetensors file with its metadata sorted: as it is written, equal models have another hash each time."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
+    return len(text).to_bytes(8, "little") + text + file[end:]
+
+
+def load(path: Path | str, height: int | None = None, width: int | None = None) -> Musiq:
+    """The model of a checkpoint of any known layout, fp32, in eval mode, for pictures of `height` x `width`.
+
+    Without a size: the one that a checkpoint of ours was trained for, 768x1024 for a foreign one. Raises MusiqError for
+    a file that is missing, broken, of no known layout, or whose tensors do not fit its layout.
+    """
+    path = Path(path)
+    tensors, spec = _read(path)
+    try:
+        return _build(tensors, spec, height, width)
+    except MusiqError as problem:
+        raise MusiqError(f"{path}: {problem}") from problem
+
+
+def notes(path: Path) -> dict[str, Any]:
+    """What `save` was told to note in a checkpoint of ours."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return dict(json.loads((file.metadata() or {}).get(NOTES_KEY, "{}")))
+
+
+def _build(tensors: dict[str, Tensor], spec: Spec | None, height: int | None, width: int | None) -> Musiq:
+    if spec is not None:
+        model = Musiq(spec.at(height, width))
+        check_names({name: tuple(value.shape) for name, value in model.state_dict().items()}, tensors, "its own Spec")
+        model.load_state_dict(tensors)
+        return model.eval()
+    for layout in LAYOUTS:
+        if layout.owns(tensors):
+            spec = layout.spec(tensors).at(height, width)
+            model = Musiq(spec)
+            model.load_state_dict(convert(layout, tensors, model, spec))
+            return model.eval()
+    raise MusiqError(
+        f"The file holds tensors of no known MUSIQ layout (first: {', '.join(list(tensors)[:3]) or 'none at all'}). "
+        "Known are this project's safetensors, the published ResNet-50 reimplementation's .pth, pyiqa's .pth, "
+        "and the original .npz."
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Spec | None]:
+    """The tensors of a file under the names that its layout gives them, and the Spec if the file is ours."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as problem:
+        raise MusiqError(
+            f"Cannot read the checkpoint {path}: {problem.strerror}. Give the path of a checkpoint file."
+        ) from problem
+    if not head:
+        raise MusiqError(f"{path} is empty. Give a complete checkpoint file.")
+    if head[8:] == b"{":
+        return _read_safetensors(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith(".npy") for name in archive.namelist()):
+                return _read_npz(path), None
+        return _read_torch(path), None
+    if head[:1] == b"\x80":  # a pickle: torch's format before 1.6
+        return _read_torch(path), None
+    raise MusiqError(
+        f"{path} is no checkpoint: neither safetensors, nor a torch file, nor an .npz; it may be cut short."
+    )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Spec | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+    except SafetensorError as problem:
+        raise MusiqError(f"{path} is broken ({problem}). Copy or train it again.") from problem
+    return tensors, Spec.from_json(metadata[SPEC_KEY]) if SPEC_KEY in metadata else None
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name]) for name in file.files}
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as problem:
+        raise MusiqError(f"{path} is broken or holds Python objects, which are refused ({problem}).") from problem
+    numeric = {name: array.astype(np.float32) for name, array in arrays.items() if array.dtype.kind == "f"}
+    return normalise_flax({name: torch.from_numpy(array) for name, array in numeric.items()})
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise MusiqError(
+            f"{path} is broken, or holds more than tensors, which is refused because it could run code ({reason}). "
+            "Save it again as plain state dicts."
+        ) from problem
+    if not isinstance(content, Mapping):
+        raise MusiqError(f"{path} holds a {type(content).__name__}; expected a dict of tensors.")
+    parts = {prefix: content[prefix[:-1]] for prefix in (BACKBONE, TRANSFORMER) if prefix[:-1] in content}
+    if parts:
+        return stack_scales({prefix + name: value for prefix, part in parts.items() for name, value in part.items()})
+    state = content["params"] if isinstance(content.get("params"), Mapping) else content
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}

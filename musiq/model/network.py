@@ -1,0 +1,312 @@
+"""The whole of MUSIQ, for pictures of one fixed size, in this file: pyramid, trunk, transformer, head.
+
+After Ke et al., "MUSIQ: Multi-scale Image Quality Transformer" (ICCV 2021, arXiv 2108.05997). A fixed picture size makes
+constants of the resize matrices, the hashed positions and the scale embeddings, and leaves no padding tokens and no mask:
+the original pads the resized scales and then attends to nobody there. Only the batch is dynamic.
+
+Shapes: B batch, N tokens, D width of the model, H W picture, h w a scale of it, R C its grid of tokens.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from musiq.model.chunking import PIXELS_AT_ONCE, _all_at_once, each_patch
+from musiq.pyramid import Bands, scale_matrices
+from musiq.spec import PATCH, Spec
+
+
+class Pyramid(nn.Module):
+    """uint8 (B, H, W, 3) to the list of normalised float (B, 3, h, w) that `spec.scales` names."""
+
+    gain: Tensor
+    shift: Tensor
+    blocks: Tensor
+    read: Tensor
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.names = [scale.name for scale in spec.scales]
+        mean, std = torch.tensor(spec.mean, dtype=torch.float64), torch.tensor(spec.std, dtype=torch.float64)
+        self._constant("gain", (1 / (255 * std))[:, None, None])
+        self._constant("shift", (-mean / std)[:, None, None])
+        matrices = {scale.name: scale_matrices(spec, scale) for scale in spec.scales if scale.length is not None}
+        if not matrices:
+            return
+        # The rows of all scales at once: all read each band of the picture.
+        bands = Bands.of(np.concatenate([left for left, _ in matrices.values()]))
+        self._constant("blocks", torch.from_numpy(bands.blocks))  # (k, r, b)
+        self._index("read", bands.columns)  # (k * b,) of H
+        start = 0
+        for name, (left, right) in matrices.items():
+            self._index(f"{name}_rows", bands.rows[start : start + len(left)])  # (h,) of k * r
+            self._constant(f"{name}_right", torch.from_numpy(right))  # (W, w)
+            start += len(left)
+
+    def _constant(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value.float(), persistent=False)
+
+    def _index(self, name: str, value: NDArray[np.int64]) -> None:
+        self.register_buffer(name, torch.from_numpy(value), persistent=False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        # Cast first, then transpose: TensorRT takes a uint8 input into a Cast only. Then normalise: constants that are the
+        # same along a row cost a pass over memory, constants that change with each number several times that.
+        native = image.to(self.gain.dtype).permute(0, 3, 1, 2) * self.gain + self.shift  # (B, 3, H, W)
+        if self.names == ["native"]:
+            return [native]
+        k, _, b = self.blocks.shape
+        down = self.blocks @ native.index_select(2, self.read).unflatten(2, (k, b))  # (k, r, b) @ (B, 3, k, b, W)
+        down = down.flatten(2, 3)
+        return [native if name == "native" else self._across(name, down) for name in self.names]
+
+    def _across(self, name: str, down: Tensor) -> Tensor:
+        return down.index_select(2, self.get_buffer(f"{name}_rows")) @ self.get_buffer(f"{name}_right")
+
+
+class ResNetTrunk(nn.Module):
+    """torchvision's ResNet-50 up to layer4, over each whole scale: one token per 32x32 pixels."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.net = torchvision.models.resnet50(weights=None)
+        del self.net.avgpool, self.net.fc
+        self.project = nn.Conv2d(2048, spec.dim, 1)
+
+    def forward(self, scales: list[Tensor]) -> Tensor:
+        return torch.cat([self._few_at_once(x) for x in scales], dim=2).transpose(1, 2)  # (B, N-1, D)
+
+    def _few_at_once(self, x: Tensor) -> Tensor:
+        # Batch norms that learn need the whole batch, and a graph must not know how many pictures it was traced with.
+        if self.training or _all_at_once(x):
+            return self._tokens(x)
+        few = max(1, PIXELS_AT_ONCE // (x.shape[2] * x.shape[3]))
+        return torch.cat([self._tokens(part) for part in x.split(few)])
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        net = self.net
+        x = net.maxpool(net.relu(net.bn1(net.conv1(x))))  # (B, 64, h/4, w/4)
+        x = net.layer4(net.layer3(net.layer2(net.layer1(x))))  # (B, 2048, R, C)
+        return self.project(x).flatten(2)  # (B, D, R*C)
+
+
+class StandardisedConv(nn.Conv2d):
+    """Convolution with standardised weights (Qiao et al., arXiv 1903.10520): per output channel minus the mean over
+    inputs and taps, over the standard deviation + 1e-5."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, spec: Spec, stride: int = 1, padding: int = 0) -> None:
+        super().__init__(inputs, outputs, size, stride=stride, padding=padding, bias=False)
+        self.correction = 1 if spec.unbiased_std else 0
+
+    def standardised(self) -> Tensor:
+        w = self.weight
+        w = w - w.mean(dim=(1, 2, 3), keepdim=True)
+        return w / (w.std(dim=(1, 2, 3), keepdim=True, correction=self.correction) + 1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.standardised(), None, self.stride, self.padding)
+
+
+class PatchTrunk(nn.Module):
+    """The paper's trunk, over each 32x32 patch by itself: a 7x7 convolution, one bottleneck, one dense layer."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        root, wide, groups = spec.trunk_channels, 4 * spec.trunk_channels, spec.trunk_groups
+        # Group norms: eps 1e-6 at the root, 1e-4 in the block, as in the original code.
+        self.conv_root = StandardisedConv(3, root, 7, spec, stride=2)
+        self.norm_root = nn.GroupNorm(groups, root, eps=1e-6)
+        self.conv1: nn.Module = StandardisedConv(root, root, 1, spec)
+        self.norm1 = nn.GroupNorm(groups, root, eps=1e-4)
+        self.conv2 = StandardisedConv(root, root, 3, spec, padding=1)
+        self.norm2 = nn.GroupNorm(groups, root, eps=1e-4)
+        self.conv3: nn.Module = StandardisedConv(root, wide, 1, spec)
+        self.norm3 = nn.GroupNorm(groups, wide, eps=1e-4)
+        self.conv_shortcut: nn.Module = StandardisedConv(root, wide, 1, spec)
+        self.norm_shortcut = nn.GroupNorm(groups, wide, eps=1e-4)
+        # The dense layer reads (channel, row, column); importers reorder the foreign (row, column, channel).
+        self.dense = nn.Linear(wide * (PATCH // 4) ** 2, spec.dim)
+
+    def forward(self, scales: list[Tensor]) -> Tensor:
+        return each_patch(self.patch, scales)
+
+    def patch(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm_root(self.conv_root(padded_for_root(x))))  # (P, 64, 16, 16)
+        x = pool_root(x)  # (P, 64, 8, 8)
+        shortcut = self.norm_shortcut(self.conv_shortcut(x))
+        x = F.relu(self.norm1(self.conv1(x)))
+        x = F.relu(self.norm2(self.conv2(x)))
+        x = F.relu(self.norm3(self.conv3(x)) + shortcut)  # (P, 256, 8, 8)
+        return self.dense(x.flatten(1))
+
+
+def padded_for_root(x: Tensor) -> Tensor:
+    """TensorFlow's SAME for a 7x7 kernel with stride 2."""
+    return F.pad(x, (2, 3, 2, 3))
+
+
+def pool_root(x: Tensor) -> Tensor:
+    """(P, C, h, w) to (P, C, h/2, w/2), 3x3 windows. ceil_mode lets the last ones reach one pixel over the far edge:
+    TensorFlow's SAME with nothing before, one after."""
+    return F.max_pool2d(x, 3, stride=2, ceil_mode=True)
+
+
+class Embeddings(nn.Module):
+    """Adds to each token where it is and in which scale, and puts the class token in front: (B, N-1, D) to (B, N, D)."""
+
+    positions: Tensor
+    scales: Tensor
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.empty(spec.position_grid**2, spec.dim))
+        self.scale = nn.Parameter(torch.empty(spec.scale_embeddings, spec.dim))
+        self.class_token = nn.Parameter(torch.empty(spec.dim))
+        self.register_buffer("positions", torch.tensor(position_indices(spec)), persistent=False)
+        self.register_buffer("scales", torch.tensor(scale_indices(spec)), persistent=False)
+
+    def table(self) -> Tensor:
+        """What is added to the tokens, (N-1, D)."""
+        return self.position[self.positions] + self.scale[self.scales]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.class_token.expand(x.shape[0], 1, -1), x + self.table()], dim=1)
+
+
+class Attention(nn.Module):
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        inner = spec.heads * spec.head_dim
+        self.heads = spec.heads
+        self.scale = spec.head_dim**-0.5
+        self.query = nn.Linear(spec.dim, inner)
+        self.key = nn.Linear(spec.dim, inner)
+        self.value = nn.Linear(spec.dim, inner)
+        self.out = nn.Linear(inner, spec.dim)
+
+    def forward(self, x: Tensor, asking: Tensor) -> Tensor:
+        """What the tokens `asking` (B, n, D) gather from all tokens `x` (B, N, D)."""
+        q = self._split(self.query(asking))  # (B, heads, n, head size)
+        k, v = self._split(self.key(x)), self._split(self.value(x))  # (B, heads, N, head size)
+        gathered = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.out(gathered.transpose(1, 2).flatten(2))  # (B, n, D)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """One transformer layer, its norms before (`pre`) or after (`post`) the residual sums."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.pre = spec.norm == "pre"
+        self.norm1 = nn.LayerNorm(spec.dim, eps=spec.norm_eps)
+        self.attention = Attention(spec)
+        self.norm2 = nn.LayerNorm(spec.dim, eps=spec.norm_eps)
+        self.mlp = nn.Sequential(
+            nn.Linear(spec.dim, spec.mlp_dim), nn.GELU(approximate=spec.gelu), nn.Linear(spec.mlp_dim, spec.dim)
+        )
+
+    def forward(self, x: Tensor, kept: int | None = None) -> Tensor:
+        """(B, N, D) to (B, N, D), or only to the first `kept` tokens of it."""
+        if self.pre:
+            y = self.norm1(x)
+            x = first(x, kept) + self.attention(y, first(y, kept))
+            return x + self.mlp(self.norm2(x))
+        asking = first(x, kept)
+        x = self.norm1(asking + self.attention(x, asking))
+        return self.norm2(x + self.mlp(x))
+
+
+def first(x: Tensor, kept: int | None) -> Tensor:
+    return x if kept is None else x[:, :kept]
+
+
+class Musiq(nn.Module):
+    """MUSIQ for pictures of `spec.height` x `spec.width`: uint8 RGB (B, H, W, 3) to (B, outputs).
+
+    The outputs are the head's own: a raw score, or logits over the ratings 1..K. `predict` turns them into scores in the
+    units of the training target.
+    """
+
+    ratings: Tensor
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.pyramid = Pyramid(spec)
+        self.trunk: nn.Module = ResNetTrunk(spec) if spec.trunk == "resnet50" else PatchTrunk(spec)
+        self.embed = Embeddings(spec)
+        self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.layers))
+        self.norm = nn.LayerNorm(spec.dim, eps=spec.norm_eps) if spec.norm == "pre" else nn.Identity()
+        if spec.head_hidden:
+            self.head: nn.Module = nn.Sequential(
+                nn.Linear(spec.dim, spec.head_hidden, bias=False),
+                nn.GELU(),
+                nn.Linear(spec.head_hidden, spec.outputs, bias=False),
+            )
+        else:
+            self.head = nn.Linear(spec.dim, spec.outputs)
+        self.register_buffer("ratings", torch.arange(1.0, spec.outputs + 1), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for parameter in self.embed.parameters():
+            nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.rate(self.pyramid(image))
+
+    def rate(self, scales: list[Tensor]) -> Tensor:
+        """The head's outputs (B, outputs) for the normalised pictures of a pyramid, each float (B, 3, h, w)."""
+        # The pyramid stays in fp32 when the rest is put into half precision.
+        scales = [scale.to(self.embed.class_token.dtype) for scale in scales]
+        x = self.embed(self.trunk(scales))  # (B, N, D)
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        x = self.layers[-1](x, kept=1)  # the head reads the class token alone
+        outputs: Tensor = self.head(self.norm(x)[:, 0])
+        return outputs
+
+    def predict(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Scores (B,), and for K > 1 outputs also the shares of the ratings 1..K (B, K)."""
+        return self.read(self(image))
+
+    def read(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """Turn the head's outputs (B, outputs) into scores (B,), and shares (B, K) where the head has K > 1."""
+        outputs = outputs.to(self.pyramid.gain.dtype)
+        shift, scale = self.spec.score_shift, self.spec.score_scale
+        if self.spec.outputs == 1:
+            return (outputs[:, 0] * scale + shift,)
+        shares = outputs.softmax(dim=1)
+        return (shares * self.ratings).sum(dim=1) * scale + shift, shares
+
+
+def position_indices(spec: Spec) -> list[int]:
+    """For each token but the class token, its row in the position embedding: its place in a coarse common grid."""
+    grid = spec.position_grid
+
+    def cell(place: int, places: int) -> int:
+        return int(place / places * grid) if spec.position_rule == "float64" else place * grid // places
+
+    return [
+        cell(row, rows) * grid + cell(column, columns)
+        for rows, columns in map(spec.grid, spec.scales)
+        for row in range(rows)
+        for column in range(columns)
+    ]
+
+
+def scale_indices(spec: Spec) -> list[int]:
+    """For each token but the class token, its row in the scale embedding."""
+    return [scale.embedding for scale in spec.scales for _ in range(spec.grid(scale)[0] * spec.grid(scale)[1])]

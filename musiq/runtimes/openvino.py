@@ -1,0 +1,94 @@
+"""An OpenVINO artefact (.xml and .bin) on the CPU, without torch. Safe to call from several threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from musiq.errors import MusiqError
+from musiq.hardware import available_cpus
+from musiq.runtimes.base import Images, Scores
+from musiq.runtimes.batching import BATCH, INPUTS, PRECISION, SPEC, Feed
+from musiq.runtimes.concurrency import opened
+
+# On CPUs with bf16 units OpenVINO computes fp32 graphs in bf16 unless told otherwise: "fp32" is fp32 here. fp16 is a
+# storage type on CPUs and is computed in fp32.
+INFERENCE_PRECISION = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+class OpenVinoRuntime:
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None, throughput: bool = False) -> None:
+        """`throughput`: OpenVINO divides the `threads` into streams as it thinks best, each running a call of its own."""
+        if device not in ("auto", "cpu"):
+            raise MusiqError(
+                f"OpenVINO runs on the CPU here, not on {device}. Use --device cpu, or an ONNX export for CUDA."
+            )
+        hint = "THROUGHPUT" if throughput else "LATENCY"
+        threads = threads or available_cpus()
+        self._compiled, self._feed = compile_for_cpu(path, threads, PERFORMANCE_HINT=hint)
+        self.spec = self._feed.spec
+        self.provider = f"OpenVINO CPU {self._compiled.get_property('INFERENCE_PRECISION_HINT').to_string()}"
+        self._local = threading.local()
+        streams = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") if throughput else 1
+        self.in_flight = int(streams)
+        self.default_batch = self._feed.default_batch(threads, self.in_flight)
+
+    def __call__(self, images: Images) -> Scores:
+        return self.run(images)["score"]
+
+    def run(self, images: Images) -> dict[str, Scores]:
+        return self._feed.run(images, self._call)
+
+    def _call(self, arrays: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        compiled, local = opened(self._compiled), self._local
+        if not hasattr(local, "request"):  # a request belongs to one thread
+            local.request = compiled.create_infer_request()
+        results = local.request.infer(arrays, share_inputs=True)
+        return [results[output].copy() for output in compiled.outputs]
+
+    def close(self) -> None:
+        self._compiled, self._local = None, threading.local()
+
+
+def compile_for_cpu(path: Path, threads: int, **more: object) -> tuple[Any, Feed]:
+    """OpenVINO's CompiledModel of an artefact, in the precision that it was exported for, and what it takes; `more` are
+    further properties of OpenVINO's. Raises MusiqError for a file that OpenVINO cannot open."""
+    core = import_openvino().Core()
+    try:
+        model = core.read_model(str(path))
+        metadata = _metadata(model)
+        feed = Feed.from_metadata(metadata, path)
+        options = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": INFERENCE_PRECISION[metadata.get(PRECISION, "fp32")],
+            "PERFORMANCE_HINT": "LATENCY",
+            **more,
+        }
+        return core.compile_model(model, "CPU", options), feed
+    except RuntimeError as problem:
+        reason = (str(problem).strip().splitlines() or ["RuntimeError"])[-1][:200]
+        raise MusiqError(
+            f"OpenVINO cannot open {path} ({reason}). Export it again, with its .bin beside it."
+        ) from problem
+
+
+def import_openvino() -> ModuleType:
+    try:
+        import openvino
+    except ImportError as problem:
+        raise MusiqError(f"OpenVINO cannot be imported ({problem}): pip install 'musiq[openvino]'.") from problem
+    module: ModuleType = openvino
+    return module
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    return {
+        key: model.get_rt_info(["musiq", key]).astype(str)
+        for key in (SPEC, INPUTS, BATCH, PRECISION)
+        if model.has_rt_info(["musiq", key])
+    }

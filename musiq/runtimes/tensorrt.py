@@ -1,0 +1,198 @@
+"""An engine in TensorRT or in TensorRT for RTX, without torch. Fails closed: what cannot run on the GPU does not run."""
+
+from __future__ import annotations
+
+import importlib
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musiq import artifact
+from musiq.artifact import Record
+from musiq.errors import MusiqError
+from musiq.runtimes import cuda
+from musiq.runtimes.base import Images, Scores
+from musiq.runtimes.batching import OUTPUTS, Feed
+from musiq.runtimes.concurrency import IN_FLIGHT, Slots
+
+TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
+INSTALL = {
+    "tensorrt": "pip install 'musiq[tensorrt]' (its libraries come from https://pypi.nvidia.com)",
+    "tensorrt_rtx": "pip install 'musiq[tensorrt-rtx]'",
+}
+SAID = 3  # messages of a failed step that an error repeats
+
+
+class TensorRtRuntime:
+    """Everything about the model comes from the record beside the engine. Safe to call from several threads: two calls
+    run at a time, each with an execution context, a stream and buffers of its own, the others wait. The second context
+    doubles the working memory, not the weights; where there is no room for it, calls go one by one (`in_flight` 1)."""
+
+    def __init__(self, path: Path, device: str, package: str, record: Record | None) -> None:
+        if device == "cpu":
+            raise MusiqError(
+                f"{path.name} is an engine and runs on an NVIDIA GPU alone: use an ONNX export on the CPU."
+            )
+        trt = import_tensorrt(package)
+        record = known(path, record)
+        check_version(path, record, trt, package)
+        found = cuda.find(device)
+        self.spec = record.spec
+        self.provider = f"{TITLES[package]} {trt.__version__} {found.name}"
+        self._feed = Feed(record.spec, record.inputs, *record.batch)
+        self._log = make_logger(trt)
+        cuda.call(cuda.import_cuda().cudaSetDevice, found.index)
+        runtime = trt.Runtime(self._log)
+        if record.details.get("compatible"):
+            # Such an engine carries the code that newer versions run it with; the record's hash vouches for it.
+            runtime.engine_host_code_allowed = True
+        engine = deserialise(runtime, path, record, self._log, found)
+        slots = [Slot(trt, engine, self._feed, found, self._log)]
+        with suppress(MusiqError):  # no room for another
+            slots += [Slot(trt, engine, self._feed, found, self._log) for _ in range(IN_FLIGHT - 1)]
+        self._slots = Slots(slots)
+        self.in_flight = len(slots)
+        self.default_batch = self._feed.default_batch(None)
+
+    def __call__(self, images: Images) -> Scores:
+        return self.run(images)["score"]
+
+    def run(self, images: Images) -> dict[str, Scores]:
+        return self._feed.run(images, self._call)
+
+    def _call(self, arrays: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        with self._slots.one() as slot:
+            return slot.run(arrays)
+
+    def close(self) -> None:
+        """Waits for calls that run. TensorRT frees an engine that no name holds any more."""
+        for slot in self._slots.close():
+            slot.free()
+
+
+class Slot:
+    """An execution context with buffers for the largest batch: one call at a time."""
+
+    def __init__(self, trt: Any, engine: Any, feed: Feed, found: cuda.Gpu, log: Any) -> None:
+        self._engine, self._log, self._found = engine, log, found
+        self._lane = cuda.Lane(found.index)
+        with ExitStack() as on_error:
+            on_error.callback(self.free)
+            self._context = engine.create_execution_context()
+            if self._context is None:
+                raise MusiqError(
+                    f"The engine finds no room to run on {found.name}: {log.said()}. "
+                    "Free the GPU, or export with a smaller --batch."
+                )
+            self._inputs = list(feed.shapes())
+            self._outputs = [name for name in OUTPUTS if name in tensor_names(engine)]
+            largest = largest_batch(engine, self._inputs[0])
+            for name in (*self._inputs, *self._outputs):
+                shape = (largest, *engine.get_tensor_shape(name)[1:])
+                buffer = self._lane.buffer(name, shape, np.dtype(trt.nptype(engine.get_tensor_dtype(name))))
+                self._must(self._context.set_tensor_address(name, buffer.device))
+            on_error.pop_all()
+
+    def run(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        self._lane.enter()
+        for name, array in zip(self._inputs, arrays, strict=True):
+            self._lane.upload(name, array)
+            self._must(self._context.set_input_shape(name, array.shape))
+        self._must(self._context.execute_async_v3(int(self._lane.stream)))
+        return self._lane.download({name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs})
+
+    def free(self) -> None:
+        self._context = self._engine = None  # in this order, and before the stream goes
+        self._lane.free()
+
+    def _must(self, done: bool) -> None:
+        if not done:
+            raise MusiqError(
+                f"{self._found.name} could not run the engine: {self._log.said()}. Export it again on this machine."
+            )
+
+
+def largest_batch(engine: Any, first: str) -> int:
+    """The first input's batch, or the largest in the engine's profile."""
+    batch: int = engine.get_tensor_shape(first)[0]
+    return batch if batch >= 0 else int(engine.get_tensor_profile_shape(first, 0)[2][0])
+
+
+def import_tensorrt(package: str) -> ModuleType:
+    """`tensorrt` or `tensorrt_rtx`, which share one API, or a MusiqError with the install line."""
+    try:
+        return importlib.import_module(package)
+    except (ImportError, OSError, RuntimeError) as problem:  # its libraries may be missing while it is there
+        reason = str(problem).strip().splitlines()[0]
+        raise MusiqError(f"{TITLES[package]} cannot be imported ({reason}): {INSTALL[package]}.") from problem
+
+
+def make_logger(trt: Any) -> Any:
+    """A logger that prints nothing and keeps what TensorRT says, because its functions answer a failure with None."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: deque[str] = deque(maxlen=SAID)
+            self.warnings: deque[str] = deque(maxlen=SAID)
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(trt.ILogger.Severity.ERROR):
+                self.errors.append(" ".join(message.split()))
+            elif int(severity) == int(trt.ILogger.Severity.WARNING):
+                self.warnings.append(" ".join(message.split()))
+
+        def said(self) -> str:
+            return "; ".join(dict.fromkeys(self.errors or self.warnings))[:800].rstrip(" .") or "it did not say why"
+
+    return Logger()
+
+
+def known(path: Path, record: Record | None) -> Record:
+    """The record of an engine, without which nothing is known of it. Raises MusiqError where there is none."""
+    if record is None:
+        raise MusiqError(
+            f"{path} has no record {artifact.record_path(path).name} beside it, and an engine does not say what model "
+            "it is: copy the record along with it, or export the model again."
+        )
+    return record
+
+
+def check_version(path: Path, record: Record, trt: Any, package: str) -> None:
+    """An engine runs in the very version that built it, or in a newer one if it was built with --compatible."""
+    built, here = record.versions.get(package), trt.__version__
+    if built is None:
+        raise MusiqError(
+            f"{path.name} was not built by {TITLES[package]}: the name of a {record.format} file is another."
+        )
+    if built == here or (record.details.get("compatible") and numbers(here) >= numbers(built)):
+        return
+    raise MusiqError(
+        f"{path.name} was built by {TITLES[package]} {built} and here is {here}, which cannot read it: "
+        f"pip install '{package.replace('_', '-')}=={built}', or export the model again."
+    )
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def deserialise(runtime: Any, path: Path, record: Record, log: Any, found: cuda.Gpu) -> Any:
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        targets = ", ".join(f"SM{target}" for target in record.details.get("gpus", ())) or "another GPU"
+        raise MusiqError(
+            f"{path.name} does not run on {found.name} (SM{found.capability}): it was built for {targets}. "
+            f"TensorRT says: {log.said()}. Export it for this GPU."
+        )
+    return engine
+
+
+def tensor_names(engine: Any) -> list[str]:
+    return [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]

@@ -1,0 +1,90 @@
+"""Pictures for training: decoded and fitted in worker processes, in an order that only the seed and epoch decide.
+
+Nothing keeps a random state: any position of any epoch can be entered directly, which is what makes a resumed run equal
+to one that was never interrupted, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from musiq.datasets.dataset import Labelled
+from musiq.errors import ImageError
+from musiq.images.decode import prepare
+
+Batch = tuple[Tensor, Tensor, list[str]]
+"""Images uint8 (n, H, W, 3); their places in the list of items, int64 (n,); one line for each that cannot be read."""
+
+
+class Pictures(Dataset[tuple[int, "Tensor | str"]]):
+    """Items as uint8 (H, W, 3); mirrored for half of the (seed, epoch, index) where `flips` names seed and epoch."""
+
+    def __init__(
+        self, items: Sequence[Labelled], height: int, width: int, flips: tuple[int, int] | None = None
+    ) -> None:
+        self.items, self.height, self.width, self.flips = items, height, width, flips
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        """The index, and the picture or why there is none."""
+        try:
+            image, _ = prepare(self.items[index].path, self.height, self.width)
+        except ImageError as problem:
+            return index, f"{self.items[index].image}: {problem}"
+        if self.flips is not None and np.random.default_rng([*self.flips, index]).random() < 0.5:
+            image = np.ascontiguousarray(image[:, ::-1])
+        return index, torch.from_numpy(image)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    """The order of the training pictures in one epoch."""
+    return [int(index) for index in np.random.default_rng([seed, epoch]).permutation(count)]
+
+
+def cut(order: Sequence[int], size: int, rank: int = 0, ranks: int = 1) -> list[list[int]]:
+    """Cut an order into whole batches of `size` and take one process's even share of each; the rest of an order is left
+    out, so that every step averages over as many pictures."""
+    whole = len(order) - len(order) % size
+    return [list(order[start + rank : start + size : ranks]) for start in range(0, whole, size)]
+
+
+def load(pictures: Pictures, batches: Sequence[list[int]], workers: int, pin: bool = False) -> Iterator[Batch]:
+    """The batches of these indices, read ahead by `workers` processes (0: by this one)."""
+    loader: DataLoader[tuple[int, Tensor | str]] = DataLoader(
+        pictures,
+        batch_sampler=batches,
+        num_workers=min(workers, len(batches)),
+        collate_fn=collate,
+        worker_init_fn=_start_worker,
+        pin_memory=pin,
+    )
+    return iter(loader)
+
+
+def collate(examples: list[tuple[int, Tensor | str]]) -> Batch:
+    """Readable pictures stacked, the others named; with none readable, no indices and images (0,)."""
+    read = [(index, picture) for index, picture in examples if isinstance(picture, Tensor)]
+    problems = [problem for _, problem in examples if isinstance(problem, str)]
+    images = torch.stack([picture for _, picture in read]) if read else torch.zeros(0, dtype=torch.uint8)
+    return images, torch.tensor([index for index, _ in read], dtype=torch.int64), problems
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # one thread a worker: the workers are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the main one decides
+    signal.signal(signal.SIGTERM, _outlive_one)
+
+
+def _outlive_one(number: int, _: object) -> None:
+    """A cluster that stops a job sends SIGTERM to every process of it: the main one still has a step to finish. PyTorch
+    ends a worker that hangs by the same signal, and Python by another at the end."""
+    signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,61 @@
+"""What training is made of: the model to begin with, the optimiser, the schedule, the scores of a set.
+
+train.py is the loop that puts these together; musiq.training.objective has the loss and gradient of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from musiq.datasets.dataset import Labelled
+from musiq.model.network import Musiq
+from musiq.training.dataloader import Pictures, load
+
+
+@dataclass(frozen=True)
+class Scored:
+    """`scores` of each item in the labels' units, NaN where its picture cannot be read; its `shares` of the ratings 1..K
+    for a model of K > 1 outputs, else (); and one line for each `problem` picture."""
+
+    scores: list[float]
+    shares: list[tuple[float, ...]]
+    problems: list[str]
+
+
+def score(
+    accelerator: Any,
+    model: Musiq,
+    items: Sequence[Labelled],
+    batch_size: int,
+    workers: int,
+    tick: Callable[[int], None] = lambda count: None,
+) -> Scored:
+    """Scores by exactly one process of the accelerator for each item; every process gets all of them. `tick` is told how
+    many pictures each step was."""
+    from accelerate.utils import broadcast, gather_object
+
+    mine = list(range(accelerator.process_index, len(items), accelerator.num_processes))
+    batches = [mine[at : at + batch_size] for at in range(0, len(mine), batch_size)]
+    found: list[tuple[int, tuple[float, ...]]] = []
+    problems: list[str] = []
+    model.eval()
+    if accelerator.num_processes > 1:
+        for name, statistic in model.state_dict().items():
+            if "running_" in name:  # trained batch norms have seen other pictures in each process
+                statistic.copy_(broadcast(statistic))
+    with torch.inference_mode():
+        for images, indices, unread in load(Pictures(items, model.spec.height, model.spec.width), batches, workers):
+            if len(indices):
+                read = model.read(model(images.to(accelerator.device)).float())  # (n,), (n, K) for shares
+                rows = torch.cat([read[0][:, None], *read[1:]], dim=1)
+                found += zip(indices.tolist(), map(tuple, rows.tolist()), strict=True)
+            problems += unread
+            tick(len(indices) + len(unread))
+    rows_of: dict[int, tuple[float, ...]] = dict(gather_object(found))
+    every = [rows_of.get(index, (math.nan,)) for index in range(len(items))]
+    return Scored([row[0] for row in every], [row[1:] for row in every], sorted(gather_object(problems)))

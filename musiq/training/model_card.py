@@ -1,0 +1,102 @@
+"""MODEL_CARD.md: what a trained model is for, what it learned from, how good it is there, and what it cannot tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from musiq.datasets.dataset import Dataset
+from musiq.datasets.public import DATASETS
+from musiq.files import whole
+from musiq.training.run_folder import Settings
+from musiq.version import __version__
+
+SHOWN = {"srcc": "SRCC", "plcc": "PLCC", "plcc_fitted": "PLCC (fitted)", "krcc": "KRCC", "rmse": "RMSE"}
+
+NOT_STATED = "not stated with the labels: ask whoever published them"
+
+CARD = """# {preset}, trained on {target}
+
+Predicts how good people would find a photograph. `best.safetensors` is for pictures of {width}x{height} pixels; others are
+resized to cover that and cropped.
+
+| | |
+|---|---|
+| target | {target} |
+| score range | {score_range} |
+| pictures | {counts}; which is which: `split.csv` |
+| terms of the data | {terms} |
+| starts from | {start} |
+| recipe | {epochs} epochs, batches of {batch_size}, loss {loss}, lr {lr:g}, seed {seed}; all of it: `run.json` |
+| made by | musiq {version}, train.py |
+
+## Figures
+
+On the test split, by the checkpoint of epoch {best_epoch}, the best by SRCC on the validation split. In brackets: 95%
+intervals, bootstrap over pictures.
+
+{figures}
+
+## Limits
+
+- The score speaks of pictures like those it learned from. For others (another camera, another kind of distortion, another
+  taste) nobody has measured it.
+- Two pictures whose scores differ by less than the RMSE above may well be liked the other way round.
+- Labels are averages of some people's opinions. The score knows nothing of content, consent or truth, and is not fit to
+  judge people.
+- Whether this model may be passed on or used commercially depends on the terms of the data, and of the weights that it
+  started from.
+"""
+
+
+def terms_of(data: Sequence[str]) -> str:
+    """The terms of the datasets that `--data` names, as far as they are known here."""
+    named = [DATASETS[name] for name in (one.partition("=")[0] for one in data) if name in DATASETS]
+    return "; ".join(f"{one.title}: {one.terms} ({one.home})" for one in named) or NOT_STATED
+
+
+def write_card(folder: Path, settings: Settings, dataset: Dataset, metrics: dict[str, Any]) -> None:
+    """MODEL_CARD.md of a run's folder; `metrics` are those of metrics.json."""
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    known = dataset.score_range
+    facts = {
+        **vars(settings),
+        "target": dataset.target,
+        "score_range": f"{known[0]:g} (worst) to {known[1]:g} (best)" if known else "not known",
+        "counts": dataset.counts(),
+        "terms": record["labels"].get("terms", NOT_STATED),
+        "start": starts_from(settings),
+        "version": __version__,
+        "best_epoch": metrics["best_epoch"],
+        "figures": "\n".join(figure_table(metrics)),
+    }
+    with whole(folder / "MODEL_CARD.md") as part:
+        part.write_text(CARD.format(**facts), encoding="utf-8")
+
+
+def starts_from(settings: Settings) -> str:
+    """Where the weights came from before training."""
+    if settings.start:
+        return f"`{Path(settings.start).name}`"
+    named = {"none": "random weights", "download": "torchvision's ImageNet weights (V1) for the trunk"}
+    return named.get(settings.trunk_weights, f"`{Path(settings.trunk_weights).name}` for the trunk")
+
+
+def figure_table(metrics: dict[str, Any]) -> list[str]:
+    """A Markdown table: all test pictures, and those without near duplicates where the labels mark them."""
+    sets = {"all test pictures": metrics, "without near duplicates": metrics.get("without_near_duplicates")}
+    rows = [f"| | n | {' | '.join(SHOWN.values())} |", f"|---|---|{'---|' * len(SHOWN)}"]
+    for name, found in sets.items():
+        if found:
+            rows.append(f"| {name} | {found['n']} | {' | '.join(_cell(found, key) for key in SHOWN)} |")
+    return rows
+
+
+def _cell(found: dict[str, Any], key: str) -> str:
+    """ "0.7047 (0.651 to 0.752)", or why there is no figure."""
+    if found[key] is None:
+        return str(found["undefined"] or "no fit")
+    ends = found.get(f"{key}_interval")
+    return f"{found[key]:.4f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")

@@ -1,0 +1,184 @@
+"""The recipe on train.py's command line: its options, what each preset needs where they are not given, recipe files."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from musiq.errors import MusiqError
+from musiq.spec import PRESETS
+from musiq.training.losses import MARGIN, NAMES
+from musiq.training.run_folder import Settings
+
+# What a preset needs so that nothing else has to be given. The tiny one's are tuned on the demo's pictures; the others
+# follow common practice for a pretrained trunk at these picture sizes.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "resnet50": {"epochs": 30, "batch_size": 8, "lr": 5e-5, "trunk_weights": "download", "loss": "l1"},
+    "resnet50-classic": {"epochs": 30, "batch_size": 8, "lr": 5e-5, "trunk_weights": "download", "loss": "l1"},
+    "musiq": {"epochs": 30, "batch_size": 16, "lr": 1e-4, "trunk_weights": "none", "loss": "l1"},
+    "musiq-pyiqa": {"epochs": 30, "batch_size": 16, "lr": 1e-4, "trunk_weights": "none", "loss": "l1"},
+    "tiny": {"epochs": 6, "batch_size": 16, "lr": 1e-3, "trunk_weights": "none", "loss": "l1+ranking"},
+}
+
+REACHED = "reached"
+"""The table of a recipe file that says what it reached; the rest are options."""
+
+
+def settle(options: dict[str, Any]) -> Settings:
+    """Options, completed by the preset's defaults."""
+    defaults = DEFAULTS[options["preset"]]
+    values: dict[str, Any] = {
+        name: defaults.get(name) if options[name] is None else options[name] for name in Settings.__annotations__
+    }
+    spec = PRESETS[options["preset"]]
+    values["height"], values["width"] = values["height"] or spec.height, values["width"] or spec.width
+    values["start"] = str(options["start"]) if options["start"] else None
+    if values["start"]:
+        values["trunk_weights"] = "none"
+    if options["loss"] is None and options["outputs"] > 1:
+        values["loss"] = "emd"
+    if values["batch_norm"] == "auto":
+        values["batch_norm"] = "trained" if values["trunk_weights"] == "none" and not values["start"] else "frozen"
+    return Settings(**values)
+
+
+def by_preset(name: str) -> str:
+    """The defaults of an option that differ among presets, for its help."""
+    groups: dict[Any, list[str]] = {}
+    for key, values in DEFAULTS.items():
+        groups.setdefault(values[name], []).append(key)
+    return "; ".join(f"{value} for {', '.join(keys)}" for value, keys in groups.items())
+
+
+def read_config(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
+    """Make a recipe file's values the defaults of the command's options; those on the command line win.
+
+    Raises MusiqError for a file that cannot be read, and for keys that are no options.
+    """
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise MusiqError(f"Cannot read the recipe {path}: {problem.strerror}. configs/ has some.") from problem
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise MusiqError(f"{path} is no TOML ({problem}); a recipe has lines such as lr = 0.001.") from problem
+    known = {str(option.name): option for option in context.command.params if option.name != "config"}
+    recipe = {key.replace("-", "_"): value for key, value in values.items() if key != REACHED}
+    if strange := sorted(set(recipe) - set(known)):
+        raise MusiqError(f"{path}: there is no option {strange[0]!r}; python train.py --help lists them.")
+    for key, value in recipe.items():
+        if known[key].multiple and not isinstance(value, list):
+            recipe[key] = [value]
+    context.default_map = {**(context.default_map or {}), **recipe}
+    return path
+
+
+FILE = click.Path(exists=False, dir_okay=False, path_type=Path)
+FACTOR = click.FloatRange(0)
+
+OPTIONS = (
+    click.option("--preset", type=click.Choice(list(PRESETS)), default="resnet50", help="The model."),
+    click.option(
+        "--start", type=FILE, help="Start from this checkpoint (of any known layout), with a new head.  [default: none]"
+    ),
+    click.option(
+        "--trunk-weights",
+        metavar="FILE|download|none",
+        help="Where the trunk starts: torchvision's .pth, or an .npz with all or some of its tensors.  "
+        f"[default: {by_preset('trunk_weights')}]",
+    ),
+    click.option(
+        "--height",
+        type=int,
+        help="Of the pictures; others are resized to cover and cropped.  [default: 768; tiny: 192]",
+    ),
+    click.option("--width", type=int, help="[default: 1024; tiny: 256]"),
+    click.option(
+        "--scales",
+        type=click.Choice(["pyramid", "native"]),
+        help="All of the preset's, or the picture alone.  [default: those of --start, else pyramid]",
+    ),
+    click.option(
+        "--outputs",
+        type=click.Choice(["1", "5", "10"]),
+        default="1",
+        help="1: a score; more: the shares c1..cK.",
+    ),
+    click.option("--epochs", type=click.IntRange(1), help=f"[default: {by_preset('epochs')}]"),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(1),
+        help=f"Pictures in a step, over all GPUs.  [default: {by_preset('batch_size')}]",
+    ),
+    click.option(
+        "--accumulate",
+        type=click.IntRange(1),
+        default=1,
+        help="Pass a GPU's part of a batch in so many pieces: the same step in less memory. Losses over pairs need their "
+        "outputs first, a second forward pass.",
+    ),
+    click.option("--lr", type=click.FloatRange(0, min_open=True), help=f"Peak rate.  [default: {by_preset('lr')}]"),
+    click.option("--trunk-lr", type=FACTOR, default=1.0, help="Factor of --lr for the trunk."),
+    click.option("--head-lr", type=FACTOR, default=1.0, help="Factor of --lr for the head."),
+    click.option(
+        "--layer-decay",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=1.0,
+        help="Factor of --lr from each transformer layer to the one before it, down to the trunk.",
+    ),
+    click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", help="sgd has momentum 0.9."),
+    click.option("--weight-decay", type=click.FloatRange(0), default=0.01, help="Not of norms and biases."),
+    click.option(
+        "--warmup", type=click.FloatRange(0, 1), default=0.05, help="Part of all steps; a cosine to zero follows."
+    ),
+    click.option("--clip", type=click.FloatRange(0), default=1.0, help="Largest norm of a gradient; 0: any."),
+    click.option(
+        "--ema",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.0,
+        help="Keep and score a running average of the weights with this decay, such as 0.999; 0: the weights.",
+    ),
+    click.option(
+        "--drop-path",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.0,
+        help="Stochastic depth: how often the last layer's branches are left out, earlier ones less.",
+    ),
+    click.option(
+        "--loss",
+        help=f"{', '.join(NAMES)} or l1+0.5*ranking and the like.  [default: {by_preset('loss')}; with shares emd]",
+    ),
+    click.option("--margin", type=click.FloatRange(0), default=MARGIN, help="Of ranking, in the labels' deviations."),
+    click.option("--flip/--no-flip", default=True, help="Mirror half of the pictures, anew in each epoch."),
+    click.option(
+        "--batch-norm",
+        type=click.Choice(["auto", "frozen", "trained"]),
+        default="auto",
+        help="Statistics of a ResNet trunk; auto and frozen keep those that came with weights.",
+    ),
+    click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), default="no"),
+    click.option(
+        "--checkpointing", is_flag=True, help="Compute activations again in the backward pass: slower in less memory."
+    ),
+    click.option("--channels-last", is_flag=True, help="Lay convolutions' weights out with channels last."),
+    click.option("--compile", is_flag=True, help="By torch.compile: minutes at first, then faster on GPUs."),
+    click.option("--seed", type=click.IntRange(0), default=0, help="Of weights, order, flips and a split not given."),
+)
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that make `Settings`, and --config."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return click.option(
+        "--config",
+        type=FILE,
+        is_eager=True,
+        callback=read_config,
+        help="A recipe: a TOML file with options' names and values; the command line wins over it.  [default: none]",
+    )(command)

@@ -1,0 +1,195 @@
+"""The folder of one training run: its settings, its state, and how it is opened again.
+
+run.json          settings and what the labels are; everything needed to go on
+split.csv         the labels with the split, a manifest itself
+state.pt          model, optimiser and position, read by training alone; state-before.pt is the one before
+best.safetensors  the checkpoint of the best validation SRCC, last.safetensors that of the last epoch
+metrics.json, predictions.csv, MODEL_CARD.md   the test split's figures and scores, written once at the end
+tensorboard/, curve.png   loss and validation SRCC by epoch
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from musiq.datasets.dataset import Dataset
+from musiq.datasets.manifest import read_manifest, write_manifest
+from musiq.errors import MusiqError
+from musiq.files import whole
+
+RUNS = Path("runs")
+STATE, BEFORE = "state.pt", "state-before.pt"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides the weights of a run, besides the pictures."""
+
+    preset: str
+    start: str | None
+    height: int
+    width: int
+    outputs: int
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    warmup: float
+    clip: float
+    loss: str
+    margin: float
+    flip: bool
+    seed: int
+    trunk_weights: str
+    batch_norm: str
+    mixed_precision: str
+    scales: str | None = None
+    trunk_lr: float = 1.0
+    head_lr: float = 1.0
+    layer_decay: float = 1.0
+    ema: float = 0.0
+    drop_path: float = 0.0
+    accumulate: int = 1
+    checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
+
+
+@dataclass
+class State:
+    """Where a run stands: `step` batches of `epoch` are done, in so many `seconds` of which so many were spent `waiting`
+    for pictures. `history` has one record for each epoch that is done."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    best_srcc: float = float("nan")
+    best_epoch: int = -1
+    seconds: float = 0.0
+    waiting: float = 0.0
+    frozen_norms: list[str] = field(default_factory=list)
+    history: list[dict[str, float | None]] = field(default_factory=list)
+
+
+def new_folder(preset: str) -> Path:
+    return RUNS / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def newest(say: Callable[[str], None] = lambda line: None) -> Path:
+    """The run folder written to last whose files can be read; those passed over are said. Raises MusiqError where there is
+    none."""
+    found = sorted(RUNS.glob("*/run.json"), key=_written, reverse=True)
+    for record in found:
+        try:
+            read_run(record.parent)
+            load_state(record.parent)
+            return record.parent
+        except MusiqError as problem:
+            say(f"Passed over: {problem}")
+    raise MusiqError(f"There is no run in {RUNS.resolve()} to resume; give its folder with --out.")
+
+
+def _written(record: Path) -> float:
+    """When a run was written to last, seconds since the epoch."""
+    return max(path.stat().st_mtime for path in (record, record.with_name(STATE)) if path.exists())
+
+
+def exists(folder: Path | None) -> bool:
+    return folder is not None and (folder / "run.json").exists()
+
+
+def scored(folder: Path) -> bool:
+    """Whether the test split was: it is scored once."""
+    return (folder / "metrics.json").exists()
+
+
+def check_new(folder: Path) -> None:
+    if exists(folder):
+        raise MusiqError(f"{folder} holds a run already: go on with --resume --out {folder}, or give another --out.")
+
+
+def write_run(folder: Path, settings: Settings, dataset: Dataset, terms: str) -> None:
+    """run.json last: a folder with it is complete. `terms` are those under which the pictures may be used."""
+    write_manifest(dataset, folder / "split.csv")
+    labels = {"root": str(dataset.root.resolve()), "target": dataset.target, "score_range": dataset.score_range}
+    labels["terms"] = terms
+    write_json(folder / "run.json", {"settings": dataclasses.asdict(settings), "labels": labels})
+
+
+def read_run(folder: Path) -> tuple[Settings, Dataset]:
+    """Settings and labelled pictures of a run. Raises MusiqError where the folder holds none."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        settings, labels = Settings(**record["settings"]), record["labels"]
+    except OSError as problem:
+        raise MusiqError(f"{folder} holds no run to resume ({problem.strerror}: run.json).") from problem
+    except (ValueError, TypeError, KeyError) as problem:
+        raise MusiqError(f"{folder / 'run.json'} cannot be read ({problem}); start a new run.") from problem
+    dataset = read_manifest(folder / "split.csv", Path(labels["root"]))
+    limits = tuple(labels["score_range"]) if labels["score_range"] else None
+    return settings, dataclasses.replace(dataset, target=labels["target"], score_range=limits)
+
+
+def check_same(settings: Settings, asked: dict[str, Any], given: Collection[str]) -> None:
+    """Raises MusiqError where an option given on the command line is not what the run to resume was started with."""
+    for name, value in dataclasses.asdict(settings).items():
+        if name in given and asked[name] != value:
+            option = "--" + name.replace("_", "-")
+            raise MusiqError(
+                f"This run was started with {option} {value}, and {option} {asked[name]} would make it another one: leave "
+                "the option out to resume, or start a new run with another --out."
+            )
+
+
+def write_json(path: Path, value: object) -> None:
+    with whole(path) as part:
+        part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def save_state(folder: Path, state: State, parts: dict[str, Any]) -> None:
+    """`parts` are state dicts: of model, optimiser and more. The state before this one is kept beside it.
+
+    Raises MusiqError where it cannot be written; what was saved before is then still there.
+    """
+    import torch
+
+    with whole(folder / STATE) as part:
+        try:
+            torch.save({"state": dataclasses.asdict(state), **parts}, part)
+        except RuntimeError as problem:  # what torch makes of a disk that is full
+            raise OSError(0, f"its disk may be full ({str(problem).splitlines()[0]})") from problem
+        # A second name for the last state, which is so at every moment there; some file systems know no second names.
+        with suppress(OSError):
+            (folder / BEFORE).unlink(missing_ok=True)
+            os.link(folder / STATE, folder / BEFORE)
+
+
+def load_state(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[State, dict[str, Any]]:
+    """The saved position and state dicts, those before where the last cannot be read; the beginning and {} where a run was
+    stopped before the first was saved. Raises MusiqError where there are some and none can be read."""
+    found = [folder / name for name in (STATE, BEFORE) if (folder / name).exists()]
+    for path in found:
+        try:
+            return _read_state(path)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError):
+            say(f"{path} is broken; going on from the state saved before it, if there is one.")
+    if found:
+        raise MusiqError(f"{found[0]} is broken; start a new run, or put a copy of the file back.")
+    return State(), {}
+
+
+def _read_state(path: Path) -> tuple[State, dict[str, Any]]:
+    import torch
+
+    parts: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return State(**parts.pop("state")), parts

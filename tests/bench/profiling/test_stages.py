@@ -1,0 +1,65 @@
+"""`python -m musiq_bench.profiling.stages`: what each stage costs, and that none copies a picture that need not be
+copied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from musiq.errors import MusiqError
+from musiq.runtimes.registry import open_runtime
+from musiq_bench.profiling.stages import main, measure, new_bytes
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    """Four JPEGs of the size that the model takes."""
+    spec_size = (192, 256)
+    ramp = np.add.outer(np.arange(spec_size[0]), np.arange(spec_size[1]))
+    files = [tmp_path / f"{i}.jpg" for i in range(4)]
+    for i, file in enumerate(files):
+        cv2.imwrite(str(file), np.stack([(ramp + 40 * i) % 256] * 3, axis=2).astype(np.uint8))
+    return files
+
+
+def test_a_jpeg_of_the_models_size_exists_once_until_the_batch_is_gathered(photos: list[Path], tiny_onnx: Path) -> None:
+    runtime = open_runtime(tiny_onnx, "cpu")
+    ms, new = measure(photos, runtime, batch=2)
+    picture = runtime.spec.height * runtime.spec.width * 3
+    assert len(ms) == len(new) == 2
+    for costs in new:
+        assert 1 <= costs["decode"] / picture < 1.2
+        assert costs["fit"] / picture < 0.1
+        assert 1 <= costs["gather"] / picture < 1.2
+        assert costs["model"] / picture < 0.1  # it is fed the batch itself
+    assert all(cost >= 0 for costs in ms for cost in costs.values())
+
+
+def test_new_memory_is_that_of_arrays_made_meanwhile() -> None:
+    held = np.ones(10**6, np.uint8)
+    _, none = new_bytes(lambda: held[::2])
+    _, two = new_bytes(lambda: (held + 1) + 1)
+    assert none < 10**4
+    assert two == pytest.approx(2e6, rel=0.01)
+
+
+def test_the_command_prints_a_table(photos: list[Path], tiny_onnx: Path) -> None:
+    done = CliRunner().invoke(main, [str(photos[0].parent), "--model", str(tiny_onnx), "--batch", "2"])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("4 pictures, batch 2, one picture as tiny.onnx takes it: 0.15 MB")
+    assert [row.split(" | ")[0] for row in done.output.splitlines()[4:]] == [
+        "| read",
+        "| decode",
+        "| fit",
+        "| gather",
+        "| model",
+    ]
+
+
+def test_too_few_pictures_for_a_batch_are_refused(photos: list[Path], tiny_onnx: Path) -> None:
+    with pytest.raises(MusiqError, match="4 pictures for a batch of 8"):
+        measure(photos, open_runtime(tiny_onnx, "cpu"), batch=8)

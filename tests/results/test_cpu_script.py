@@ -1,0 +1,63 @@
+"""`make bench-cpu` and results/gpu.sh: one command from nothing but pictures to the rows that the README quotes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from tests.recipe import picture
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def measured(folder: Path, script: str, *options: str, **variables: str) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a script's report for `tiny` in fp16 on four small pictures, and what it said on standard error."""
+    photos = folder / "photos"
+    photos.mkdir(exist_ok=True)
+    for seed in range(4):
+        cv2.imwrite(str(photos / f"{seed}.png"), picture(64, 96, seed))
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        **{"WORK": str(folder / "work"), "RESULT": str(folder / "report.json")},
+        **{"PRESETS": "tiny", "PRECISIONS": "fp16", "WIDTH": "96", "HEIGHT": "64"},
+        **variables,
+    }
+    command = [str(RESULTS / script), str(photos), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "report.json").read_text())["rows"], done.stderr
+
+
+def test_one_command_makes_weights_and_artefacts_and_measures_them(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    options = ["--calls", "1", "--seconds", "0", "--rounds", "1", "--warmup", "0"]
+    rows, _ = measured(tmp_path, "cpu.sh", *options)
+    assert {(row["format"], row["precision"], row["batch"]) for row in rows if row["status"] == "ok"} == {
+        (format, precision, batch)
+        for format, precision in (("pytorch", "fp32"), ("onnx", "fp16"), ("openvino", "fp16"))
+        for batch in (1, 8)
+    }
+    _, errors = measured(tmp_path, "cpu.sh", *options)
+    assert "== tiny" not in errors, "what is there is not made again"
+
+
+def test_the_script_for_gpus_measures_what_was_asked_for(tmp_path: Path) -> None:
+    asked = {"BASELINES": "eager:bf16", "BATCHES": "2", "DEVICES": "cpu", "CALLS": "1", "ROUNDS": "1"}
+    rows, _ = measured(tmp_path, "gpu.sh", "--seconds", "0", "--warmup", "0", **asked)
+    assert {(row["status"], row["device"]) for row in rows} == {("ok", "cpu")}
+    assert sorted((row["model"], row["format"], row["precision"], row["batch"]) for row in rows) == [
+        ("tiny", "pytorch", "bf16", 2),
+        ("tiny", "pytorch", "fp32", 2),
+        ("tiny-fp16", "onnx", "fp16", 2),
+        ("tiny-fp16", "torchscript", "fp16", 2),
+        ("tiny-fp16-exported", "pt2", "fp16", 2),
+        ("tiny-fp16-only2", "onnx", "fp16", 2),
+    ]
