@@ -1,4 +1,4 @@
-"""Train a MUSIQ model on labelled pictures: one visible loop, on a CPU, a GPU, or several by `accelerate launch`.
+"""Train a MUSIQ model on labelled images: one visible loop, on a CPU, a GPU, or several by `accelerate launch`.
 
 This file is the loop and the command; musiq/training has the parts of a step (learning, gradients), what surrounds the
 loop, and the options that make a recipe.
@@ -28,11 +28,11 @@ from musiq.training.recipe import recipe_options, settle
 if TYPE_CHECKING:
     from musiq.training.run import Run
 
-NEEDS = f"""train.py needs pictures with quality labels, higher being better:
+NEEDS = f"""train.py needs images with quality labels, higher being better:
 
   A public dataset as its authors publish it, unpacked in DIR (what each needs and where it is: --list-data):
       python train.py --data koniq10k --root DIR
-  Your own: a CSV with the columns image,mos[,split], the pictures relative to its folder:
+  Your own: a CSV with the columns image,mos[,split], the images relative to its folder:
       python train.py --labels labels.csv
   Nothing at hand? A synthetic set of bundled photographs and a small model, minutes on a CPU:
       python -m musiq.datasets.synthetic --out demo/data
@@ -101,28 +101,28 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     "--root",
     type=FOLDER,
     multiple=True,
-    help="Folder of the dataset (one for each --data), or that pictures are relative to.  [default: that of --labels]",
+    help="Folder of the dataset (one for each --data), or that images are relative to.  [default: that of --labels]",
 )
 @click.option(
     "--near-duplicates",
     type=click.Choice(["keep", "group", "drop"]),
     default="group",
-    help="group: a split drawn here keeps near copies of a picture together, one that the labels give is reported and "
-    "marked where it does not; drop: also leave copies of val and test pictures out of train; keep: do not look.",
+    help="group: a split drawn here keeps near copies of an image together, one that the labels give is reported and "
+    "marked where it does not; drop: also leave copies of val and test images out of train; keep: do not look.",
 )
 @click.option("--target", help="What the labels are, as every figure will name it.  [default: from the label file]")
-@click.option("--terms", help="Terms of the pictures and labels, for the model card.  [default: known for --data]")
+@click.option("--terms", help="Terms of the images and labels, for the model card.  [default: known for --data]")
 @click.option(
     "--score-range", type=(float, float), help="Worst and best possible label.  [default: known for KonIQ-10k]"
 )
 @click.option(
     "--max-images", type=click.IntRange(3), help="Use only so many, each split in its proportion.  [default: all]"
 )
-@click.option("--skip-missing", is_flag=True, help="Go on without pictures that are not there.")
+@click.option("--skip-missing", is_flag=True, help="Go on without images that are not there.")
 @recipe_options
 @click.option("--cpu", is_flag=True, help="Leave GPUs alone.")
 @click.option(
-    "--workers", type=click.IntRange(0), default=min(8, os.cpu_count() or 1), help="Processes that decode pictures."
+    "--workers", type=click.IntRange(0), default=min(8, os.cpu_count() or 1), help="Processes that decode images."
 )
 @click.option("--out", type=FOLDER, help="The run's folder.  [default: runs/PRESET-DATE-TIME]")
 @click.option(
@@ -137,7 +137,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.pass_context
 def main(context: click.Context, /, **options: Any) -> None:
-    """Train a MUSIQ model on pictures with quality labels, higher being better.
+    """Train a MUSIQ model on images with quality labels, higher being better.
 
     Labels come from --data NAME --root DIR or from --labels FILE. The run's folder gets best.safetensors (by SRCC
     on the validation split), and at the end metrics.json, predictions.csv, MODEL_CARD.md and curve.png.
@@ -214,10 +214,10 @@ def open_run(options: dict[str, Any], given: set[str]) -> Run:
 
 
 def describe(run: Run, say: Callable[[str], None]) -> None:
-    """What is about to be trained, on what and where; and how the pictures are made to fit, judged by the first."""
+    """What is about to be trained, on what and where; and how the images are made to fit, judged by the first."""
     settings, device = run.settings, run.accelerator.device.type
     where = f"{run.accelerator.num_processes} x {device}" if run.accelerator.num_processes > 1 else device
-    say(f"{settings.preset} for {settings.width}x{settings.height} on {where}: {run.dataset.counts()} pictures")
+    say(f"{settings.preset} for {settings.width}x{settings.height} on {where}: {run.dataset.counts()} images")
     say(
         f"target {run.dataset.target!r}, loss {settings.loss}, lr {settings.lr:g}, seed {settings.seed}, in {run.folder}"
     )
@@ -226,7 +226,7 @@ def describe(run: Run, say: Callable[[str], None]) -> None:
         _, how = prepare(first.path, settings.height, settings.width)
         if how:
             say(
-                f"Pictures are made to fit: {first.image} is {how}. Another --height and --width would keep more of them."
+                f"Images are made to fit: {first.image} is {how}. Another --height and --width would keep more of them."
             )
 
 

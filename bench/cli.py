@@ -29,7 +29,7 @@ PATH = click.Path(path_type=Path)
 
 
 @click.command(cls=Command)
-@click.option("--images", type=PATH, multiple=True, required=True, help="A folder of real pictures (or a picture).")
+@click.option("--images", type=PATH, multiple=True, required=True, help="A folder of real images (or an image).")
 @click.option(
     "--labels",
     help="Labels for them: a CSV with image,mos[,split], or a public dataset's folder as published. [the folder of "
@@ -39,14 +39,14 @@ PATH = click.Path(path_type=Path)
     "--split", type=click.Choice(["train", "val", "test", "all"]), help="Labels to use. [test if there, else all]"
 )
 @click.option(
-    "--models", type=PATH, multiple=True, help="Artefact, checkpoint or folder of them; again for more. [exports/]"
+    "--models", type=PATH, multiple=True, help="Artifact, checkpoint or folder of them; again for more. [exports/]"
 )
-@click.option("--checkpoint", type=PATH, help="The PyTorch reference. [what each artefact's record names, if found]")
+@click.option("--checkpoint", type=PATH, help="The PyTorch reference. [what each artifact's record names, if found]")
 @click.option(
     "--baseline",
     type=click.Choice(BASELINES),
     multiple=True,
-    help="PyTorch beside the artefacts: eager must be there, compile adds torch.compile, :fp16 and :bf16 add either with "
+    help="PyTorch beside the artifacts: eager must be there, compile adds torch.compile, :fp16 and :bf16 add either with "
     "such weights, none is scored and not timed; again for more. [eager, where a checkpoint is found]",
 )
 @click.option("--batch", type=click.IntRange(1), multiple=True, default=[1], show_default=True, help="Again for more.")
@@ -60,9 +60,7 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--warmup", type=click.IntRange(0), default=10, show_default=True, help="Untimed calls in each round, and 1 s."
 )
-@click.option(
-    "--max-images", type=click.IntRange(0), default=200, show_default=True, help="Pictures scored; 0 for all."
-)
+@click.option("--max-images", type=click.IntRange(0), default=200, show_default=True, help="Images scored; 0 for all.")
 @click.option(
     "--device",
     multiple=True,
@@ -95,7 +93,7 @@ PATH = click.Path(path_type=Path)
 )
 @click.pass_context
 def main(context: click.Context, /, **options: Any) -> None:
-    """Measure artefacts beside PyTorch: latency, images/s, and what they keep of the scores.
+    """Measure artifacts beside PyTorch: latency, images/s, and what they keep of the scores.
 
     Each model and batch size runs in a process of its own; one that fails is a row with its reason.
 
@@ -112,12 +110,12 @@ def main(context: click.Context, /, **options: Any) -> None:
     if limits.slower is not None:
         limits.slower.check(cells)
     with tempfile.TemporaryDirectory(prefix="musiq-bench-") as scratch:
-        pictures = choose(options["images"], labels, options["max_images"], Path(scratch))
-        run = Run(cells, pictures, labels, settings, options["images"], options["out"])
+        images = choose(options["images"], labels, options["max_images"], Path(scratch))
+        run = Run(cells, images, labels, settings, options["images"], options["out"])
         if options["resume"]:
             run.resume()
         if options["plan"]:
-            click.echo("\n".join(plan(cells, settings, len(pictures.files))))
+            click.echo("\n".join(plan(cells, settings, len(images.files))))
             return
         report = run.measure()
     written = write(report, options["out"])

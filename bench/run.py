@@ -16,7 +16,7 @@ from .measure.progress import progress
 from .measure.resume import Journal, conditions
 from .measure.rounds import run_rounds
 from .plan.cases import Cell, Settings
-from .plan.images import Labels, Pictures
+from .plan.images import ImageSet, Labels
 from .report.assemble import rows
 from .report.schema import Report
 from .report.table import caption
@@ -27,7 +27,7 @@ class Run:
     """`folders` are what --images named; finished rounds are kept in a journal in the folder `out`."""
 
     cells: Sequence[Cell]
-    pictures: Pictures
+    images: ImageSet
     labels: Labels | None
     settings: Settings
     folders: Sequence[Path]
@@ -36,7 +36,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.environment = describe_environment()  # before anything runs: its load average is what the run found
-        self._conditions = conditions(self.settings, self.pictures, self.environment)
+        self._conditions = conditions(self.settings, self.images, self.environment)
 
     def resume(self) -> None:
         """Take over the finished rounds of an earlier run. Raises MusiqError where it was measured otherwise."""
@@ -47,26 +47,26 @@ class Run:
         kept = Journal(self.out / resume.NAME, self._conditions, anew=not self.resumed)
         steps = sum(cell.rounds(self.settings) for cell in self.cells)
         with progress(steps) as said:
-            self._leave_out_broken_pictures()
-            interrupted = run_rounds(self.cells, self.pictures, self.settings, said, kept.add)
-        wanted = [mos for mos in self.labels.of(self.pictures.files) if mos is not None] if self.labels else None
+            self._leave_out_broken_images()
+            interrupted = run_rounds(self.cells, self.images, self.settings, said, kept.add)
+        wanted = [mos for mos in self.labels.of(self.images.files) if mos is not None] if self.labels else None
         report = Report(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             command=shlex.join(["musiq-bench", *sys.argv[1:]]),
             environment=self.environment,
             settings=dataclasses.asdict(self.settings),
-            pictures=self.pictures.describe(self.folders),
+            images=self.images.describe(self.folders),
             labels=self.labels.describe(len(wanted)) if self.labels and wanted is not None else None,
             caption="",
-            rows=rows(self.cells, self.pictures, wanted, self.settings),
+            rows=rows(self.cells, self.images, wanted, self.settings),
             interrupted=interrupted,
             resumed=self.resumed,
         )
         report.caption = caption(report)
         return report
 
-    def _leave_out_broken_pictures(self) -> None:
-        """Rounds that were taken over have scored sound pictures alone; decoding tells again which these are."""
+    def _leave_out_broken_images(self) -> None:
+        """Rounds that were taken over have scored sound images alone; decoding tells again which these are."""
         taken = next((outcome.figures for cell in self.cells for outcome in cell.sound), None)
         if taken is not None:
-            self.pictures.decoded(taken["height"], taken["width"])
+            self.images.decoded(taken["height"], taken["width"])

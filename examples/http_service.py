@@ -1,10 +1,10 @@
-"""A scoring service: POST a picture to /score, get {"score": 3.21, "fitted": "resized 0.5x"}; 422 says why it has no score.
+"""A scoring service: POST an image to /score, get {"score": 3.21, "fitted": "resized 0.5x"}; 422 says why it has no score.
 
     pip install 'musiq[cpu,http]'
     MUSIQ_MODEL=model.onnx uvicorn --app-dir examples http_service:app --limit-concurrency 64
-    curl -F picture=@photo.jpg http://127.0.0.1:8000/score
+    curl -F image=@photo.jpg http://127.0.0.1:8000/score
 
-AT_ONCE pictures are decoded and scored at a time; those that wait lie on disk, but for small ones, so that many requests
+AT_ONCE images are decoded and scored at a time; those that wait lie on disk, but for small ones, so that many requests
 cost little more memory than a few. How large an upload may be is for the proxy in front to say.
 """
 
@@ -36,8 +36,8 @@ app = FastAPI(title="musiq", lifespan=lifespan)
 
 
 @app.post("/score")
-async def score(picture: UploadFile) -> dict[str, float | str]:
-    return await to_thread.run_sync(rate, picture.file, limiter=AT_ONCE)
+async def score(image: UploadFile) -> dict[str, float | str]:
+    return await to_thread.run_sync(rate, image.file, limiter=AT_ONCE)
 
 
 def rate(file: BinaryIO) -> dict[str, float | str]:

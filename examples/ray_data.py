@@ -1,4 +1,4 @@
-"""Score pictures in a Ray Data pipeline of your own: python examples/ray_data.py photos/ model.onnx [scores/]
+"""Score images in a Ray Data pipeline of your own: python examples/ray_data.py photos/ model.onnx [scores/]
 
 Needs pip install 'musiq[cpu,ray]' on every machine of the cluster, and folder and model at the same paths there. Prints the
 rows, or writes them as Parquet files to a folder. `musiq-score --engine ray` does the same in one command, in order.
@@ -16,8 +16,8 @@ from musiq.images.find import find_images
 
 
 def main(folder: str, model: str, out: str | None = None) -> None:
-    pictures = [{"path": str(path)} for path in find_images([Path(folder).resolve()])]  # Ray's workers run elsewhere
-    scores = ray.data.from_items(pictures).map_batches(
+    images = [{"path": str(path)} for path in find_images([Path(folder).resolve()])]  # Ray's workers run elsewhere
+    scores = ray.data.from_items(images).map_batches(
         BatchScorer,
         fn_constructor_kwargs={"model": str(Path(model).resolve())},
         batch_size=64,

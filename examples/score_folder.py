@@ -1,4 +1,4 @@
-"""Score every picture of a folder, in plain Python: path, score, how it was made to fit, and the error where there is one.
+"""Score every image of a folder, in plain Python: path, score, how it was made to fit, and the error where there is one.
 
     pip install 'musiq[cpu]'
     python examples/score_folder.py model.onnx photos/ > scores.csv

@@ -1,7 +1,7 @@
 """Score a column of a Spark DataFrame with a pandas_udf: python examples/spark_udf.py photos/ model.onnx [scores/]
 
 Needs pip install 'musiq[cpu,spark]' on every executor, Java 17 or newer, and the model at the same path everywhere
-(spark.sparkContext.addFile and SparkFiles.get bring it there). The column holds pictures (binary, as here: Spark's
+(spark.sparkContext.addFile and SparkFiles.get bring it there). The column holds images (binary, as here: Spark's
 binaryFile format) or paths that the executors can read. Prints the rows, or writes them as Parquet files to a folder.
 
 Each Python worker of Spark opens the model once and keeps it. A model has one CPU, as a Spark task has (spark.task.cpus).
@@ -22,13 +22,13 @@ from musiq.distributed.batch_scorer import kept_scorer
 
 
 def scoring(model: str) -> Callable[..., Any]:
-    """A UDF from pictures or paths to a struct: score (null where there is none), fitted, error."""
+    """A UDF from images or paths to a struct: score (null where there is none), fitted, error."""
 
     @pandas_udf("score float, fitted string, error string")  # type: ignore[untyped-decorator,unused-ignore]
     def score(columns: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         scorer = kept_scorer(model, device="cpu", threads=1, workers=1)
-        for pictures in columns:
-            rows = [(row.score, row.fitted, row.error) for row in scorer.score_many(pictures)]
+        for images in columns:
+            rows = [(row.score, row.fitted, row.error) for row in scorer.score_many(images)]
             yield pd.DataFrame(rows, columns=["score", "fitted", "error"])
 
     return score
@@ -36,10 +36,10 @@ def scoring(model: str) -> Callable[..., Any]:
 
 def main(folder: str, model: str, out: str | None = None) -> None:
     spark = SparkSession.builder.appName("musiq").getOrCreate()
-    # A batch of the default 10,000 pictures would not fit in memory.
+    # A batch of the default 10,000 images would not fit in memory.
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "64")
-    pictures = spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(folder)
-    scored = pictures.select("path", scoring(str(Path(model).resolve()))("content").alias("quality")).select(
+    images = spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(folder)
+    scored = images.select("path", scoring(str(Path(model).resolve()))("content").alias("quality")).select(
         "path", "quality.*"
     )
     if out:

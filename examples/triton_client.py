@@ -1,4 +1,4 @@
-"""Score pictures with a Triton Inference Server that serves what `musiq-export --format triton` wrote.
+"""Score images with a Triton Inference Server that serves what `musiq-export --format triton` wrote.
 
     pip install 'musiq[triton]'    # neither torch nor a runtime
     python examples/triton_client.py NAME photos/ [localhost:8001]
@@ -27,7 +27,7 @@ async def main(model: str, folder: str, server: str = "localhost:8001") -> None:
     async with triton.InferenceServerClient(server) as client:
         batch, height, width, _ = (await client.get_model_metadata(model)).inputs[0].shape
         if batch != -1:
-            sys.exit(f"{model} takes {batch} pictures a request; export it without a fixed --batch.")
+            sys.exit(f"{model} takes {batch} images a request; export it without a fixed --batch.")
 
         async def score(path: Path) -> str:
             async with slots:

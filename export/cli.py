@@ -42,10 +42,10 @@ FORMAT_HELP = (
 )
 @click.option("--format", "formats", multiple=True, default=("onnx",), help=FORMAT_HELP)
 @click.option(
-    "--height", type=click.IntRange(32), show_default="the checkpoint's, else 768", help="Of the pictures, in pixels."
+    "--height", type=click.IntRange(32), show_default="the checkpoint's, else 768", help="Of the images, in pixels."
 )
 @click.option(
-    "--width", type=click.IntRange(32), show_default="the checkpoint's, else 1024", help="Of the pictures, in pixels."
+    "--width", type=click.IntRange(32), show_default="the checkpoint's, else 1024", help="Of the images, in pixels."
 )
 @click.option(
     "--precision",
@@ -55,9 +55,7 @@ FORMAT_HELP = (
     default=("fp32",),
     help="Of trunk, transformer and head; repeatable.",
 )
-@click.option(
-    "--inputs", type=click.Choice(INPUTS), default="image", help="One uint8 picture, or its normalised scales."
-)
+@click.option("--inputs", type=click.Choice(INPUTS), default="image", help="One uint8 image, or its normalised scales.")
 @click.option(
     "--tune-for",
     type=click.Choice(TARGETS),
@@ -67,10 +65,10 @@ FORMAT_HELP = (
 @click.option("--batch", default="1..", help="One size, or smallest..largest; '1..' has no limit.")
 @click.option("--batch-opt", type=click.IntRange(1), default=8, help="The size that TensorRT makes fastest.")
 @click.option("--opset", type=click.IntRange(17, 23), show_default="18, bf16: 22", help="Of ONNX.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("exports"), help="Folder for the artefacts.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("exports"), help="Folder for the artifacts.")
 @click.option("--name", show_default="preset, size and precision", help="Of the files, without an ending.")
 @click.option(
-    "--images", type=click.Path(path_type=Path), show_default="generated ones", help="Folder of pictures for the check."
+    "--images", type=click.Path(path_type=Path), show_default="generated ones", help="Folder of images for the check."
 )
 @click.option("--max-images", type=click.IntRange(1), default=64, help="How many of them.")
 @click.option(
@@ -80,7 +78,7 @@ FORMAT_HELP = (
 @click.option(
     "--calibration-images",
     type=click.Path(path_type=Path),
-    help="For int8: folder with 64 to 512 pictures like those to be scored.",
+    help="For int8: folder with 64 to 512 images like those to be scored.",
 )
 @click.option(
     "--weight-bits",
@@ -104,13 +102,13 @@ FORMAT_HELP = (
     "--verify",
     "unverified",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Finish the check of this artefact, which could not run where it was built.",
+    help="Finish the check of this artifact, which could not run where it was built.",
 )
 @click.option(
     "--table",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Only show the artefacts of this folder as a Markdown table, from their records.",
+    help="Only show the artifacts of this folder as a Markdown table, from their records.",
 )
 def main(
     checkpoint: Path | None,
@@ -206,11 +204,11 @@ def export_all(
             click.echo(f"Error: {problem}", err=True)
             failures.append(problem)
     if failures:
-        raise MusiqError(f"{len(failures)} of {len(wanted)} artefacts could not be made; the reasons are above.")
+        raise MusiqError(f"{len(failures)} of {len(wanted)} artifacts could not be made; the reasons are above.")
 
 
 def path_of(out: Path, name: str, format: Format) -> Path:
-    """The artefact's path; in a repository the version folder says whose it is, and Triton has its name for it."""
+    """The artifact's path; in a repository the version folder says whose it is, and Triton has its name for it."""
     return out / name / "1" / f"model{format.suffix}" if format.repository else out / (name + format.suffix)
 
 
@@ -292,7 +290,7 @@ def cuda_at_hand() -> bool:
 
 
 def int8_options(options: dict[str, Any], precision: str, limits: Limits, spec: Spec) -> dict[str, Any]:
-    """What int8 needs beyond the request: real pictures, and the limits that its own measuring keeps to."""
+    """What int8 needs beyond the request: real images, and the limits that its own measuring keeps to."""
     if precision != "int8":
         return {}
     from .int8 import calibration
@@ -325,7 +323,7 @@ def file_name(name: str | None, request: Request, several: bool = False) -> str:
 
 
 def make_reference(options: dict[str, Any], checkpoint: Path, model: Musiq) -> Reference:
-    """The original's scores of the pictures that were asked for."""
+    """The original's scores of the images that were asked for."""
     from .check import images
     from .exporter import Reference
 

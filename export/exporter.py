@@ -36,36 +36,36 @@ if TYPE_CHECKING:
     from musiq.model.network import Musiq
 
 Say = Callable[[str], None]
-Pictures = NDArray[np.uint8]
+Images = NDArray[np.uint8]
 Scores = NDArray[np.float32]
 
 
 class DisagreesError(MusiqError):
-    """An artefact ran and does not score like the original."""
+    """An artifact ran and does not score like the original."""
 
 
 @dataclass
 class Reference:
-    """The original model, its file's name and hash, the pictures, and PyTorch's fp32 scores for them."""
+    """The original model, its file's name and hash, the images, and PyTorch's fp32 scores for them."""
 
     model: Musiq
     name: str
     sha256: str
-    pictures: Pictures
-    called: str  # the pictures, as a person would call them
+    images: Images
+    called: str  # the images, as a person would call them
 
     @cached_property
     def scores(self) -> NDArray[np.float32]:
-        """Computed when first asked for: an artefact that cannot run here needs none."""
-        return reference_scores(self.model, self.pictures)
+        """Computed when first asked for: an artifact that cannot run here needs none."""
+        return reference_scores(self.model, self.images)
 
     def uncertain(self, found: Scores, allowed: float) -> NDArray[np.bool_]:
-        """The pictures (N,) on which fp32 cannot tell whether `found` (N,) is right."""
+        """The images (N,) on which fp32 cannot tell whether `found` (N,) is right."""
         if np.all(np.abs(found - self.scores) <= allowed):
             return np.zeros(len(found), np.bool_)
         from .graph.simplify import simplify
 
-        return uncertain([self.model, simplify(self.model)], self.pictures, found, self.scores, allowed)
+        return uncertain([self.model, simplify(self.model)], self.images, found, self.scores, allowed)
 
 
 def _is_exact(record: Record) -> bool:
@@ -74,9 +74,9 @@ def _is_exact(record: Record) -> bool:
 
 
 def export(format: Format, request: Request, reference: Reference, limits: Limits, path: Path, say: Say) -> Record:
-    """Write the artefact `path` and its record; neither exists unless the check passed. Returns the record.
+    """Write the artifact `path` and its record; neither exists unless the check passed. Returns the record.
 
-    Raises MusiqError if the artefact cannot be built, disagrees, or cannot be written.
+    Raises MusiqError if the artifact cannot be built, disagrees, or cannot be written.
     """
     target = "gpu" if format.gpu_only else request.tuned_for
     request = replace(request, tuned_for=target, whole_attention=format.whole_attention)
@@ -92,20 +92,20 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
         if not built.unverified:
             record = replace(record, check=run_check(part, record, reference, limits, say))
             if request.precision == "int8":
-                record = speed.timed(format, request, record, part, reference.pictures, say)
+                record = speed.timed(format, request, record, part, reference.images, say)
             artifact.write_record(part, record)
         _publish([*(folder / file.name for file in built.files), artifact.record_path(part), part], path.parent)
     return record
 
 
 def run_check(path: Path, record: Record, reference: Reference, limits: Limits, say: Say) -> Check:
-    """Score the reference pictures with the runtime that users get, one by one and in the largest batch; compare."""
+    """Score the reference images with the runtime that users get, one by one and in the largest batch; compare."""
     runtime = open_runtime(path, record.details.get("device", "auto"))
     try:
-        pictures, scores = reference.pictures, reference.scores
-        one_by_one = _scored(runtime, pictures, max(1, record.batch[0]))
+        images, scores = reference.images, reference.scores
+        one_by_one = _scored(runtime, images, max(1, record.batch[0]))
         # The largest batch once: other shapes may run other kernels.
-        together = runtime(pictures[: record.batch[1] or 8])
+        together = runtime(images[: record.batch[1] or 8])
         provider = runtime.provider
     finally:
         runtime.close()
@@ -130,8 +130,8 @@ def worse_of(alone: Scores, together: Scores, reference: Scores) -> Scores:
     return found
 
 
-def _scored(runtime: Callable[[Pictures], NDArray[np.float32]], pictures: Pictures, size: int) -> NDArray[np.float32]:
-    return np.concatenate([runtime(pictures[i : i + size]) for i in range(0, len(pictures), size)])
+def _scored(runtime: Callable[[Images], NDArray[np.float32]], images: Images, size: int) -> NDArray[np.float32]:
+    return np.concatenate([runtime(images[i : i + size]) for i in range(0, len(images), size)])
 
 
 def _record(format: Format, request: Request, reference: Reference, built: Built, part: Path, seconds: float) -> Record:
@@ -167,9 +167,9 @@ def verify(
     limits: Callable[[Limits], Limits],
     say: Say,
 ) -> artifact.Record:
-    """Check the artefact `path` against the checkpoint that its record names, and write the outcome into the record.
+    """Check the artifact `path` against the checkpoint that its record names, and write the outcome into the record.
 
-    Raises MusiqError for another checkpoint, for an artefact that cannot run here, and for one that disagrees: that one's
+    Raises MusiqError for another checkpoint, for an artifact that cannot run here, and for one that disagrees: that one's
     record then says so, and `musiq.load` keeps calling it unverified.
     """
     from musiq.model import checkpoint as checkpoints
@@ -188,7 +188,7 @@ def verify(
     reference = make_reference(checkpoint, model)
     try:
         check = run_check(path, record, reference, limits(LIMITS[record.precision]), say)
-    except DisagreesError as problem:  # a machine that cannot run it says nothing about the artefact
+    except DisagreesError as problem:  # a machine that cannot run it says nothing about the artifact
         artifact.write_record(path, replace(record, unverified=f"its check failed: {problem}"))
         raise
     record = replace(record, check=check, unverified="")

@@ -18,17 +18,17 @@ from collections.abc import Callable
 INPUTS = ("image", "pyramid")
 TARGETS = ("cpu", "gpu")
 """What a graph can be tuned for; it runs on both. A CPU gets the patch trunk in parts, which stay in its caches, and in
-ONNX the attention of large pictures, whose weights are written down there; a GPU, which would wait for each launch, all
+ONNX the attention of large images, whose weights are written down there; a GPU, which would wait for each launch, all
 at once (`musiq.model.chunking.each_patch`, `onnx_trace.WEIGHTS_AT_ONCE`)."""
 
 MOST_PARTS = 16
-"""Parts in one graph at most: each adds some forty nodes to the patch trunk, or four to each layer, and a picture of 12
+"""Parts in one graph at most: each adds some forty nodes to the patch trunk, or four to each layer, and an image of 12
 megapixels has 11,901 patches."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The batch sizes that an artefact takes: `smallest` to `largest`, 0 for no limit; fastest at `best`."""
+    """The batch sizes that an artifact takes: `smallest` to `largest`, 0 for no limit; fastest at `best`."""
 
     smallest: int = 1
     largest: int = 0
@@ -54,12 +54,12 @@ class Request:
 
 
 def feed(request: Request) -> Feed:
-    """What the artefact's runtime has to know, and finds inside it."""
+    """What the artifact's runtime has to know, and finds inside it."""
     return Feed(request.model.spec, request.inputs, request.batch.smallest, request.batch.largest)
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The versions that an artefact was made with."""
+    """The versions that an artifact was made with."""
     return {"musiq": __version__, **{package: importlib.metadata.version(package) for package in packages}}
 
 

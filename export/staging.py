@@ -38,7 +38,7 @@ def staging(path: Path) -> Iterator[Path]:
 
 
 def _publish(files: list[Path], folder: Path) -> None:
-    """Rename the finished files into place, the artefact itself last."""
+    """Rename the finished files into place, the artifact itself last."""
     for file in files:
         with file.open("rb") as handle:
             os.fsync(handle.fileno())

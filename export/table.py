@@ -1,4 +1,4 @@
-"""The records of a folder as one table: what each artefact is, how it agrees, what is inside."""
+"""The records of a folder as one table: what each artifact is, how it agrees, what is inside."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from musiq.runtimes.registry import RUNTIMES
 
 from .check.compare import score_span
 
-HEADINGS = ("artefact", "format", "precision", "MB", "largest difference", "% of range", "SRCC", "n", "layers", "built")
+HEADINGS = ("artifact", "format", "precision", "MB", "largest difference", "% of range", "SRCC", "n", "layers", "built")
 
 
 def table(folder: Path) -> str:
-    """A Markdown table of the artefacts in `folder`, from their records. Raises MusiqError if there are none."""
+    """A Markdown table of the artifacts in `folder`, from their records. Raises MusiqError if there are none."""
     rows = [
         _row(path, str(path.relative_to(folder)), record)
         for path in sorted(folder.rglob("*"))
-        if _is_artefact(path.relative_to(folder)) and (record := artifact.read_record(path))
+        if _is_artifact(path.relative_to(folder)) and (record := artifact.read_record(path))
     ]
     if not rows:
-        raise MusiqError(f"There is no artefact with a record in {folder}. Give the --out folder of an export.")
+        raise MusiqError(f"There is no artifact with a record in {folder}. Give the --out folder of an export.")
     lines = [HEADINGS, tuple("---" for _ in HEADINGS), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -50,6 +50,6 @@ def _agreement(record: Record) -> tuple[str, str, str, str]:
     return f"{check.max_difference:.2g}", share, srcc, str(check.images)
 
 
-def _is_artefact(path: Path) -> bool:
+def _is_artifact(path: Path) -> bool:
     """Of a kind that a runtime opens, and not in the folder of an export that is under way."""
     return files.suffix(path, list(RUNTIMES)) is not None and not any(part.startswith(".") for part in path.parts)

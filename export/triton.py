@@ -1,4 +1,4 @@
-"""A model repository of Triton Inference Server round an artefact: config.pbtxt, and a version folder with the artefact
+"""A model repository of Triton Inference Server round an artifact: config.pbtxt, and a version folder with the artifact
 and its record. The rules are those of Triton's model configuration, whose schema is model_config.proto of its client."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .staging import staging
 CONFIG = "config.pbtxt"
 
 LARGEST_BATCH = 32
-"""Pictures that Triton puts into one batch at most where --batch gives no limit: it wants a number."""
+"""Images that Triton puts into one batch at most where --batch gives no limit: it wants a number."""
 
 QUEUE_DELAY_US = 2000
 """Microseconds that a request may wait for others to share a batch with: little beside the model's own milliseconds."""
@@ -51,7 +51,7 @@ def check_possible(request: Request) -> None:
     if batch.dynamic and batch.smallest > 1:
         largest = batch.largest or LARGEST_BATCH
         raise MusiqError(
-            f"Triton makes batches from one picture on, not from {batch.smallest}: use --batch 1..{largest}, or one size "
+            f"Triton makes batches from one image on, not from {batch.smallest}: use --batch 1..{largest}, or one size "
             f"such as --batch {largest}."
         )
 
@@ -101,7 +101,7 @@ def _check_replaceable(folder: Path, path: Path) -> None:
 
 
 def config(name: str, file: str, request: Request, record: Record) -> str:
-    """config.pbtxt for the artefact `file` of the model `name`.
+    """config.pbtxt for the artifact `file` of the model `name`.
 
     A fixed batch is part of the shapes (max_batch_size 0). With any other, Triton makes the batches: the shapes leave the
     first dimension out, and a score, which then has none left, is given one, since Triton allows no empty shape.

@@ -16,9 +16,9 @@ __all__ = ["ImageError", "MusiqError", "__version__", "load"]
 
 
 def load(path: Path | str | Sequence[Path | str], device: str = "auto", **options: Any) -> Scorer:
-    """Open a checkpoint or an artefact for scoring: `musiq.load("model.onnx").score("photo.jpg")`.
+    """Open a checkpoint or an artifact for scoring: `musiq.load("model.onnx").score("photo.jpg")`.
 
-    Of several, `musiq.load(["landscape.onnx", "portrait.onnx"])`, each picture goes to the nearest aspect ratio.
+    Of several, `musiq.load(["landscape.onnx", "portrait.onnx"])`, each image goes to the nearest aspect ratio.
     `device` is "auto", "cpu" or "cuda:0"; `options` are those of `musiq.scoring.scorer.Scorer`.
     """
     from musiq.scoring.scorer import Scorer

@@ -1,6 +1,6 @@
-"""Artefacts and their records: written whole or not at all, known by their SHA-256, refused when they changed.
+"""Artifacts and their records: written whole or not at all, known by their SHA-256, refused when they changed.
 
-An artefact `model.onnx` has beside it a record `model.onnx.json`: what it is (Spec, format, precision, inputs, batch),
+An artifact `model.onnx` has beside it a record `model.onnx.json`: what it is (Spec, format, precision, inputs, batch),
 where it comes from (checkpoint and versions), what is inside (layer types) and how it compared with the original.
 """
 
@@ -19,7 +19,7 @@ from musiq.spec import Spec
 
 @dataclass(frozen=True)
 class Check:
-    """How an artefact's scores compared with PyTorch fp32 on the same pictures; differences in score units."""
+    """How an artifact's scores compared with PyTorch fp32 on the same images; differences in score units."""
 
     images: int
     max_difference: float
@@ -27,14 +27,14 @@ class Check:
     srcc: float | None
     passed: bool
     provider: str
-    pictures: str = ""  # which pictures: a folder's name, or the generated ones
-    uncertain: int = 0  # of them, those on which PyTorch's own fp32 is as far from float64 as the artefact
+    image_source: str = ""  # which images: a folder's name, or the generated ones
+    uncertain: int = 0  # of them, those on which PyTorch's own fp32 is as far from float64 as the artifact
     decisive_difference: float = float("nan")  # the largest on the others
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of an artefact; `unverified` says why it could not be checked, and is empty when it was."""
+    """What is known of an artifact; `unverified` says why it could not be checked, and is empty when it was."""
 
     spec: Spec
     format: str
@@ -44,7 +44,7 @@ class Record:
     inputs: str = "image"  # "image": uint8 NHWC; "pyramid": the normalised float scales
     batch: tuple[int, int] = (1, 0)  # smallest and largest; 0: no limit
     versions: dict[str, str] = field(default_factory=dict)
-    layers: dict[str, int] = field(default_factory=dict)  # layer types in the finished artefact, with counts
+    layers: dict[str, int] = field(default_factory=dict)  # layer types in the finished artifact, with counts
     check: Check | None = None
     unverified: str = ""
     files: dict[str, str] = field(default_factory=dict)  # ending and SHA-256 of files that belong to it, such as .bin
@@ -62,11 +62,11 @@ class Record:
             values["check"] = Check(**values["check"]) if values.get("check") else None
             return cls(**values)
         except (TypeError, KeyError, ValueError) as problem:
-            raise MusiqError(f"The artefact's record cannot be read ({problem}). Export the model again.") from problem
+            raise MusiqError(f"The artifact's record cannot be read ({problem}). Export the model again.") from problem
 
 
 SEVEN_BITS = ", 7 bits used"
-"""How the "weights" of an int8 artefact's details end where their sums cannot overflow on any CPU."""
+"""How the "weights" of an int8 artifact's details end where their sums cannot overflow on any CPU."""
 
 
 def record_path(artifact: Path) -> Path:
@@ -79,7 +79,7 @@ def write_record(artifact: Path, record: Record) -> None:
 
 
 def read_record(artifact: Path) -> Record | None:
-    """The record beside an artefact, None where there is none. Raises MusiqError if the artefact is not as recorded."""
+    """The record beside an artifact, None where there is none. Raises MusiqError if the artifact is not as recorded."""
     path = record_path(artifact)
     if not path.exists():
         return None
@@ -95,7 +95,7 @@ def read_record(artifact: Path) -> Record | None:
 
 def _check_hash(path: Path, expected: str) -> None:
     if not path.is_file():
-        raise MusiqError(f"{path} is missing, which belongs to the artefact beside it. Copy both, or export it again.")
+        raise MusiqError(f"{path} is missing, which belongs to the artifact beside it. Copy both, or export it again.")
     found = sha256(path)
     if found != expected:
         raise MusiqError(

@@ -44,7 +44,7 @@ SOME_FAILED = 3
     type=click.Path(path_type=Path),
     multiple=True,
     show_default="newest in exports/",
-    help="Artefact to score with; of several, given one by one, each picture takes the nearest in shape.",
+    help="Artifact to score with; of several, given one by one, each image takes the nearest in shape.",
 )
 @click.option("--out", type=click.Path(path_type=Path), show_default="stdout", help="File for the rows.")
 @click.option(
@@ -62,8 +62,8 @@ SOME_FAILED = 3
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
-    show_default=f"{USUAL_BATCH}; on CPUs fewer of large pictures, for throughput as much less as there are threads",
-    help="Pictures given to the model at once.",
+    show_default=f"{USUAL_BATCH}; on CPUs fewer of large images, for throughput as much less as there are threads",
+    help="Images given to the model at once.",
 )
 @click.option(
     "--mode",
@@ -78,7 +78,7 @@ SOME_FAILED = 3
     help="Decoding threads.",
 )
 @click.option("--threads", type=click.IntRange(1), show_default="the CPUs allowed", help="The model's own, on a CPU.")
-@click.option("--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Larger pictures are not decoded.")
+@click.option("--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Larger images are not decoded.")
 @click.option(
     "--reduced-jpeg",
     is_flag=True,
@@ -95,9 +95,9 @@ SOME_FAILED = 3
     "--engine", type=click.Choice(["local", "ray"]), default="local", help="Where: here, or on a Ray cluster."
 )
 @click.option("--address", show_default="one started here", help="Of a running Ray cluster (--engine ray).")
-@click.option("--column", show_default="bytes, image or path", help="Of pictures or paths in *.parquet (--engine ray).")
-@click.option("--resume", is_flag=True, help="Continue an interrupted --out: skip the pictures that it has rows for.")
-@click.option("--fail-on-error", is_flag=True, help="Stop at the first picture that cannot be scored, and exit with 1.")
+@click.option("--column", show_default="bytes, image or path", help="Of images or paths in *.parquet (--engine ray).")
+@click.option("--resume", is_flag=True, help="Continue an interrupted --out: skip the images that it has rows for.")
+@click.option("--fail-on-error", is_flag=True, help="Stop at the first image that cannot be scored, and exit with 1.")
 def main(
     paths: tuple[str, ...],
     models: tuple[Path, ...],
@@ -110,12 +110,12 @@ def main(
     column: str | None,
     **options: Any,
 ) -> None:
-    """Score pictures: files, folders (recursive), URLs, or - for a list of them on stdin, one a line.
+    """Score images: files, folders (recursive), URLs, or - for a list of them on stdin, one a line.
 
-    One row a picture, in order: path, score, fitted (how the picture was made to fit the model's size), error (why there
+    One row an image, in order: path, score, fitted (how the image was made to fit the model's size), error (why there
     is no score), model. With --out, rows gather in OUT.part, which becomes OUT once all are there. Parquet needs --out.
 
-    With --engine ray, *.parquet and *.tar (WebDataset) hold pictures too; --threads are the CPUs of each of its workers.
+    With --engine ray, *.parquet and *.tar (WebDataset) hold images too; --threads are the CPUs of each of its workers.
 
     Exit code: 0 all scored, 3 some have errors, 1 could not run.
     """
@@ -189,7 +189,7 @@ def labels(models: Iterable[Path]) -> dict[str, str]:
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """The pictures that the arguments mean: names as given, folders' pictures, and for - those that stdin lists."""
+    """The images that the arguments mean: names as given, folders' images, and for - those that stdin lists."""
     sources: list[str] = []
     for name in names:
         if name == "-":

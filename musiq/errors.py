@@ -11,7 +11,7 @@ class MusiqError(Exception):
 
 
 class ImageError(MusiqError):
-    """A picture that cannot be scored; in a run over many it becomes that picture's row, and the rest go on."""
+    """An image that cannot be scored; in a run over many it becomes that image's row, and the rest go on."""
 
 
 STARVED = ("out of memory", "bad_alloc", "failed to allocate memory", "can't allocate memory", "bfc_arena")

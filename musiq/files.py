@@ -1,6 +1,6 @@
-"""Artefacts and their records: written whole or not at all, known by their SHA-256, refused when they changed.
+"""Artifacts and their records: written whole or not at all, known by their SHA-256, refused when they changed.
 
-An artefact `model.onnx` has beside it a record `model.onnx.json`: what it is (Spec, format, precision, inputs, batch),
+An artifact `model.onnx` has beside it a record `model.onnx.json`: what it is (Spec, format, precision, inputs, batch),
 where it comes from (checkpoint and versions), what is inside (layer types) and how it compared with the original.
 """
 

@@ -22,7 +22,7 @@ def undefined(predicted: ArrayLike, labels: ArrayLike) -> str:
     """Why no correlation of these exists, "" if one does: too few, not finite, or one side constant."""
     scores, wanted = _pair(predicted, labels)
     if len(scores) < FEWEST:
-        return f"fewer than {FEWEST} pictures"
+        return f"fewer than {FEWEST} images"
     if not (np.isfinite(scores).all() and np.isfinite(wanted).all()):
         return "a score or label is not a number"
     if np.ptp(wanted) == 0:
@@ -63,7 +63,7 @@ def plcc_fitted(predicted: ArrayLike, labels: ArrayLike) -> float:
     """Pearson's correlation after a 4-parameter logistic is fitted from scores to labels.
 
     y = (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) + b2, the mapping of the VQEG reports (FR-TV phase I, 2000). NaN where
-    `undefined`, with fewer than 5 pictures (as many parameters as points), where the fit does not converge, and where
+    `undefined`, with fewer than 5 images (as many parameters as points), where the fit does not converge, and where
     scipy is not installed.
     """
     scores, wanted = _pair(predicted, labels)
@@ -75,7 +75,7 @@ def plcc_fitted(predicted: ArrayLike, labels: ArrayLike) -> float:
 
 
 def rmse(predicted: ArrayLike, labels: ArrayLike) -> float:
-    """Root of the mean squared difference, in the labels' units; NaN for no pictures or a number that is not finite."""
+    """Root of the mean squared difference, in the labels' units; NaN for no images or a number that is not finite."""
     scores, wanted = _pair(predicted, labels)
     if not len(scores) or not (np.isfinite(scores).all() and np.isfinite(wanted).all()):
         return math.nan
@@ -96,10 +96,10 @@ RESAMPLES = 1000
 
 
 def intervals(predicted: ArrayLike, labels: ArrayLike, seed: int = 0) -> dict[str, tuple[float, float] | None]:
-    """The 95% intervals of srcc, plcc, krcc and rmse: percentile bootstrap over pictures, the same for the same seed.
+    """The 95% intervals of srcc, plcc, krcc and rmse: percentile bootstrap over images, the same for the same seed.
 
     None where a figure is undefined, also in too many resamples to tell. `plcc_fitted` has none: a thousand fits take
-    minutes. Time: some seconds for 2,000 pictures.
+    minutes. Time: some seconds for 2,000 images.
     """
     scores, wanted = _pair(predicted, labels)
     if undefined(scores, wanted):
@@ -113,9 +113,9 @@ def intervals(predicted: ArrayLike, labels: ArrayLike, seed: int = 0) -> dict[st
 def srcc_difference(
     predicted: ArrayLike, reference: ArrayLike, labels: ArrayLike, seed: int = 0
 ) -> tuple[float, tuple[float, float] | None]:
-    """SRCC of `predicted` minus SRCC of `reference`, and its 95% interval, paired: both on the same resampled pictures.
+    """SRCC of `predicted` minus SRCC of `reference`, and its 95% interval, paired: both on the same resampled images.
 
-    Far narrower than the intervals of the two by themselves, because what makes a sample of pictures hard is hard for
+    Far narrower than the intervals of the two by themselves, because what makes a sample of images hard is hard for
     both. NaN and None where one of the two is undefined; None too where that is so in too many resamples.
     """
     (ours, wanted), (theirs, _) = _pair(predicted, labels), _pair(reference, labels)

@@ -1,4 +1,4 @@
-"""A resize as two matrix products: the one definition of the multi-scale pyramid, for training and every artefact.
+"""A resize as two matrix products: the one definition of the multi-scale pyramid, for training and every artifact.
 
 Output pixel i of m samples the n input pixels at c = (i + 0.5) n / m; input pixel j sits at j + 0.5. There is no
 antialiasing. Each row of a matrix sums to 1, so that normalising pixel values before or after a resize is the same.
@@ -22,7 +22,7 @@ def resize_matrix(inputs: int, outputs: int, kernel: str) -> NDArray[np.float64]
     """The matrix (outputs, inputs) that resizes a column of pixels.
 
     Kernel "cubic": four taps with a = -0.75, edges replicated: cv2.INTER_CUBIC. Kernel "gaussian":
-    exp(-x^2 / (2 * 0.5^2)) for |x| < 1.5, pixels outside the picture left out: TensorFlow's GAUSSIAN.
+    exp(-x^2 / (2 * 0.5^2)) for |x| < 1.5, pixels outside the image left out: TensorFlow's GAUSSIAN.
     """
     centres = (np.arange(outputs) + 0.5) * inputs / outputs
     if kernel == "gaussian":
@@ -56,7 +56,7 @@ def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def scale_matrices(spec: Spec, scale: Scale) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The matrices (rows, spec.height) and (spec.width, columns) that make `scale` of a picture.
+    """The matrices (rows, spec.height) and (spec.width, columns) that make `scale` of an image.
 
     `left @ channel @ right` is the resized channel, already cut to `scale.rows`.
     """
@@ -97,15 +97,15 @@ BAND = 48
 
 
 def scales(images: NDArray[np.uint8], spec: Spec) -> list[NDArray[np.float32]]:
-    """What the model's own pyramid makes of uint8 (N, H, W, 3) pictures: normalised float32 (N, 3, h, w) in the Spec's
-    order. For artefacts that take the scales as their inputs."""
+    """What the model's own pyramid makes of uint8 (N, H, W, 3) images: normalised float32 (N, 3, h, w) in the Spec's
+    order. For artifacts that take the scales as their inputs."""
     mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
     native = np.ascontiguousarray(((images / np.float32(255) - mean) / std).transpose(0, 3, 1, 2), np.float32)
-    pictures = []
+    found = []
     for scale in spec.scales:
         if scale.length is None:
-            pictures.append(native)
+            found.append(native)
         else:
             left, right = scale_matrices(spec, scale)
-            pictures.append(left.astype(np.float32) @ native @ right.astype(np.float32))
-    return pictures
+            found.append(left.astype(np.float32) @ native @ right.astype(np.float32))
+    return found

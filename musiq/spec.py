@@ -1,6 +1,6 @@
 """`Spec`: the one record of what a model is and what its score means.
 
-Written by `train.py` or by a checkpoint importer, saved in the checkpoint, copied into every artefact, and read back by
+Written by `train.py` or by a checkpoint importer, saved in the checkpoint, copied into every artifact, and read back by
 `musiq.load`. Nothing else in the project knows a scale length, a kernel, a mean or a score range.
 """
 
@@ -24,9 +24,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Scale:
-    """One picture of the pyramid.
+    """One image of the pyramid.
 
-    `length` is the pixels of `side` ("longer" or "width") after the resize, None for the picture as it is; `rows` keeps
+    `length` is the pixels of `side` ("longer" or "width") after the resize, None for the image as it is; `rows` keeps
     only so many rows from the top; `embedding` is the row of the scale embedding that its tokens get.
     """
 
@@ -44,7 +44,7 @@ class Scale:
 class Spec:
     """Everything needed to rebuild a model besides its weights, and to read its score.
 
-    Pictures are uint8 RGB (N, height, width, 3). `mean` and `std` are per channel, for pixel values in [0, 1]. The score
+    Images are uint8 RGB (N, height, width, 3). `mean` and `std` are per channel, for pixel values in [0, 1]. The score
     is `score_shift + score_scale * head` for one output, and the same of the mean rating (1..outputs) for a distribution.
     `score_range` is (worst, best) as the training target defines it, None if unknown; a model can leave it slightly.
     """
@@ -56,7 +56,7 @@ class Spec:
     height: int = 768
     width: int = 1024
     rounding: str = "nearest"  # of a resized side: "nearest", "nearest-float32" (ratio in float32) or "floor"
-    fit: str = "cover"  # pictures of another size: resized to cover height x width, then cropped in the middle
+    fit: str = "cover"  # images of another size: resized to cover height x width, then cropped in the middle
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     trunk_channels: int = 64  # patch trunk: channels of its first convolution, a quarter of its last
@@ -87,14 +87,14 @@ class Spec:
                 raise MusiqError(f"Spec.{field} is {getattr(self, field)!r}; expected one of {', '.join(allowed)}.")
         if self.height < PATCH or self.width < PATCH:
             raise MusiqError(
-                f"A model for {self.width}x{self.height} pictures is not possible: each side needs at least {PATCH} "
+                f"A model for {self.width}x{self.height} images is not possible: each side needs at least {PATCH} "
                 "pixels, one patch. Give a larger --height and --width."
             )
         if max(scale.embedding for scale in self.scales) >= self.scale_embeddings:
             raise MusiqError(f"A scale names an embedding row beyond the {self.scale_embeddings} there are.")
 
     def size(self, scale: Scale) -> tuple[int, int]:
-        """(rows, columns) of the resized picture, before `scale.rows` cuts it."""
+        """(rows, columns) of the resized image, before `scale.rows` cuts it."""
         if scale.length is None:
             return self.height, self.width
         side = self.width if scale.side == "width" else max(self.height, self.width)
@@ -108,7 +108,7 @@ class Spec:
         return max(1, round(pixels * length / side))
 
     def kept_size(self, scale: Scale) -> tuple[int, int]:
-        """(rows, columns) of the picture that the trunk sees."""
+        """(rows, columns) of the image that the trunk sees."""
         rows, columns = self.size(scale)
         return min(rows, scale.rows or rows), columns
 
@@ -123,7 +123,7 @@ class Spec:
         return 1 + sum(rows * columns for rows, columns in map(self.grid, self.scales))
 
     def at(self, height: int | None = None, width: int | None = None) -> Spec:
-        """The same model for pictures of another fixed size."""
+        """The same model for images of another fixed size."""
         return dataclasses.replace(self, height=height or self.height, width=width or self.width)
 
     def to_json(self) -> str:
@@ -202,7 +202,7 @@ PRESETS: dict[str, Spec] = {
 
 
 def preset(name: str, height: int | None = None, width: int | None = None) -> Spec:
-    """The Spec of a named preset, for pictures of `height` x `width` pixels where given."""
+    """The Spec of a named preset, for images of `height` x `width` pixels where given."""
     if name not in PRESETS:
         raise MusiqError(f"There is no preset {name!r}; the presets are {', '.join(PRESETS)}.")
     return PRESETS[name].at(height, width)

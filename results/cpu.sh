@@ -1,9 +1,9 @@
 #!/bin/sh
 # The CPU rows of the README: three presets in every format and precision that a CPU runs, beside eager PyTorch.
 #
-#   results/cpu.sh PICTURES [musiq-bench options, such as --labels labels.csv]
+#   results/cpu.sh IMAGES [musiq-bench options, such as --labels labels.csv]
 #
-# PICTURES is a folder of 200 photographs or more. Checkpoints, artefacts and the whole report lie in $WORK (default:
+# IMAGES is a folder of 200 photographs or more. Checkpoints, artifacts and the whole report lie in $WORK (default:
 # build/cpu); report.json is copied to $RESULT (results/cpu.json). What is missing is made: weights as random as those of the
 # tests, on which latency does not depend; put a checkpoint there as models/PRESET.safetensors to measure your own. Stopped
 # in the middle, it goes on where it was. It takes hours: with --plan it says how many. $PRESETS, $PRECISIONS, $WIDTH and
@@ -13,7 +13,7 @@
 # instructions for it (results/cpu-fp16-*.json: one that has some), and in bf16 on CPUs that lack those for it; ONNX in bf16,
 # which no ONNX Runtime computes.
 set -eu
-pictures=$1
+images=$1
 shift
 work=${WORK:-build/cpu}
 presets=${PRESETS:-musiq resnet50 resnet50-classic}
@@ -47,8 +47,8 @@ make_some() { # PRESET PRECISION FORMAT...
     # call, because they share the minutes that int8 takes to calibrate.
     # shellcheck disable=SC2086
     musiq-export --checkpoint "$work/models/$preset.safetensors" --name "$preset-$precision" --out "$work/models" \
-        --height "$height" --width "$width" $formats --precision "$precision" --images "$pictures" \
-        --max-images 16 --calibration-images "${CALIBRATION:-$pictures}" >"$done.part" 2>&1 ||
+        --height "$height" --width "$width" $formats --precision "$precision" --images "$images" \
+        --max-images 16 --calibration-images "${CALIBRATION:-$images}" >"$done.part" 2>&1 ||
         [ $? -eq 1 ]
     grep -e 'built in' -e '^Error' "$done.part" >&2 || true
     mv "$done.part" "$done"
@@ -60,7 +60,7 @@ for each in $presets; do
     make_all "$each"
 done
 trap : INT # Ctrl-C ends the measuring; what was finished is reported, and copied below
-musiq-bench --images "$pictures" --models "$work/models" --batch 1 --batch 8 --calls 10 --seconds 10 --rounds 2 --warmup 2 \
+musiq-bench --images "$images" --models "$work/models" --batch 1 --batch 8 --calls 10 --seconds 10 --rounds 2 --warmup 2 \
     --max-images 200 --out "$work/report" --resume "$@" || ended=$?
 [ ! -f "$work/report/report.json" ] || cp "$work/report/report.json" "${RESULT:-$root/results/cpu.json}"
 exit "${ended:-0}"

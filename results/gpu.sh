@@ -2,9 +2,9 @@
 # The GPU rows of the README: presets in PyTorch (eager and compiled), TorchScript, .pt2 and ONNX Runtime on this machine's
 # first NVIDIA GPU, in fp32, fp16 and bf16, batches of 1, 8 and 32.
 #
-#   results/gpu.sh PICTURES [musiq-bench options, such as --labels labels.csv]
+#   results/gpu.sh IMAGES [musiq-bench options, such as --labels labels.csv]
 #
-# PICTURES is a folder of 200 photographs or more. Needs musiq[gpu,train,bench,test]. Checkpoints, artefacts and the whole
+# IMAGES is a folder of 200 photographs or more. Needs musiq[gpu,train,bench,test]. Checkpoints, artifacts and the whole
 # report lie in $WORK (default: build/gpu); report.json is copied to $RESULT (results/gpu.json). What is missing is made:
 # weights as random as those of the tests, on which latency does not depend; put a checkpoint there as
 # models/PRESET.safetensors to measure your own. Stopped in the middle, it goes on where it was. $PRESETS, $PRECISIONS,
@@ -12,7 +12,7 @@
 #
 # Engines of TensorRT are made by: musiq-export --format trt --precision fp16 --batch 1..32 --out build/gpu/models ...
 set -eu
-pictures=$1
+images=$1
 shift
 work=${WORK:-build/gpu}
 width=${WIDTH:-1024} height=${HEIGHT:-768} batches=${BATCHES:-1 8 32}
@@ -61,7 +61,7 @@ for device in ${DEVICES:-cuda:0 cuda-graph:0 cuda-compile:0}; do
 done
 trap : INT # Ctrl-C ends the measuring; what was finished is reported, and copied below
 # shellcheck disable=SC2086
-musiq-bench --images "$pictures" --models "$work/models" $asked --calls "${CALLS:-100}" --rounds "${ROUNDS:-2}" \
+musiq-bench --images "$images" --models "$work/models" $asked --calls "${CALLS:-100}" --rounds "${ROUNDS:-2}" \
     --max-images 200 --out "$work/report" --resume "$@" || ended=$?
 [ ! -f "$work/report/report.json" ] || cp "$work/report/report.json" "${RESULT:-$root/results/gpu.json}"
 exit "${ended:-0}"

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of musiq-bench, a plugin of pytest: folders with pictures, labels, artefacts and a checkpoint."""
+"""Fixtures of the tests of musiq-bench, a plugin of pytest: folders with images, labels, artifacts and a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.bench_place import SPEC, brightness_model
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pictures of growing brightness, one of them broken, their labels, and three artefacts."""
+    """A folder with images of growing brightness, one of them broken, their labels, and three artifacts."""
     folder = tmp_path_factory.mktemp("bench")
     rng = np.random.default_rng(0)
     listed = []
     (folder / "photos").mkdir()
     for index in range(12):
-        picture = rng.integers(0, 40 + 16 * index, (SPEC.height, SPEC.width, 3), np.uint8)
-        cv2.imwrite(str(folder / "photos" / f"{index:02}.png"), picture)
+        image = rng.integers(0, 40 + 16 * index, (SPEC.height, SPEC.width, 3), np.uint8)
+        cv2.imwrite(str(folder / "photos" / f"{index:02}.png"), image)
         listed.append((f"photos/{index:02}.png", index + 3 * (index % 2), "train" if index == 3 else "test"))
     (folder / "photos" / "08.png").write_bytes((folder / "photos" / "08.png").read_bytes()[:500])
     with (folder / "labels.csv").open("w", newline="") as file:
@@ -41,7 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def torch_place(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same pictures, a checkpoint, and an artefact that PyTorch's exporter made of it at another picture size."""
+    """The same images, a checkpoint, and an artifact that PyTorch's exporter made of it at another image size."""
     import torch
 
     from musiq.model import checkpoint

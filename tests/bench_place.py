@@ -1,4 +1,4 @@
-"""What the tests of musiq-bench share: the command as a subprocess, and an artefact whose scores numpy can tell."""
+"""What the tests of musiq-bench share: the command as a subprocess, and an artifact whose scores numpy can tell."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def without_torch(folder: Path) -> str:
 
 
 def brightness_model(path: Path, shift: float = 0.0) -> Path:
-    """An artefact whose scores numpy can tell: the mean of all samples, plus `shift`; NaN for a shift of NaN."""
+    """An artifact whose scores numpy can tell: the mean of all samples, plus `shift`; NaN for a shift of NaN."""
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", SPEC.height, SPEC.width, 3])
     score = helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n"])
     nodes = [
@@ -72,5 +72,5 @@ def report_of(folder: Path) -> dict[str, Any]:
 
 def mean_pixels(place: Path) -> dict[str, float]:
     files = sorted((place / "photos").glob("*.png"))
-    pictures = {file.name: cv2.imread(str(file)) for file in files if file.name != "08.png"}
-    return {name: float(picture.mean()) for name, picture in pictures.items() if picture is not None}
+    images = {file.name: cv2.imread(str(file)) for file in files if file.name != "08.png"}
+    return {name: float(image.mean()) for name, image in images.items() if image is not None}

@@ -88,7 +88,7 @@ class FakeCuda:
 
 
 class FakeEngine:
-    """An ONNX file behind an engine's interface, with a profile of up to `largest` pictures."""
+    """An ONNX file behind an engine's interface, with a profile of up to `largest` images."""
 
     def __init__(self, source: Path, largest: int, cuda: FakeCuda) -> None:
         self.session = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])

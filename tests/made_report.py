@@ -22,7 +22,7 @@ def made_row(model: str, runtime: tuple[str, str, str, float], batch: int, rng: 
     assert latency is not None
     row = Row(model, f"exports/{model}.{format}", "ab" * 32, format, "candidate", precision, "cpu", batch, provider)
     row.latency_ms = row.end_to_end_ms = latency
-    row.images_per_s, row.pictures, row.height, row.width = 1e3 * batch / latency.mean, 200, 768, 1024
+    row.images_per_s, row.images, row.height, row.width = 1e3 * batch / latency.mean, 200, 768, 1024
     row.file_mb, row.load_s, row.cold_start_ms, row.peak_memory_mib = 104.7, 1.25, 99.0, 800.0
     row.role = "reference" if format == "pytorch" else "candidate"
     row.reference = "exports/model.pytorch"
@@ -53,8 +53,8 @@ def made_report(
     if labelled:
         rows = [label(row, 0.82 - 0.001 * index) for index, row in enumerate(rows)]
     where: dict[str, Any] = {"cpu": "a CPU", "cores": 2, "gpus": [], "versions": {"numpy": "2"}, "python": "3.11"}
-    pictures = {"folders": ["photos"], "found": 201, "used": 200, "fitted": 3, "broken": []}
+    images = {"folders": ["photos"], "found": 201, "used": 200, "fitted": 3, "broken": []}
     labels = {"source": "labels.csv", "target": "MOS", "split": "test", "n": 200} if labelled else None
     settings = {"device": "cpu", "threads": None, "calls": 100, "seconds": 3.0, "rounds": 3}
     when, command = "2026-01-02T03:04:05+00:00", "musiq-bench --images photos/"
-    return Report(when, command, where, settings, pictures, labels, "200 pictures at 1024x768.", rows)
+    return Report(when, command, where, settings, images, labels, "200 images at 1024x768.", rows)

@@ -1,6 +1,6 @@
 """A model's median latency measured without this project's code, to hold musiq-bench against.
 
-python tests/plain_timing.py MODEL.onnx PICTURE [CALLS] [THREADS]; musiq-bench's `p50 ms` of batch 1 should be within 5%.
+python tests/plain_timing.py MODEL.onnx IMAGE [CALLS] [THREADS]; musiq-bench's `p50 ms` of batch 1 should be within 5%.
 """
 
 import sys

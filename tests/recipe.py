@@ -1,7 +1,7 @@
-"""Weights and pictures that anyone can rebuild bit for bit, so that scores of other implementations can be quoted.
+"""Weights and images that anyone can rebuild bit for bit, so that scores of other implementations can be quoted.
 
 The golden scores in test_checkpoint.py were made by pyiqa 0.1.16, the published ResNet-50 reimplementation, and the
-original preprocessing and arithmetic in TensorFlow and JAX, all holding exactly these weights on exactly these pictures.
+original preprocessing and arithmetic in TensorFlow and JAX, all holding exactly these weights on exactly these images.
 A weight depends on its name, so that a tensor looked up under a wrong name cannot give a right score.
 """
 
@@ -56,7 +56,7 @@ def flax_weight(name: str, shape: tuple[int, ...]) -> NDArray[Any]:
     return values.astype(np.float32)
 
 
-def picture(height: int, width: int, seed: int) -> NDArray[np.uint8]:
+def photo(height: int, width: int, seed: int) -> NDArray[np.uint8]:
     """uint8 (height, width, 3): blocks of four sizes, box-blurred, in integer arithmetic alone."""
     draw = np.random.Generator(np.random.PCG64(seed))
     total = np.zeros((height, width, 3), np.int64)
@@ -73,7 +73,7 @@ def picture(height: int, width: int, seed: int) -> NDArray[np.uint8]:
 
 
 def lively_model(preset: str, **changes: Any) -> Any:
-    """A Musiq of `preset` whose random weights are large enough that pictures differ in score."""
+    """A Musiq of `preset` whose random weights are large enough that images differ in score."""
     import dataclasses
 
     import torch

@@ -1,4 +1,4 @@
-"""What the scoring tests share: a real ONNX file whose score anyone can work out, and pictures in every format."""
+"""What the scoring tests share: a real ONNX file whose score anyone can work out, and images in every format."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ def save_mean_model(path: Path, outputs: int = 1, height: int = HEIGHT, width: i
 
 
 def scene(seed: int = 0, height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
-    """A smooth picture in many colours, uint8 (height, width, 3)."""
+    """A smooth image in many colours, uint8 (height, width, 3)."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def saved(picture: Image.Image | NDArray[np.uint8], kind: str, **options: object) -> bytes:
+def saved(photo: Image.Image | NDArray[np.uint8], kind: str, **options: object) -> bytes:
     """A file as Pillow writes it: another library than the one under test."""
     buffer = io.BytesIO()
-    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    image = Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo
     image.save(buffer, kind, **options)  # type: ignore[arg-type]
     return buffer.getvalue()
 

@@ -25,7 +25,7 @@ from musiq.datasets.dataset import Labelled  # noqa: E402
 from musiq.metrics import srcc  # noqa: E402
 from musiq.model import checkpoint  # noqa: E402
 from musiq.training import run_folder  # noqa: E402
-from musiq.training.dataloader import Pictures, load  # noqa: E402
+from musiq.training.dataloader import LabelledImages, load  # noqa: E402
 from musiq.training.objective import Objective  # noqa: E402
 
 ROOT = Path(train.__file__).parent
@@ -93,7 +93,7 @@ def finished(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     process = start_train("--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2, *RECIPE)
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert "n=12 pictures of the test split" in said
+    assert "n=12 images of the test split" in said
     return out
 
 
@@ -219,7 +219,7 @@ def test_a_finished_run_is_not_scored_again(finished: Path) -> None:
     assert (finished / "metrics.json").stat().st_mtime_ns == before
 
 
-def test_noise_is_learned_and_ranked_on_pictures_not_trained_on(labels: Path, tmp_path: Path) -> None:
+def test_noise_is_learned_and_ranked_on_images_not_trained_on(labels: Path, tmp_path: Path) -> None:
     result = run_train("--labels", labels, "--out", tmp_path / "run", "--epochs", 12, "--batch-size", 4, "--seed", 1)
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "run/metrics.json").read_text())["srcc"] > 0.7
@@ -235,7 +235,7 @@ def test_shares_are_learned_by_earth_movers_distance(labels: Path, tmp_path: Pat
     assert (spec.outputs, spec.score_range, spec.score_shift, spec.score_scale) == (5, (1, 5), 0, 1)
 
 
-def test_pictures_that_cannot_be_read_are_named_and_cost_no_others(labels: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_named_and_cost_no_others(labels: Path, tmp_path: Path) -> None:
     with labels.open() as file:
         rows = list(csv.reader(file))
     for row in rows[1:]:
@@ -298,7 +298,7 @@ def test_without_arguments_it_says_what_it_needs() -> None:
         (["--data", "koniq10k"], "needs --root DIR"),
         (["--labels", "{labels}", "--outputs", "10"], "columns c1..c10"),
         (["--labels", "{labels}", "--loss", "l7"], "no loss 'l7'"),
-        (["--labels", "{labels}", "--root", "nowhere"], "48 of 48 pictures are missing"),
+        (["--labels", "{labels}", "--root", "nowhere"], "48 of 48 images are missing"),
         (["--labels", "{labels}", "--trunk-weights", "x.pth"], "is for the resnet50 presets"),
         (["--labels", "{labels}", "--preset", "resnet50", "--trunk-weights", "x.pth"], "Cannot read x.pth"),
         (["--labels", "{labels}", "--height", "16"], "at least 32"),
@@ -336,7 +336,7 @@ def test_a_decoding_process_that_the_system_ends_costs_no_more_than_the_last_ste
 
     options = ("--labels", labels, "--out", tmp_path / "run", "--epochs", 1)
     with monkeypatch.context() as patched:
-        patched.setattr(Pictures, "__getitem__", starve)
+        patched.setattr(LabelledImages, "__getitem__", starve)
         result = run_train(*options, "--workers", 2)
     assert result.exit_code == 1
     (said,) = (line for line in result.output.splitlines() if line.startswith("Error"))
@@ -352,7 +352,7 @@ def test_a_step_that_memory_has_no_room_for_says_what_to_change(
     monkeypatch.setattr(Objective, "backward", lambda *_: torch.empty(1 << 58))
     result = run_train("--labels", labels, "--out", tmp_path / "run", "--batch-size", 8)
     assert result.exit_code == 1
-    assert "not enough memory on cpu for 8 pictures of 64x64 a step: give --checkpointing" in result.output
+    assert "not enough memory on cpu for 8 images of 64x64 a step: give --checkpointing" in result.output
 
 
 def test_training_can_start_from_a_checkpoint_with_a_new_head(finished: Path, labels: Path, tmp_path: Path) -> None:
@@ -365,12 +365,12 @@ def test_training_can_start_from_a_checkpoint_with_a_new_head(finished: Path, la
     assert after["head.weight"].shape[0] == 5
 
 
-def test_flips_depend_on_the_epoch_and_the_picture_not_on_workers_or_batches(labels: Path) -> None:
+def test_flips_depend_on_the_epoch_and_the_image_not_on_workers_or_batches(labels: Path) -> None:
     items = [Labelled(f"{i}.png", labels.parent / f"{i}.png", 0) for i in range(12)]
 
     def shown(epoch: int, batches: list[list[int]], workers: int) -> dict[int, bytes]:
-        pictures = Pictures(items, 64, 64, (5, epoch))
-        found = load(pictures, batches, workers)
+        photos = LabelledImages(items, 64, 64, (5, epoch))
+        found = load(photos, batches, workers)
         return {
             i: image.numpy().tobytes()
             for images, order, _ in found
@@ -379,7 +379,7 @@ def test_flips_depend_on_the_epoch_and_the_picture_not_on_workers_or_batches(lab
 
     one = shown(0, [list(range(12))], 0)
     assert shown(0, [[11, 3], [0, 7, 2], [1, 4, 5, 6, 8, 9, 10]], 2) == one
-    plain = {i: image for i, (_, image) in enumerate(Pictures(items, 64, 64)[j] for j in range(12))}
+    plain = {i: image for i, (_, image) in enumerate(LabelledImages(items, 64, 64)[j] for j in range(12))}
     flipped = [one[i] != plain[i].numpy().tobytes() for i in range(12)]
     assert 0 < sum(flipped) < 12
     assert shown(1, [list(range(12))], 0) != one

@@ -92,9 +92,9 @@ def _quality(old: Row, new: Row, reports: tuple[Report, Report], labelled: bool)
             return None
         return srcc_change(getattr(old, name), first, getattr(new, name), second, shown=(old.srcc, new.srcc))
     one, other = old.srcc_reference, new.srcc_reference
-    if one is None or other is None or not old.pictures or not new.pictures:
+    if one is None or other is None or not old.images or not new.images:
         return None
-    return srcc_change(one, spearman_interval(one, old.pictures), other, spearman_interval(other, new.pictures))
+    return srcc_change(one, spearman_interval(one, old.images), other, spearman_interval(other, new.images))
 
 
 def _reference(row: Row, report: Report) -> str | None:
@@ -103,7 +103,7 @@ def _reference(row: Row, report: Report) -> str | None:
 
 
 def differences(old: Report, new: Report) -> list[str]:
-    """What else than the models is not the same: machine, versions, settings, pictures, labels. A line for each."""
+    """What else than the models is not the same: machine, versions, settings, images, labels. A line for each."""
     said = []
     machines = [_machine(report) for report in (old, new)]
     if machines[0] != machines[1]:
@@ -114,7 +114,7 @@ def differences(old: Report, new: Report) -> list[str]:
     kept = ("device", "threads", "calls", "seconds", "rounds")
     settings = [{name: report.settings.get(name) for name in kept} for report in (old, new)]
     said += _changed("Settings", *settings)
-    said += _changed("Pictures", *({"used": report.pictures["used"]} for report in (old, new)))
+    said += _changed("Images", *({"used": report.images["used"]} for report in (old, new)))
     if (old.labels or new.labels) and not _same_labels(old, new):
         said.append("Not the same labels, so SRCC is not compared with them.")
     return said

@@ -7,7 +7,7 @@ of one round has the latter alone. Two runs also differ by what no round shows, 
 
 **Quality.** The difference of two coefficients has an interval from theirs (MOVER: Zou 2007, Psychological Methods 12).
 A rank correlation that has none gets Bonett and Wright's (2000, Psychometrika 65). The intervals are combined as if the
-pictures were other ones, which errs to the side of calling it noise.
+images were other ones, which errs to the side of calling it noise.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def srcc_change(
 
 
 def spearman_interval(value: float, n: int) -> tuple[float, float]:
-    """95% interval of a rank correlation over `n` pictures: z = atanh(value), variance (1 + value²/2)/(n - 3)."""
+    """95% interval of a rank correlation over `n` images: z = atanh(value), variance (1 + value²/2)/(n - 3)."""
     if n < 4 or abs(value) >= 1:
         return (-1.0, 1.0) if n < 4 else (value, value)
     z, half = math.atanh(value), 1.96 * math.sqrt((1 + value**2 / 2) / (n - 3))

@@ -57,7 +57,7 @@ class Slower:
             raise MusiqError(f"--fail-slower-than: {self.name!r} {many}; name one by its file: {BASELINE}, {there}.")
 
     def base(self, row: Row, rows: Sequence[Row]) -> Row | None:
-        """The row to hold `row` against: of the same batch size, and where it is the baseline also picture size."""
+        """The row to hold `row` against: of the same batch size, and where it is the baseline also image size."""
         for other in sorted(rows, key=lambda other: other.device != row.device):  # the same device's first
             if other.batch != row.batch or other.role == "baseline":
                 continue

@@ -1,6 +1,6 @@
 """One measurement in a process of its own: start it, feed it, read it, and turn its death into a status.
 
-The child (`musiq_bench.measure.worker`) says `opened` with the picture size of its model, gets the pictures of that
+The child (`musiq_bench.measure.worker`) says `opened` with the image size of its model, gets the images of that
 size, and says `finished` with its figures, or `failed` with a status and a reason. Each message is one line of JSON.
 """
 
@@ -23,7 +23,7 @@ from ..plan.cases import Job, Message, Outcome
 def measure(
     job: Job, feed: Callable[[Message], Message], progress: Callable[[Message], None], timeout_s: float
 ) -> Outcome:
-    """Run `job` in a fresh process. `feed` turns the child's `opened` message into the pictures it shall use.
+    """Run `job` in a fresh process. `feed` turns the child's `opened` message into the images it shall use.
 
     Whatever happens to the child, an Outcome comes back; what `feed` raises and KeyboardInterrupt go through, the child
     stopped first.
@@ -74,9 +74,9 @@ def _talk(
         last = json.loads(line)
         if last["event"] == "opened":
             opened = last
-            pictures = json.dumps(feed(opened))
+            images = json.dumps(feed(opened))
             try:
-                process.stdin.write(pictures + "\n")
+                process.stdin.write(images + "\n")
                 process.stdin.flush()
             except BrokenPipeError:
                 break

@@ -17,7 +17,7 @@ from typing import Any
 from musiq.errors import MusiqError
 
 from ..plan.cases import Cell, Outcome, Settings
-from ..plan.images import Pictures
+from ..plan.images import ImageSet
 
 NAME = "measured.jsonl"
 SCHEMA = "musiq-bench-measured/1"
@@ -25,16 +25,16 @@ SCHEMA = "musiq-bench-measured/1"
 Facts = dict[str, Any]
 
 
-def conditions(settings: Settings, pictures: Pictures, environment: Facts) -> Facts:
-    """What makes two rounds comparable: how they were measured, on which pictures, machine and versions.
+def conditions(settings: Settings, images: ImageSet, environment: Facts) -> Facts:
+    """What makes two rounds comparable: how they were measured, on which images, machine and versions.
 
     Batch sizes, devices and models are left out, since further ones may join the table, and so is --timeout.
     """
     how = {name: value for name, value in asdict(settings).items() if name not in ("devices", "batches", "timeout_s")}
-    listed = "\n".join(f"{file.absolute()} {file.stat().st_size}" for file in pictures.files)
+    listed = "\n".join(f"{file.absolute()} {file.stat().st_size}" for file in images.files)
     machine = {name: environment[name] for name in ("cpu", "cores", "versions")}
     gpus = [gpu["name"] for gpu in environment["gpus"]]
-    return {**how, "pictures": hashlib.sha256(listed.encode()).hexdigest()[:16], **machine, "gpus": gpus}
+    return {**how, "images": hashlib.sha256(listed.encode()).hexdigest()[:16], **machine, "gpus": gpus}
 
 
 class Journal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..plan.cases import Cell, Message, Outcome, Settings, job_of
-from ..plan.images import Pictures
+from ..plan.images import ImageSet
 from ..plan.models import COMPILED
 from .process import measure
 
@@ -16,7 +16,7 @@ Keep = Callable[[Cell, int, Outcome], None]
 
 def run_rounds(
     cells: Sequence[Cell],
-    pictures: Pictures,
+    images: ImageSet,
     settings: Settings,
     progress: Progress,
     keep: Keep = lambda cell, turn, outcome: None,
@@ -30,7 +30,7 @@ def run_rounds(
         for turn in range(settings.rounds):
             for cell in cells:
                 if len(cell.outcomes) <= turn < cell.rounds(settings) and not cell.broken:
-                    outcome = _measure(cell, turn, _wants_scores(cell, cells), pictures, settings, progress)
+                    outcome = _measure(cell, turn, _wants_scores(cell, cells), images, settings, progress)
                     cell.outcomes.append(outcome)
                     keep(cell, turn, outcome)
                 progress("")
@@ -40,24 +40,24 @@ def run_rounds(
 
 
 def _wants_scores(cell: Cell, cells: Sequence[Cell]) -> bool:
-    """Whether all pictures are still to be scored by this model: once for an artefact, not once for a batch size."""
+    """Whether all images are still to be scored by this model: once for an artifact, not once for a batch size."""
     return not any(other.scores for other in cells if other.candidate == cell.candidate)
 
 
-def _measure(cell: Cell, turn: int, score: bool, pictures: Pictures, settings: Settings, progress: Progress) -> Outcome:
+def _measure(cell: Cell, turn: int, score: bool, images: ImageSet, settings: Settings, progress: Progress) -> Outcome:
     compiled = " compiled," if cell.candidate.format == COMPILED else ""
     cast = "" if cell.candidate.cast == "fp32" else f" {cell.candidate.cast},"
     name = f"{cell.candidate.path.name},{compiled}{cast} batch {cell.batch}, round {turn + 1}"
     progress(f"{name}: opening")
 
     def feed(opened: Message) -> Message:
-        raw = pictures.decoded(
-            opened["height"], opened["width"], lambda done, of: progress(f"decoding pictures {done}/{of}")
+        raw = images.decoded(
+            opened["height"], opened["width"], lambda done, of: progress(f"decoding images {done}/{of}")
         )
-        return {"raw": str(raw), "files": [str(file.absolute()) for file in pictures.files]}
+        return {"raw": str(raw), "files": [str(file.absolute()) for file in images.files]}
 
     def heard(message: Message) -> None:
         progress(f"{name}: {message['doing']} {message['done']}/{message['of']}")
 
-    cache = str(pictures.scratch / "compiled") if cell.candidate.compiled else None
+    cache = str(images.scratch / "compiled") if cell.candidate.compiled else None
     return measure(job_of(cell, settings, score, cache), feed, heard, settings.timeout_s)

@@ -1,7 +1,7 @@
-"""The measuring process: open one model, warm it up, score the pictures, time the calls, say what came out.
+"""The measuring process: open one model, warm it up, score the images, time the calls, say what came out.
 
 Run as `python -m musiq_bench.measure.worker JOB`, JOB a JSON object of `musiq_bench.plan.cases.Job`; see there for
-what is said. Two clocks: `model` is uint8 pictures in host memory to scores in host memory; `end to end` is files on
+what is said. Two clocks: `model` is uint8 images in host memory to scores in host memory; `end to end` is files on
 disk to scores, read, decoded, fitted and scored one after another.
 """
 
@@ -71,9 +71,9 @@ def measure(job: Job, say: Say) -> None:
         spec = runtime.spec
         facts = {"height": spec.height, "width": spec.width, "target": spec.target}
         say("opened", provider=provider, load_s=load_s, threads=job.threads or available_cpus(), **facts)
-        pictures = Pictures(**json.loads(sys.stdin.readline()), height=spec.height, width=spec.width)
+        images = DecodedImages(**json.loads(sys.stdin.readline()), height=spec.height, width=spec.width)
         threading.Thread(target=_die_with_parent, daemon=True).start()
-        figures = _figures(job, runtime, pictures, say, watch)
+        figures = _figures(job, runtime, images, say, watch)
     devices = {"device_memory_mib": watch.peak_mib, "gpu_clock_mhz": watch.clock_mhz}
     say("finished", **figures, **devices, peak_memory_mib=peak_memory_mib(), tf32=tf32(job, provider))
 
@@ -98,22 +98,22 @@ def open_model(job: Job) -> tuple[Runtime, float]:
 
 
 def _open_checkpoint(job: Job) -> Runtime:
-    """A checkpoint as it is asked for: at another picture size than its own, compiled, or in another precision."""
+    """A checkpoint as it is asked for: at another image size than its own, compiled, or in another precision."""
     from musiq.runtimes.pytorch import open_checkpoint
 
     size = job.height, job.width
     return open_checkpoint(Path(job.path), job.device, job.threads, *size, job.compiled, job.precision)
 
 
-class Pictures:
-    """The pictures that every model of one size gets, decoded once by the parent into a file of raw bytes."""
+class DecodedImages:
+    """The images that every model of one size gets, decoded once by the parent into a file of raw bytes."""
 
     def __init__(self, raw: str, files: list[str], height: int, width: int) -> None:
         self.files = [Path(file) for file in files]
         self.raw, self.shape = raw, (height, width, 3)
 
     def decoded(self, index: int, count: int) -> Images:
-        """`count` pictures from `index` on, uint8 (count, H, W, 3), beginning anew where they end.
+        """`count` images from `index` on, uint8 (count, H, W, 3), beginning anew where they end.
 
         Read, not mapped: mapped pages would count as this model's memory.
         """
@@ -126,33 +126,33 @@ class Pictures:
         return batch
 
     def places(self, index: int, count: int) -> list[int]:
-        """Which of the pictures those `count` from `index` on are."""
+        """Which of the images those `count` from `index` on are."""
         return [(index + row) % len(self.files) for row in range(count)]
 
     def from_files(self, index: int, count: int) -> Images:
-        """The same pictures, but read, decoded and fitted now."""
+        """The same images, but read, decoded and fitted now."""
         from musiq.images.decode import prepare
 
         wanted = [self.files[place] for place in self.places(index, count)]
         return np.stack([prepare(file, self.shape[0], self.shape[1])[0] for file in wanted])
 
 
-def _figures(job: Job, runtime: Runtime, pictures: Pictures, say: Say, watch: Watch) -> dict[str, Any]:
-    first = pictures.decoded(0, job.batch)
+def _figures(job: Job, runtime: Runtime, images: DecodedImages, say: Say, watch: Watch) -> dict[str, Any]:
+    first = images.decoded(0, job.batch)
     cold_ms, _ = _timed(runtime, first)
-    scores = _scores(job, runtime, pictures, say) if job.score else []
+    scores = _scores(job, runtime, images, say) if job.score else []
     warm_calls = -(-len(scores) // job.batch)
     for _ in _until(job.warmup_calls - warm_calls, job.warmup_seconds, say, "warming up"):
         runtime(first)
     latencies, seen = [], dict[int, float]()
     watch.timing = True
     for call in _until(job.calls, job.seconds, say, "timing"):
-        taken_ms, found = _timed(runtime, pictures.decoded(call * job.batch, job.batch))
+        taken_ms, found = _timed(runtime, images.decoded(call * job.batch, job.batch))
         latencies.append(taken_ms)
-        seen.update(zip(pictures.places(call * job.batch, job.batch), found.tolist(), strict=True))
+        seen.update(zip(images.places(call * job.batch, job.batch), found.tolist(), strict=True))
     watch.timing = False
     calls = _until(job.end_to_end_calls, 0, say, "timing from files")
-    end_to_end = [_timed(lambda at: runtime(pictures.from_files(at, job.batch)), call * job.batch)[0] for call in calls]
+    end_to_end = [_timed(lambda at: runtime(images.from_files(at, job.batch)), call * job.batch)[0] for call in calls]
     runtime.close()
     return {
         "cold_start_ms": cold_ms,
@@ -163,14 +163,14 @@ def _figures(job: Job, runtime: Runtime, pictures: Pictures, say: Say, watch: Wa
     }
 
 
-def _scores(job: Job, runtime: Runtime, pictures: Pictures, say: Say) -> list[float]:
-    """The score of every picture, in whole batches alone, the last filled up from the start: every call has the shape
+def _scores(job: Job, runtime: Runtime, images: DecodedImages, say: Say) -> list[float]:
+    """The score of every image, in whole batches alone, the last filled up from the start: every call has the shape
     that is measured."""
     scores: list[float] = []
-    for index in range(0, len(pictures.files), job.batch):
-        scores += runtime(pictures.decoded(index, job.batch)).tolist()
-        say("progress", doing="scoring", done=min(len(scores), len(pictures.files)), of=len(pictures.files))
-    return scores[: len(pictures.files)]
+    for index in range(0, len(images.files), job.batch):
+        scores += runtime(images.decoded(index, job.batch)).tolist()
+        say("progress", doing="scoring", done=min(len(scores), len(images.files)), of=len(images.files))
+    return scores[: len(images.files)]
 
 
 def _timed(call: Callable[[T], R], argument: T) -> tuple[float, R]:

@@ -57,7 +57,7 @@ class Cell:
 
     @property
     def scores(self) -> list[float] | None:
-        """Scores of all pictures, if it was this cell that gave its model's."""
+        """Scores of all images, if it was this cell that gave its model's."""
         return next((outcome.figures["scores"] for outcome in self.sound if outcome.figures.get("scores")), None)
 
     def rounds(self, settings: Settings) -> int:
@@ -67,22 +67,22 @@ class Cell:
 def lay_out(
     models: Sequence[Candidate], checkpoint: Path | None, settings: Settings, baselines: Sequence[str] = ()
 ) -> list[Cell]:
-    """The rows to measure: on each device the references first, then other ways of PyTorch, then the artefacts, each at
+    """The rows to measure: on each device the references first, then other ways of PyTorch, then the artifacts, each at
     every batch size.
 
-    With "none" among `baselines` the references of artefacts are scored and not timed, with "compile" each reference is
+    With "none" among `baselines` the references of artifacts are scored and not timed, with "compile" each reference is
     there compiled as well, with "eager:fp16" in that precision; a checkpoint that is one of the `models` is timed whatever
-    the baselines. Of several devices each artefact goes where its kind can run; PyTorch runs on their plain GPUs.
+    the baselines. Of several devices each artifact goes where its kind can run; PyTorch runs on their plain GPUs.
     """
     chosen = describe(checkpoint) if checkpoint else None
-    artefacts = [model for model in models if model.format != "pytorch"]
-    settled = {artefact: reference_of(artefact, chosen) for artefact in artefacts}
+    artifacts = [model for model in models if model.format != "pytorch"]
+    settled = {artifact: reference_of(artifact, chosen) for artifact in artifacts}
     references = list(dict.fromkeys(reference for reference, _ in settled.values() if reference))
     asked = {model.sha256 for model in models if model.format == "pytorch"}
     alone = [model for model in [*([chosen] if chosen else []), *models] if model.format == "pytorch"]
     known = {reference.sha256 for reference in references}
     references += [model for model in dict.fromkeys(alone) if model.sha256 not in known]
-    names = short_names([*references, *artefacts])
+    names = short_names([*references, *artifacts])
     cells: list[Cell] = []
 
     def lay(
@@ -113,12 +113,12 @@ def lay_out(
 
 
 def plain_device(device: str) -> str:
-    """Where PyTorch runs beside artefacts on `device`: on the same GPU, in no special way."""
+    """Where PyTorch runs beside artifacts on `device`: on the same GPU, in no special way."""
     return device if device in ("auto", "cpu") else f"cuda:{cuda_index(device)}"
 
 
 def may_run(it: Candidate, device: str) -> bool:
-    """Whether files of this kind run on `device`: of several, each artefact is measured where it can run."""
+    """Whether files of this kind run on `device`: of several, each artifact is measured where it can run."""
     try:
         check_device(device, it.path)
     except MusiqError:
@@ -127,7 +127,7 @@ def may_run(it: Candidate, device: str) -> bool:
 
 
 def fixed_batch(it: Candidate) -> int:
-    """The one batch size that an artefact was exported for; 0 where it takes several."""
+    """The one batch size that an artifact was exported for; 0 where it takes several."""
     first, last = it.record.batch if it.record else (0, 0)
     return first if first == last else 0
 
@@ -145,7 +145,7 @@ def check_baselines(baselines: Sequence[str], cells: Sequence[Cell]) -> None:
 
 
 def job_of(cell: Cell, settings: Settings, score: bool, cache: str | None = None) -> Job:
-    """One round of a cell: its share of the calls and seconds, and whether it scores all pictures too."""
+    """One round of a cell: its share of the calls and seconds, and whether it scores all images too."""
     calls = math.ceil(settings.calls / settings.rounds) if cell.timed else 0
     return Job(
         path=str(cell.candidate.path.absolute()),
@@ -171,7 +171,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What one child is to measure. `height` and `width`: the picture size where the file itself allows any.
+    """What one child is to measure. `height` and `width`: the image size where the file itself allows any.
     `compiled`: a checkpoint goes through torch.compile; `cache`: the folder for what PyTorch's compiler makes; `precision`:
     what PyTorch runs a checkpoint in."""
 

@@ -23,15 +23,15 @@ OPENING_S = {"pytorch": 5.0, COMPILED: 60.0, "torchscript": 5.0, "pt2": 8.0}
 """Starting a process, importing, opening, compiling; 2 s for other formats."""
 
 DECODE_S = 0.02
-"""A picture of 1024x768 read, decoded and fitted."""
+"""An image of 1024x768 read, decoded and fitted."""
 
 RESNET50_GFLOP = 2 * 4.089
-"""torchvision's ResNet-50 for a picture of 224x224 (its documentation gives 4.09 GFLOPS, counting a product and its sum as
+"""torchvision's ResNet-50 for an image of 224x224 (its documentation gives 4.09 GFLOPS, counting a product and its sum as
 one); the convolutions grow with the pixels."""
 
 
 def gflop(spec: Spec) -> float:
-    """Billions of products and sums for one picture: matrix products, convolutions and attention, from the formulas of
+    """Billions of products and sums for one image: matrix products, convolutions and attention, from the formulas of
     the architecture. Norms, activations and the pyramid are left out."""
     tokens = spec.tokens
     if spec.trunk == "resnet50":
@@ -79,13 +79,13 @@ def call_s(cell: Cell, rate: float) -> float | None:
     return None if spec is None else cell.batch * gflop(spec) / rate * SLOWNESS.get(cell.candidate.format, 1.0)
 
 
-def left_s(cell: Cell, settings: Settings, pictures: int, rate: float, score: bool) -> float | None:
-    """Seconds that the cell's remaining rounds take; `score`: it scores all pictures too."""
+def left_s(cell: Cell, settings: Settings, images: int, rate: float, score: bool) -> float | None:
+    """Seconds that the cell's remaining rounds take; `score`: it scores all images too."""
     call = call_s(cell, rate)
     if call is None:
         return None
     job = job_of(cell, settings, score)
-    scoring = math.ceil(pictures / cell.batch) if score else 0
+    scoring = math.ceil(images / cell.batch) if score else 0
 
     def warm(scored: int) -> float:  # calls that score warm up too
         return max(job.warmup_seconds, (job.warmup_calls - scored) * call)
@@ -98,7 +98,7 @@ def left_s(cell: Cell, settings: Settings, pictures: int, rate: float, score: bo
     return rounds * (once + warm(0)) + scoring * call + warm(scoring) - warm(0)
 
 
-def plan(cells: Sequence[Cell], settings: Settings, pictures: int) -> list[str]:
+def plan(cells: Sequence[Cell], settings: Settings, images: int) -> list[str]:
     """Lines that say what would be measured and about how long each row and all of it takes."""
     rate = product_rate(settings.threads or available_cpus())
     scored = {cell.candidate for cell in cells if cell.scores is not None}
@@ -106,7 +106,7 @@ def plan(cells: Sequence[Cell], settings: Settings, pictures: int) -> list[str]:
     for cell in cells:
         score = cell.candidate not in scored
         scored.add(cell.candidate)
-        seconds = left_s(cell, settings, pictures, rate, score)
+        seconds = left_s(cell, settings, images, rate, score)
         total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
         done = len(cell.outcomes)
         what = f"{done} of {cell.rounds(settings)} rounds done" if done else cell.role
@@ -114,7 +114,7 @@ def plan(cells: Sequence[Cell], settings: Settings, pictures: int) -> list[str]:
         told = "unknown" if seconds is None else "0 s" if seconds == 0 else f"about {duration(seconds)}"
         lines.append(f"{name:<60} batch {cell.batch:<4} {told:<14} {what}")
     beside = f", besides {unknown} whose size nothing tells" if unknown else ""
-    lines.append(f"{len(cells)} rows, {pictures} pictures: about {duration(total)} in all{beside}.")
+    lines.append(f"{len(cells)} rows, {images} images: about {duration(total)} in all{beside}.")
     lines.append(
         f"Estimated from each model's arithmetic at the {rate:.0f} GFLOP/s of a matrix product on this CPU just now; off "
         "by a factor of two easily. A GPU is faster."

@@ -1,4 +1,4 @@
-"""The pictures of a run: found, decoded once for each size that a model wants, the broken ones left out and counted."""
+"""The images of a run: found, decoded once for each size that a model wants, the broken ones left out and counted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from musiq.images.find import find_images
 from musiq.images.fit import Image
 from musiq.images.opencv import without_decoder_noise
 
-CHUNK = 16  # pictures decoded ahead: bounds memory whatever a picture's size
+CHUNK = 16  # images decoded ahead: bounds memory whatever an image's size
 
 Progress = Callable[[int, int], None]
 
@@ -35,10 +35,10 @@ class Labels:
 
     @classmethod
     def read(cls, source: Path | str, split: str | None) -> Labels:
-        """The labels of `split`; by default the test pictures where there are any, since a model has not seen those.
+        """The labels of `split`; by default the test images where there are any, since a model has not seen those.
 
         `source` is a label file, or the folder of a public dataset as its authors publish it, also as NAME=FOLDER. Raises
-        MusiqError for what is neither, and a split without pictures.
+        MusiqError for what is neither, and a split without images.
         """
         return cls.of_split(*_read(source), split)
 
@@ -48,14 +48,14 @@ class Labels:
         if split != "all":
             dataset = dataclasses.replace(dataset, items=tuple(dataset.split(split)))
         if not dataset.items:
-            raise MusiqError(f"{path} has no picture in the split {split}; give another --split, or all.")
+            raise MusiqError(f"{path} has no image in the split {split}; give another --split, or all.")
         return cls(dataset, split, path)
 
     def of(self, files: Sequence[Path]) -> list[float | None]:
         return [None if item is None else item.mos for item in self.dataset.match(files)]
 
     def files(self) -> list[Path]:
-        """The labelled pictures that are there."""
+        """The labelled images that are there."""
         return sorted(item.path for item in self.dataset.items if item.path.is_file())
 
     def describe(self, n: int) -> dict[str, Any]:
@@ -98,8 +98,8 @@ def find_labels(images: Sequence[Path], source: str | None, split: str | None) -
 
 
 @dataclass
-class Pictures:
-    """Pictures in a fixed order, every model gets the same; `broken` are (path, why), found while decoding;
+class ImageSet:
+    """Images in a fixed order, every model gets the same; `broken` are (path, why), found while decoding;
     `fitted` is how many were resized or cropped for a model."""
 
     files: list[Path]
@@ -110,9 +110,9 @@ class Pictures:
     _decoded: dict[tuple[int, int], Path] = field(default_factory=dict)
 
     def decoded(self, height: int, width: int, progress: Progress = lambda done, of: None) -> Path:
-        """A file of raw uint8 (len(self.files), height, width, 3); the first call takes broken pictures out of `files`.
+        """A file of raw uint8 (len(self.files), height, width, 3); the first call takes broken images out of `files`.
 
-        Raises MusiqError where no picture can be decoded, or the disk is full.
+        Raises MusiqError where no image can be decoded, or the disk is full.
         """
         if (height, width) not in self._decoded:
             raw = self.scratch / f"{width}x{height}.u8"
@@ -122,7 +122,7 @@ class Pictures:
             except OSError as problem:
                 need = len(self.files) * height * width * 3 / 2**30
                 raise MusiqError(
-                    f"Cannot keep the decoded pictures in {self.scratch} ({problem.strerror}); they need {need:.1f} GiB. "
+                    f"Cannot keep the decoded images in {self.scratch} ({problem.strerror}); they need {need:.1f} GiB. "
                     "Set TMPDIR to a folder with room, or give a smaller --max-images."
                 ) from problem
             self._decoded[height, width] = raw
@@ -141,26 +141,24 @@ class Pictures:
     def _write(self, raw: Path, height: int, width: int, progress: Progress) -> None:
         sound, broken, fitted = [], [], 0
         with raw.open("wb") as file:
-            for path, picture, how in decode_all(self.files, height, width):
-                if picture is None:
+            for path, image, how in decode_all(self.files, height, width):
+                if image is None:
                     broken.append((path, how))
                 else:
-                    file.write(picture.tobytes())
+                    file.write(image.tobytes())
                     sound.append(path)
                     fitted += bool(how)
                 progress(len(sound) + len(broken), len(self.files))
         if broken and self._decoded:
-            raise MusiqError(
-                f"{broken[0][0]} could be read before, and cannot now: leave the pictures alone meanwhile."
-            )
+            raise MusiqError(f"{broken[0][0]} could be read before, and cannot now: leave the images alone meanwhile.")
         if not sound:
-            raise MusiqError(f"None of {len(broken)} pictures can be read; the first, {broken[0][0]}: {broken[0][1]}")
+            raise MusiqError(f"None of {len(broken)} images can be read; the first, {broken[0][0]}: {broken[0][1]}")
         self.files, self.fitted = sound, max(fitted, self.fitted)
         self.broken += broken
 
 
 def decode_all(files: Sequence[Path], height: int, width: int) -> Generator[tuple[Path, Image | None, str], None, None]:
-    """Each file's (path, picture, how it was fitted), or (path, None, why it cannot be read)."""
+    """Each file's (path, image, how it was fitted), or (path, None, why it cannot be read)."""
 
     def one(path: Path) -> tuple[Path, Image | None, str]:
         try:
@@ -173,25 +171,25 @@ def decode_all(files: Sequence[Path], height: int, width: int) -> Generator[tupl
             yield from pool.map(one, files[start : start + CHUNK])
 
 
-def choose(folders: Sequence[Path], labels: Labels | None, at_most: int, scratch: Path) -> Pictures:
-    """The pictures of `folders`, with labels only those that have one, evenly thinned out to `at_most` (0: all).
+def choose(folders: Sequence[Path], labels: Labels | None, at_most: int, scratch: Path) -> ImageSet:
+    """The images of `folders`, with labels only those that have one, evenly thinned out to `at_most` (0: all).
 
     Raises MusiqError where nothing is left.
     """
     missing = [str(folder) for folder in folders if not folder.exists()]
     if missing:
-        raise MusiqError(f"There is no {missing[0]}; give a folder of pictures with --images.")
-    own = labels is not None and list(folders) == [labels.source]  # a dataset's folder may hold its pictures twice
+        raise MusiqError(f"There is no {missing[0]}; give a folder of images with --images.")
+    own = labels is not None and list(folders) == [labels.source]  # a dataset's folder may hold its images twice
     files = labels.files() if labels is not None and own else list(find_images(folders))
     found = len(files)
     if labels is not None:
         files = [file for file, label in zip(files, labels.of(files), strict=True) if label is not None]
         if not files:
             raise MusiqError(
-                f"None of the {found} pictures in {', '.join(map(str, folders))} has a label in {labels.source} (split: "
+                f"None of the {found} images in {', '.join(map(str, folders))} has a label in {labels.source} (split: "
                 f"{labels.split}). Check --images, --labels and --split."
             )
-    return Pictures(evenly(files, at_most), found, scratch)
+    return ImageSet(evenly(files, at_most), found, scratch)
 
 
 def evenly(files: list[Path], at_most: int) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What is to be measured: files found, their records read, and each artefact's PyTorch reference settled."""
+"""What is to be measured: files found, their records read, and each artifact's PyTorch reference settled."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ COMPILED = "torch.compile"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One file to measure: a checkpoint, run by PyTorch, or an artefact, run by its own runtime.
+    """One file to measure: a checkpoint, run by PyTorch, or an artifact, run by its own runtime.
 
     `record` is what its exporter wrote beside it. `height` and `width` are set for a checkpoint that stands in as the
-    reference of artefacts, whose picture size may be another than its own; `cast` is the precision that PyTorch runs a
+    reference of artifacts, whose image size may be another than its own; `cast` is the precision that PyTorch runs a
     checkpoint in, `device` where it shall run.
     """
 
@@ -126,30 +126,30 @@ def describe(path: Path) -> Candidate:
     return Candidate(path, FORMATS[ending], digest, record)
 
 
-def reference_of(artefact: Candidate, checkpoint: Candidate | None) -> tuple[Candidate | None, str]:
-    """The checkpoint to compare `artefact` with, and a remark: why there is none, or what is doubtful about it.
+def reference_of(exported: Candidate, checkpoint: Candidate | None) -> tuple[Candidate | None, str]:
+    """The checkpoint to compare `artifact` with, and a remark: why there is none, or what is doubtful about it.
 
-    `checkpoint`, the one asked for, if the artefact was exported from it or does not say; else the one that its record
-    names, where a file of that name and SHA-256 lies beside the artefact, in the working folder or under runs/.
+    `checkpoint`, the one asked for, if the artifact was exported from it or does not say; else the one that its record
+    names, where a file of that name and SHA-256 lies beside the artifact, in the working folder or under runs/.
     """
-    recorded = artefact.record.checkpoint if artefact.record else {}
+    recorded = exported.record.checkpoint if exported.record else {}
     name, digest = recorded.get("name", ""), recorded.get("sha256")
     found = checkpoint if checkpoint and digest in (None, checkpoint.sha256) else None
     if found is None and name and digest:
-        found = _search(artefact.path, Path(name), digest)
+        found = _search(exported.path, Path(name), digest)
     if found is None:
         other = f"it was not exported from {checkpoint.path.name}; " if checkpoint else ""
         lost = f"its checkpoint {name} was not found as it was" if name else "no record names its checkpoint"
         return None, f"{other}{lost}; give it with --checkpoint"
     doubt = "" if digest else f"no record says that it was exported from {found.path.name}"
-    if artefact.record is None:
+    if exported.record is None:
         return found, doubt
-    return replace(found, height=artefact.record.spec.height, width=artefact.record.spec.width), doubt
+    return replace(found, height=exported.record.spec.height, width=exported.record.spec.width), doubt
 
 
-def _search(artefact: Path, name: Path, digest: str) -> Candidate | None:
+def _search(exported: Path, name: Path, digest: str) -> Candidate | None:
     runs = sorted(Path("runs").rglob(name.name)) if Path("runs").is_dir() else []
-    for path in (name, artefact.parent / name.name, *runs):
+    for path in (name, exported.parent / name.name, *runs):
         if path.is_file() and files.suffix(path, list(CHECKPOINTS)) and sha256(path) == digest:
             return describe(path)
     return None

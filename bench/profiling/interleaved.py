@@ -53,12 +53,12 @@ def measure(
 
 
 def lines(names: Sequence[str], batches: Sequence[int], seconds: Sequence[Sequence[float]]) -> list[str]:
-    """A Markdown table: medians for each picture, and the median over the turns of how many times as fast each was as the
+    """A Markdown table: medians for each image, and the median over the turns of how many times as fast each was as the
     first in the same turn, with the 10th and 90th percentiles."""
-    per_picture = [np.array(taken) / batch for taken, batch in zip(seconds, batches, strict=True)]
-    rows = ["| model | batch | ms a picture | times as fast as the first |", "|---|---|---|---|"]
-    for name, batch, each in zip(names, batches, per_picture, strict=True):
-        rows.append(f"| {name} | {batch} | {np.median(each) * 1e3:.1f} | {spread(per_picture[0] / each)} |")
+    per_image = [np.array(taken) / batch for taken, batch in zip(seconds, batches, strict=True)]
+    rows = ["| model | batch | ms an image | times as fast as the first |", "|---|---|---|---|"]
+    for name, batch, each in zip(names, batches, per_image, strict=True):
+        rows.append(f"| {name} | {batch} | {np.median(each) * 1e3:.1f} | {spread(per_image[0] / each)} |")
     return rows
 
 
@@ -83,38 +83,38 @@ def open_pyiqa(threads: int) -> Call:
 
 
 def spread_out(folder: Path, first: int) -> list[Path]:
-    """The pictures of a folder, the `first` ones evenly out of all of it: they are taken unless they are broken."""
+    """The images of a folder, the `first` ones evenly out of all of it: they are taken unless they are broken."""
     files = choose([folder], None, 0, scratch=Path()).files
     chosen = evenly(files, first)
     return chosen + sorted(set(files) - set(chosen))
 
 
 def batch_of(files: Sequence[Path], size: tuple[int, int], batch: int) -> Images:
-    """The first `batch` pictures that can be read, fitted to `size` (height, width); says on stderr which could not.
+    """The first `batch` images that can be read, fitted to `size` (height, width); says on stderr which could not.
     Raises MusiqError where there are fewer."""
     found = []
     with without_decoder_noise(), closing(decode_all(files, *size)) as decoded:
-        for path, picture, how in decoded:
-            if picture is None:
+        for path, image, how in decoded:
+            if image is None:
                 click.echo(f"{path}: {how}", err=True)
             else:
-                found.append(picture)
+                found.append(image)
             if len(found) == batch:
                 return np.stack(found)
-    raise MusiqError(f"There are {len(found)} pictures for a batch of {batch}; give more, or a smaller --batch.")
+    raise MusiqError(f"There are {len(found)} images for a batch of {batch}; give more, or a smaller --batch.")
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("models", nargs=-1, required=True)
-@click.option("--images", required=True, type=click.Path(path_type=Path), help="A folder of real pictures, or one.")
+@click.option("--images", required=True, type=click.Path(path_type=Path), help="A folder of real images, or one.")
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, default=(1,), show_default=True)
 @click.option("--turns", type=click.IntRange(1), default=14, show_default=True)
 @click.option("--threads", type=click.IntRange(1), show_default="what this process may use")
 def main(models: Sequence[str], images: Path, batches: Sequence[int], turns: int, threads: int | None) -> None:
     """Print how many times as fast as the first of MODELS the others are on this CPU, in turns in one process.
 
-    MODELS are artefacts and checkpoints, or the word pyiqa for the eager MUSIQ of that package, with random weights, on
-    pictures of the other models' size. The first with the first --batch is what the rest is compared with.
+    MODELS are artifacts and checkpoints, or the word pyiqa for the eager MUSIQ of that package, with random weights, on
+    images of the other models' size. The first with the first --batch is what the rest is compared with.
     """
     cpus = threads or available_cpus()
     with ExitStack() as opened:
@@ -124,7 +124,7 @@ def main(models: Sequence[str], images: Path, batches: Sequence[int], turns: int
         ]
         sizes = [(it.spec.height, it.spec.width) for it in runtimes if it]
         if not sizes:
-            raise MusiqError(f"Only {PYIQA} is given; give a model beside it, whose height and width its pictures get.")
+            raise MusiqError(f"Only {PYIQA} is given; give a model beside it, whose height and width its images get.")
         files = spread_out(images, max(batches))
         decoded: dict[tuple[int, int], Images] = {}
         names, sets, calls = [], [], []

@@ -1,6 +1,6 @@
 """What decoding a JPEG costs: OpenCV, as `musiq-score` uses it, beside other decoders, and at a part of its size.
 
-`python -m musiq_bench.profiling.jpeg_decoders PICTURES --model model.onnx` prints the table of docs/performance.md.
+`python -m musiq_bench.profiling.jpeg_decoders IMAGES --model model.onnx` prints the table of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from musiq.terminal import Command
 from ..report.latency import spread
 
 Decoder = Callable[[bytes, int, int], Images]
-"""A JPEG's bytes to the picture (height, width, 3), RGB, that a model of that size takes."""
+"""A JPEG's bytes to the image (height, width, 3), RGB, that a model of that size takes."""
 
 
 def opencv(data: bytes, height: int, width: int, spare: int = 0) -> Images:
     """As `musiq-score` does; with `spare` at the part of its size that leaves so many times the model's."""
     cover = (spare * height, spare * width) if spare else None
-    with decoded(data, cover=cover) as (picture, reduction):
-        return fit(picture, height, width, reduction)[0]
+    with decoded(data, cover=cover) as (image, reduction):
+        return fit(image, height, width, reduction)[0]
 
 
 def simplejpeg(data: bytes, height: int, width: int) -> Images:
@@ -45,8 +45,8 @@ def simplejpeg(data: bytes, height: int, width: int) -> Images:
 
 
 def nvimagecodec(data: bytes, height: int, width: int) -> Images:
-    with decoded(data, jpeg=_nvimagecodec()) as (picture, _):
-        return fit(picture, height, width)[0]
+    with decoded(data, jpeg=_nvimagecodec()) as (image, _):
+        return fit(image, height, width)[0]
 
 
 @cache
@@ -83,7 +83,7 @@ DECODERS: dict[str, Decoder] = {
 
 @dataclass
 class Measured:
-    """One decoder's milliseconds for each picture, and how far its pixels and scores are from OpenCV's; or why none."""
+    """One decoder's milliseconds for each image, and how far its pixels and scores are from OpenCV's; or why none."""
 
     ms: list[float] = field(default_factory=list)
     pixels: list[int] = field(default_factory=list)
@@ -92,8 +92,8 @@ class Measured:
 
 
 def measure(files: Sequence[Path], height: int, width: int, runtime: Runtime | None, times: int) -> dict[str, Measured]:
-    """Every decoder over every picture, in turns, the best of so many `times`, from the file's bytes in memory to the
-    fitted picture, on one thread. Pictures that are no JPEG, or that need turning, are left out."""
+    """Every decoder over every image, in turns, the best of so many `times`, from the file's bytes in memory to the
+    fitted image, on one thread. Images that are no JPEG, or that need turning, are left out."""
     found = {name: Measured() for name in DECODERS}
     jpegs = 0
     for file in files:
@@ -107,32 +107,32 @@ def measure(files: Sequence[Path], height: int, width: int, runtime: Runtime | N
             if result.problem:
                 continue
             try:
-                picture, ms = _best(partial(DECODERS[name], data, height, width), times)
+                image, ms = _best(partial(DECODERS[name], data, height, width), times)
             except (ImportError, MusiqError, RuntimeError) as problem:  # RuntimeError: PyTurboJPEG without its library
                 result.problem = " ".join(str(problem).split())[:60]
                 continue
-            score = float(runtime(picture[None])[0]) if runtime else 0.0
-            reference = reference or (picture, score)
+            score = float(runtime(image[None])[0]) if runtime else 0.0
+            reference = reference or (image, score)
             result.ms.append(ms)
-            result.pixels.append(int(np.abs(picture.astype(np.int16) - reference[0]).max()))
+            result.pixels.append(int(np.abs(image.astype(np.int16) - reference[0]).max()))
             result.scores.append(abs(score - reference[1]))
     if not jpegs:
-        raise MusiqError("No JPEG that stands upright is among the pictures; give a folder with some.")
+        raise MusiqError("No JPEG that stands upright is among the images; give a folder with some.")
     return found
 
 
 def _best(call: Callable[[], Images], times: int) -> tuple[Images, float]:
-    best, picture = float("inf"), None
+    best, image = float("inf"), None
     for _ in range(times):
         start = time.perf_counter()
-        picture = call()
+        image = call()
         best = min(best, (time.perf_counter() - start) * 1e3)
-    assert picture is not None
-    return picture, best
+    assert image is not None
+    return image, best
 
 
 def lines(found: dict[str, Measured], scored: bool) -> list[str]:
-    """A Markdown table: the median of each decoder, and of its ratios to the first on the same picture, with the 10th and
+    """A Markdown table: the median of each decoder, and of its ratios to the first on the same image, with the 10th and
     90th percentiles of these."""
     heading = ["decoder", "ms", "ratio", "pixels", *(["scores"] if scored else [])]
     rows = [f"| {' | '.join(heading)} |", "|" + "---|" * len(heading)]
@@ -147,22 +147,22 @@ def lines(found: dict[str, Measured], scored: bool) -> list[str]:
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--height", type=click.IntRange(1), default=768, show_default=True, help="That a model takes.")
 @click.option("--width", type=click.IntRange(1), default=1024, show_default=True)
 @click.option("--model", type=click.Path(path_type=Path), help="Whose scores are compared; its height and width count.")
 @click.option("--max-images", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--times", type=click.IntRange(1), default=3, show_default=True, help="Of which the best counts.")
-def main(pictures: Sequence[Path], height: int, width: int, model: Path | None, max_images: int, times: int) -> None:
-    """Print what decoding PICTURES (JPEG files or folders) costs on one thread, and what else than OpenCV would.
+def main(images: Sequence[Path], height: int, width: int, model: Path | None, max_images: int, times: int) -> None:
+    """Print what decoding IMAGES (JPEG files or folders) costs on one thread, and what else than OpenCV would.
 
-    "ms" from bytes to the fitted picture; "pixels" and "scores" are the largest differences to those of OpenCV.
+    "ms" from bytes to the fitted image; "pixels" and "scores" are the largest differences to those of OpenCV.
     """
     cv2.setNumThreads(1)
     runtime = open_runtime(model, "cpu") if model else None
     if runtime:
         height, width = runtime.spec.height, runtime.spec.width
-    found = measure(find_images(pictures)[:max_images], height, width, runtime, times)
+    found = measure(find_images(images)[:max_images], height, width, runtime, times)
     opencv_ms = next(iter(found.values())).ms
     click.echo(f"{len(opencv_ms)} JPEG files for a model at {width}x{height}, OpenCV {cv2.__version__}:\n")
     click.echo("\n".join(lines(found, scored=runtime is not None)))

@@ -73,7 +73,7 @@ def account(path: Path, batch: int = 1, calls: int = 5, threads: int | None = No
 
 
 def work_of(path: Path, spec: Spec) -> float:
-    """GFLOP for one picture: what the export counted in the simplified graph; for a checkpoint, or a file without such a
+    """GFLOP for one image: what the export counted in the simplified graph; for a checkpoint, or a file without such a
     record, what the formulas of the architecture say."""
     record = artifact.read_record(path)
     return float((record and record.details.get("gflop")) or gflop(spec))
@@ -151,7 +151,7 @@ PROFILERS: dict[str, Callable[[Path, int, int, int], Account]] = {
 
 
 def _timed(call: Call, spec: Spec, batch: int, calls: int) -> list[float]:
-    """Milliseconds of each call on the same pictures of noise, after one call that is not timed."""
+    """Milliseconds of each call on the same images of noise, after one call that is not timed."""
     images = _noise(spec, batch)
     call(images)
     walls = []

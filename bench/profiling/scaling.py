@@ -1,6 +1,6 @@
-"""How the cost grows with the work: pictures a call, pixels a picture, pictures a run.
+"""How the cost grows with the work: images a call, pixels an image, images a run.
 
-`results/growth.sh PICTURES` makes the artefacts and reports that this reads, and the figures of docs/performance.md.
+`results/growth.sh IMAGES` makes the artifacts and reports that this reads, and the figures of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COUNTS = (1, 10, 100, 1_000, 10_000)
 class Run:
     """`musiq-score` from its start to its end over so many files on disk."""
 
-    pictures: int
+    images: int
     seconds: float
     peak_memory_mib: float
 
@@ -61,19 +61,19 @@ class Call:
 
 
 def score_many(model: Path, images: Path, counts: Sequence[int]) -> list[Run]:
-    """Run `musiq-score` over `counts` pictures, those of `images` again and again under names of their own."""
+    """Run `musiq-score` over `counts` images, those of `images` again and again under names of their own."""
     files = [file.resolve() for file in find_images([images])]
     if not files:
-        raise MusiqError(f"There are no pictures in {images}; give a folder with some.")
+        raise MusiqError(f"There are no images in {images}; give a folder with some.")
     runs = []
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
-            links = Path(folder) / "pictures"
+            links = Path(folder) / "images"
             links.mkdir()
             for number, file in enumerate(islice(cycle(files), count)):
                 (links / f"{number:06}{file.suffix}").symlink_to(file)
             runs.append(_run(model, links, Path(folder) / "scores.csv", count))
-        click.echo(f"{count} pictures: {runs[-1].seconds:.1f} s, {runs[-1].peak_memory_mib:.0f} MiB", err=True)
+        click.echo(f"{count} images: {runs[-1].seconds:.1f} s, {runs[-1].peak_memory_mib:.0f} MiB", err=True)
     return runs
 
 
@@ -86,7 +86,7 @@ def _run(model: Path, links: Path, out: Path, count: int) -> Run:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise MusiqError(
-            f"musiq-score over {count} pictures ended with exit code {process.returncode}: run it by itself."
+            f"musiq-score over {count} images ended with exit code {process.returncode}: run it by itself."
         )
     return Run(count, seconds, usage.ru_maxrss / 1024)
 
@@ -111,7 +111,7 @@ Series = dict[str, list[tuple[float, float]]]
 
 
 def draw(over_batch: Sequence[Call], over_size: Sequence[Call], runs: Sequence[Run]) -> bytes:
-    """A PNG: time above, memory below; over the batch, the megapixels and the pictures of a run, from left to right."""
+    """A PNG: time above, memory below; over the batch, the megapixels and the images of a run, from left to right."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -120,9 +120,9 @@ def draw(over_batch: Sequence[Call], over_size: Sequence[Call], runs: Sequence[R
     pairs: dict[str, tuple[Series, Series]] = {
         "batch size": _series(over_batch, [call.batch for call in over_batch]),
         "megapixels, batch 1": _series(over_size, [call.megapixels for call in over_size]),
-        "pictures in one run": (
-            {"musiq-score": [(run.pictures, run.seconds * 1e3 / run.pictures) for run in runs]},
-            {"musiq-score": [(run.pictures, run.peak_memory_mib) for run in runs]},
+        "images in one run": (
+            {"musiq-score": [(run.images, run.seconds * 1e3 / run.images) for run in runs]},
+            {"musiq-score": [(run.images, run.peak_memory_mib) for run in runs]},
         ),
     }
     with matplotlib.rc_context(STYLE):
@@ -133,7 +133,7 @@ def draw(over_batch: Sequence[Call], over_size: Sequence[Call], runs: Sequence[R
             _panel(axes[0][column], times, colours)
             _panel(axes[1][column], memory, colours)
             axes[1][column].set_xlabel(label)
-        axes[0][0].set_ylabel("ms a picture")
+        axes[0][0].set_ylabel("ms an image")
         axes[1][0].set_ylabel("peak memory of the process, MiB")
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=150, facecolor="white")
@@ -141,7 +141,7 @@ def draw(over_batch: Sequence[Call], over_size: Sequence[Call], runs: Sequence[R
 
 
 def _series(found: Sequence[Call], across: Sequence[float]) -> tuple[Series, Series]:
-    """Milliseconds a picture, and memory, of the calls that have figures."""
+    """Milliseconds an image, and memory, of the calls that have figures."""
     times: Series = {}
     memory: Series = {}
     for call, at in zip(found, across, strict=True):
@@ -169,9 +169,9 @@ def _panel(axes: Axes, series: Series, colours: dict[str, str]) -> None:
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--batches", type=click.Path(path_type=Path), help="A report of musiq-bench over batch sizes.")
-@click.option("--sizes", type=click.Path(path_type=Path), help="One over picture sizes.")
+@click.option("--sizes", type=click.Path(path_type=Path), help="One over image sizes.")
 @click.option("--model", type=click.Path(path_type=Path), help="For musiq-score, with --images.")
-@click.option("--images", type=click.Path(exists=True, path_type=Path), help="Pictures, repeated as often as needed.")
+@click.option("--images", type=click.Path(exists=True, path_type=Path), help="Images, repeated as often as needed.")
 @click.option("--count", type=click.IntRange(1), multiple=True, default=COUNTS, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="growth.json; growth.png goes beside it.")
 def main(
@@ -202,7 +202,7 @@ def lines(over_batch: Sequence[Call], over_size: Sequence[Call], runs: Sequence[
     said = []
     for heading, found in (("batch", over_batch), ("megapixels", over_size)):
         if found:
-            said += [f"| | {heading} | ms a picture | peak MiB |", "|---|---|---|---|"]
+            said += [f"| | {heading} | ms an image | peak MiB |", "|---|---|---|---|"]
         for call in found:
             at = str(call.batch) if heading == "batch" else f"{call.megapixels:.2f}"
             ms = f"{call.ms / call.batch:.1f}" if call.ms else f"{call.status}: {call.reason}"
@@ -210,9 +210,9 @@ def lines(over_batch: Sequence[Call], over_size: Sequence[Call], runs: Sequence[
             said.append(f"| {call.name} | {at} | {ms} | {memory} |")
         said += [""] * bool(found)
     if runs:
-        said += ["| pictures | s | ms a picture | peak MiB |", "|---|---|---|---|"]
+        said += ["| images | s | ms an image | peak MiB |", "|---|---|---|---|"]
     said += [
-        f"| {run.pictures} | {run.seconds:.1f} | {run.seconds * 1e3 / run.pictures:.1f} | {run.peak_memory_mib:.0f} |"
+        f"| {run.images} | {run.seconds:.1f} | {run.seconds * 1e3 / run.images:.1f} | {run.peak_memory_mib:.0f} |"
         for run in runs
     ]
     return said

@@ -1,6 +1,6 @@
-"""What becomes of a picture's bytes between its file and the model: time and new memory of each stage.
+"""What becomes of an image's bytes between its file and the model: time and new memory of each stage.
 
-`python -m musiq_bench.profiling.stages PICTURES --model model.onnx` prints the table of docs/performance.md. New
+`python -m musiq_bench.profiling.stages IMAGES --model model.onnx` prints the table of docs/performance.md. New
 memory tells copies: a stage that makes none needs none.
 """
 
@@ -55,7 +55,7 @@ def new_bytes(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def of_batch(files: Sequence[Path], runtime: Runtime, watch: Watch) -> Stages:
-    """The cost of each stage for these pictures together: the calls that `Scorer` makes, one after the other."""
+    """The cost of each stage for these images together: the calls that `Scorer` makes, one after the other."""
     height, width = runtime.spec.height, runtime.spec.width
     costs = dict.fromkeys(("read", "decode", "fit", "gather", "model"), 0.0)
     ready = []
@@ -67,8 +67,8 @@ def of_batch(files: Sequence[Path], runtime: Runtime, watch: Watch) -> Stages:
 
     for place, file in enumerate(files):
         data = watched("read", file.read_bytes)
-        picture = watched("decode", partial(decode, data))
-        image, fitted = watched("fit", partial(fit, picture, height, width))
+        decoded = watched("decode", partial(decode, data))
+        image, fitted = watched("fit", partial(fit, decoded, height, width))
         ready.append(Ready(place, str(file), image=image, fitted=fitted))
     batch = watched("gather", lambda: Batch(ready))
     watched("model", lambda: runtime.run(batch.images))
@@ -76,10 +76,10 @@ def of_batch(files: Sequence[Path], runtime: Runtime, watch: Watch) -> Stages:
 
 
 def measure(files: Sequence[Path], runtime: Runtime, batch: int) -> tuple[list[Stages], list[Stages]]:
-    """Milliseconds and new bytes of a picture in each stage, once for each whole batch of the files."""
+    """Milliseconds and new bytes of an image in each stage, once for each whole batch of the files."""
     groups = [files[start : start + batch] for start in range(0, len(files) - batch + 1, batch)]
     if not groups:
-        raise MusiqError(f"There are {len(files)} pictures for a batch of {batch}; give more, or a smaller --batch.")
+        raise MusiqError(f"There are {len(files)} images for a batch of {batch}; give more, or a smaller --batch.")
     of_batch(groups[0], runtime, milliseconds)  # the first call of a runtime is none like the others
     found: list[list[Stages]] = []
     for watch in (milliseconds, new_bytes):
@@ -88,33 +88,31 @@ def measure(files: Sequence[Path], runtime: Runtime, batch: int) -> tuple[list[S
     return found[0], found[1]
 
 
-def lines(ms: Sequence[Stages], new: Sequence[Stages], picture_bytes: int) -> list[str]:
+def lines(ms: Sequence[Stages], new: Sequence[Stages], image_bytes: int) -> list[str]:
     """A Markdown table of medians over the batches, the times with their 10th and 90th percentiles."""
-    rows = ["| stage | ms a picture | new memory, in pictures |", "|---|---|---|"]
+    rows = ["| stage | ms an image | new memory, in images |", "|---|---|---|"]
     for stage in ms[0]:
-        pictures = float(np.median([costs[stage] for costs in new])) / picture_bytes
-        rows.append(f"| {stage} | {spread([costs[stage] for costs in ms])} | {pictures:.2f} |")
+        images = float(np.median([costs[stage] for costs in new])) / image_bytes
+        rows.append(f"| {stage} | {spread([costs[stage] for costs in ms])} | {images:.2f} |")
     return rows
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--model", required=True, type=click.Path(path_type=Path))
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--max-images", type=click.IntRange(1), default=100, show_default=True)
-def main(pictures: Sequence[Path], model: Path, batch: int, max_images: int) -> None:
-    """Print time and new memory of each stage that PICTURES (files or folders) go through, one stage after the other.
+def main(images: Sequence[Path], model: Path, batch: int, max_images: int) -> None:
+    """Print time and new memory of each stage that IMAGES (files or folders) go through, one stage after the other.
 
     `musiq-score` decodes in other threads while the model works; here nothing overlaps, and decoding has one thread.
     """
     cv2.setNumThreads(1)
     runtime = open_runtime(model, "cpu")
-    files = find_images(pictures)[:max_images]
+    files = find_images(images)[:max_images]
     ms, new = measure(files, runtime, batch)
     size = runtime.spec.height * runtime.spec.width * 3
-    click.echo(
-        f"{len(ms) * batch} pictures, batch {batch}, one picture as {model.name} takes it: {size / 1e6:.2f} MB\n"
-    )
+    click.echo(f"{len(ms) * batch} images, batch {batch}, one image as {model.name} takes it: {size / 1e6:.2f} MB\n")
     click.echo("\n".join(lines(ms, new, size)))
 
 

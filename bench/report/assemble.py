@@ -12,7 +12,7 @@ import numpy as np
 from musiq import artifact
 
 from ..plan.cases import Cell, Settings
-from ..plan.images import Pictures
+from ..plan.images import ImageSet
 from ..plan.models import Candidate
 from .latency import Latency, summarise
 from .quality import Quality, against_labels, against_reference
@@ -24,8 +24,8 @@ STEADY = 0.01
 """Part of the scores' spread by which scores may change with the batch size before a row says so."""
 
 
-def rows(cells: Sequence[Cell], pictures: Pictures, labels: Sequence[float] | None, settings: Settings) -> list[Row]:
-    """The report's rows, in the order of the cells. `labels` are in the order of `pictures.files`.
+def rows(cells: Sequence[Cell], images: ImageSet, labels: Sequence[float] | None, settings: Settings) -> list[Row]:
+    """The report's rows, in the order of the cells. `labels` are in the order of `images.files`.
 
     What a model keeps of the scores is worked out once and stands in the rows of all its batch sizes.
     """
@@ -36,9 +36,9 @@ def rows(cells: Sequence[Cell], pictures: Pictures, labels: Sequence[float] | No
         scored = _scored(cell.candidate, cells)
         if scored is not None and cell.sound:
             if cell.candidate not in qualities:
-                qualities[cell.candidate] = _quality(scored, _reference(cell, cells), pictures, labels)
+                qualities[cell.candidate] = _quality(scored, _reference(cell, cells), images, labels)
             _put(row, qualities[cell.candidate])
-            row.pictures = len(scored.scores or ())
+            row.images = len(scored.scores or ())
             _put_batch_difference(row, cell, scored)
         made.append(row)
     return made
@@ -121,7 +121,7 @@ def _images_per_s(latency: Latency | None, batch: int) -> float | None:
     return 1e3 * batch / latency.mean if latency else None
 
 
-def _quality(scored: Cell, found: Found, pictures: Pictures, labels: Sequence[float] | None) -> Quality:
+def _quality(scored: Cell, found: Found, images: ImageSet, labels: Sequence[float] | None) -> Quality:
     """How one model's scores agree with the reference's and with the labels; notes on what is doubtful about it."""
     reference, why = found
     scores, other = scored.scores or [], reference.scores if reference else None
@@ -129,13 +129,13 @@ def _quality(scored: Cell, found: Found, pictures: Pictures, labels: Sequence[fl
     if reference is scored:
         why, other = "reference", None
     elif reference is not None and _size(reference) != _size(scored):
-        why, other = "PyTorch ran at another picture size", None
+        why, other = "PyTorch ran at another image size", None
     elif scored.doubt and reference is not None:
         quality.notes.append(scored.doubt)
     if other is not None:
         quality.add(against_reference(scores, other))
         at = quality.figures["difference_at"]
-        quality.figures["difference_at"] = None if at is None else str(pictures.files[at])
+        quality.figures["difference_at"] = None if at is None else str(images.files[at])
     else:
         quality.words.update(dict.fromkeys(("srcc_reference", "max_difference", "mean_difference"), why))
         quality.notes += _recorded(scored.candidate)
@@ -151,7 +151,7 @@ def _recorded(candidate: Candidate) -> list[str]:
         return []
     srcc = "" if check.srcc is None else f", SRCC {check.srcc:.5f}"
     return [
-        f"when exported it differed from PyTorch by at most {check.max_difference:.1e}{srcc} ({check.images} pictures)"
+        f"when exported it differed from PyTorch by at most {check.max_difference:.1e}{srcc} ({check.images} images)"
     ]
 
 

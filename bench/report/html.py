@@ -17,7 +17,7 @@ from .plots import Plot
 from .schema import Report, Row
 from .table import Column, columns_of, figure, remarks, time
 
-LISTED = 20  # broken pictures that are named
+LISTED = 20  # broken images that are named
 
 
 def _interval(name: str, form: str) -> Column:
@@ -60,8 +60,8 @@ def page(report: Report, plots: Sequence[Plot], without: str = "") -> str:
         *(_plot(plot) for plot in plots),
         _section("Plots", f"<p>{escape(without)}</p>" if without else ""),
         _section("Measured on", _facts(report.environment)),
-        _section("Measured with", _facts({**report.settings, **_pictures(report), **(_labels(report))})),
-        _section("Pictures that cannot be read", _list(_broken(report))),
+        _section("Measured with", _facts({**report.settings, **_images(report), **(_labels(report))})),
+        _section("Images that cannot be read", _list(_broken(report))),
         _section("Command", f"<pre><code>{escape(report.command)}</code></pre>"),
         f'<footer class="soft">Schema {escape(report.schema)}. The same figures, unrounded: report.json.</footer>',
     ]
@@ -87,7 +87,7 @@ def _head(report: Report, failed: int) -> str:
     count = f"{len(report.rows) - failed} rows measured" + (f", {failed} not" if failed else "")
     stopped = '<p class="stopped">Interrupted: the run was stopped before all was measured.</p>\n'
     return (
-        "<header>\n<h1>Latency and quality of MUSIQ artefacts</h1>\n"
+        "<header>\n<h1>Latency and quality of MUSIQ artifacts</h1>\n"
         f"<p>{escape(report.caption)}</p>\n"
         f'<p class="soft">{escape(", ".join(machine))} · {escape(when)} · {count}</p>\n'
         f"{stopped if report.interrupted else ''}</header>"
@@ -143,8 +143,8 @@ def _plot(plot: Plot) -> str:
     )
 
 
-def _pictures(report: Report) -> dict[str, Any]:
-    return {name: value for name, value in report.pictures.items() if name != "broken"}
+def _images(report: Report) -> dict[str, Any]:
+    return {name: value for name, value in report.images.items() if name != "broken"}
 
 
 def _labels(report: Report) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _labels(report: Report) -> dict[str, Any]:
 
 
 def _broken(report: Report) -> list[str]:
-    broken = [escape(f"{each['path']}: {each['reason']}") for each in report.pictures["broken"]]
+    broken = [escape(f"{each['path']}: {each['reason']}") for each in report.images["broken"]]
     more = len(broken) - LISTED
     return [*broken[:LISTED], *([f"and {more} more, see report.json"] if more > 0 else [])]
 

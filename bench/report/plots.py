@@ -208,7 +208,7 @@ def _images_per_s(rows: Sequence[Row]) -> tuple[Figure, str] | None:
     legend(figure, last, look)
     ends = list(zip(*_speeds(last), strict=True))
     spread(axes, ends, short(last), [look(row)[0] for row in last])
-    return figure, "From uint8 pictures in memory to scores. Dashed: PyTorch, with which the others are compared."
+    return figure, "From uint8 images in memory to scores. Dashed: PyTorch, with which the others are compared."
 
 
 def _speeds(line: Sequence[Row]) -> tuple[list[int], list[float]]:

@@ -1,4 +1,4 @@
-"""What an artefact keeps of the scores: against the reference's scores on the same pictures, and against labels.
+"""What an artifact keeps of the scores: against the reference's scores on the same images, and against labels.
 
 A figure that does not exist is None, and `words` says in a word or two why.
 """
@@ -39,7 +39,7 @@ class Quality:
 
 def against_reference(scores: ArrayLike, reference: ArrayLike) -> Quality:
     """`srcc_reference`, `max_difference` and `mean_difference` (absolute, in score units), `difference_at`: the index
-    of the picture with the largest."""
+    of the image with the largest."""
     ours, theirs = np.asarray(scores, np.float64), np.asarray(reference, np.float64)
     quality = Quality()
     quality.put("srcc_reference", metrics.srcc(ours, theirs), metrics.undefined(ours, theirs))
@@ -53,9 +53,9 @@ def against_reference(scores: ArrayLike, reference: ArrayLike) -> Quality:
 
 def against_labels(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike | None = None, seed: int = 0) -> Quality:
     """`srcc`, `plcc`, `plcc_fitted`, `krcc`, `rmse` with their 95% intervals `*_interval`, and with a reference the
-    paired difference `srcc_delta`: SRCC of `scores` minus SRCC of `reference`, both on the same resampled pictures.
+    paired difference `srcc_delta`: SRCC of `scores` minus SRCC of `reference`, both on the same resampled images.
 
-    Intervals are percentile bootstrap over pictures. `plcc_fitted` has none: a thousand fits take longer than the run.
+    Intervals are percentile bootstrap over images. `plcc_fitted` has none: a thousand fits take longer than the run.
     """
     ours, wanted = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
     quality = Quality()

@@ -24,8 +24,8 @@ class Row:
     """One model at one batch size. `status` is "ok", "failed", "missing package", "out of memory", "crashed",
     "timed out", "fallback" or INTERRUPTED, and `reason` says more.
 
-    Times are milliseconds of one call with `batch` pictures, unless the name has another unit. `model` clock
-    (`latency_ms`): uint8 pictures in host memory to scores there. `end_to_end_ms`: files on disk to scores, one after
+    Times are milliseconds of one call with `batch` images, unless the name has another unit. `model` clock
+    (`latency_ms`): uint8 images in host memory to scores there. `end_to_end_ms`: files on disk to scores, one after
     another. Differences are absolute, in score units.
     """
 
@@ -53,19 +53,19 @@ class Row:
     load_s: float | None = None  # median over rounds, imports included
     cold_start_ms: float | None = None  # the first call, median over rounds; compiled: of the first round
     latency_ms: Latency | None = None
-    images_per_s: float | None = None  # of the model clock: pictures over the sum of latencies
+    images_per_s: float | None = None  # of the model clock: images over the sum of latencies
     end_to_end_ms: Latency | None = None
     end_to_end_images_per_s: float | None = None
     peak_memory_mib: float | None = None  # of the whole process, Python and packages included
     device_memory_mib: float | None = None  # the most that all GPUs held beyond what they held before
     gpu_clock_mhz: float | None = None  # median while timed, of the GPU that was used
     reference: str | None = None
-    pictures: int | None = None  # scored, for the figures below; scored once for a model, at its first batch size
+    images: int | None = None  # scored, for the figures below; scored once for a model, at its first batch size
     batch_difference: float | None = None  # largest between scores of timed calls and those figures' scores
     srcc_reference: float | None = None
     max_difference: float | None = None
     mean_difference: float | None = None
-    difference_at: str | None = None  # the picture with the largest
+    difference_at: str | None = None  # the image with the largest
     srcc: float | None = None
     srcc_interval: Interval | None = None
     plcc: float | None = None
@@ -76,7 +76,7 @@ class Row:
     krcc_interval: Interval | None = None
     rmse: float | None = None
     rmse_interval: Interval | None = None
-    srcc_delta: float | None = None  # SRCC minus the reference's, paired over pictures
+    srcc_delta: float | None = None  # SRCC minus the reference's, paired over images
     srcc_delta_interval: Interval | None = None
     words: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Report:
     command: str
     environment: dict[str, Any]
     settings: dict[str, Any]
-    pictures: dict[str, Any]
+    images: dict[str, Any]
     labels: dict[str, Any] | None
     caption: str
     rows: list[Row]

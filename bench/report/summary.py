@@ -1,4 +1,4 @@
-"""One Markdown table of a report, a line for each artefact: `python -m musiq_bench.report.summary results/cpu.json`.
+"""One Markdown table of a report, a line for each artifact: `python -m musiq_bench.report.summary results/cpu.json`.
 
 Where `report.md` has a line for each batch size, this has one for all (`--by-batch`: with columns for each); the README's
 tables of costs are made by it.
@@ -33,7 +33,7 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8", "unknown")
 
 @dataclass(frozen=True)
 class Line:
-    """An artefact at its batch sizes, the smallest first; `eager` is PyTorch's row at the smallest, `name` its model's."""
+    """An artifact at its batch sizes, the smallest first; `eager` is PyTorch's row at the smallest, `name` its model's."""
 
     rows: Sequence[Row]
     name: str
@@ -190,7 +190,7 @@ def _lines(rows: Sequence[Row], models: Sequence[str]) -> list[Line]:
 @click.option("--column", "columns", multiple=True, type=click.Choice(list(COLUMNS)), help="Again for more. [all]")
 @click.option("--by-batch", is_flag=True, help="Images/s, memory and spread of each batch size beside each other.")
 def main(reports: Sequence[Path], models: Sequence[str], columns: Sequence[str], by_batch: bool) -> None:
-    """Print REPORTS, each a report.json of musiq-bench, as one Markdown table with a line for each artefact."""
+    """Print REPORTS, each a report.json of musiq-bench, as one Markdown table with a line for each artifact."""
     rows = [row for report in reports for row in read(report).rows]
     click.echo("\n".join(table(rows, models, columns, by_batch)))
 

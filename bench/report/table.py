@@ -21,7 +21,7 @@ NAMED = 4  # rows of unsteady latency that are named
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ORT"}
 
 SHORT = {
-    "fewer than 3 pictures": "too few",
+    "fewer than 3 images": "too few",
     "a score or label is not a number": "NaN",
     "constant labels": "constant",
     "constant scores": "constant",
@@ -40,7 +40,7 @@ class Column:
     right: bool = True
     rank: int = 0  # where there is too little room, the column of the highest rank is left out first; 0 stays
     labelled: bool = False  # only where there are labels
-    sized: bool = False  # only where there are pictures of several sizes
+    sized: bool = False  # only where there are images of several sizes
 
 
 def figure(name: str, form: str) -> Callable[[Row], str]:
@@ -126,7 +126,7 @@ def columns_of(report: Report) -> list[Column]:
 
 
 def sizes(rows: Sequence[Row]) -> list[str]:
-    """Those of the rows' pictures, small ones first."""
+    """Those of the rows' images, small ones first."""
     pixels = {size(row): (row.width or 0) * (row.height or 0) for row in rows if row.width}
     return sorted(pixels, key=pixels.__getitem__)
 
@@ -165,12 +165,12 @@ def _shown(report: Report, width: int) -> tuple[list[Column], bool]:
 
 
 def caption(report: Report) -> str:
-    """What the figures are of: pictures, sizes, target, split, n, and both comparisons."""
-    pictures, labels = report.pictures, report.labels
-    said = [f"{pictures['used']} pictures at {', '.join(sizes(report.rows)) or 'no size'}"]
-    if pictures["broken"]:
-        said.append(f" ({len(pictures['broken'])} that cannot be read left out)")
-    said.append(". Latency: uint8 pictures in memory to scores, n calls of one batch.")
+    """What the figures are of: images, sizes, target, split, n, and both comparisons."""
+    images, labels = report.images, report.labels
+    said = [f"{images['used']} images at {', '.join(sizes(report.rows)) or 'no size'}"]
+    if images["broken"]:
+        said.append(f" ({len(images['broken'])} that cannot be read left out)")
+    said.append(". Latency: uint8 images in memory to scores, n calls of one batch.")
     said.append(" max diff, SRCC ref: to the scores of PyTorch fp32.")
     if labels:
         said.append(f" SRCC, PLCC: to {labels['target']}, split {labels['split']}, n = {labels['n']}.")
@@ -209,7 +209,7 @@ def _unsteady(rows: Sequence[Row]) -> list[str]:
 
 
 def _name(row: Row, sized: bool) -> str:
-    """Model and runtime, and where they are not the same for all (`sized`) the size of its pictures."""
+    """Model and runtime, and where they are not the same for all (`sized`) the size of its images."""
     return f"{row.model} on {runs_on(row)}" + (f" at {size(row)}" if sized and row.width else "")
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's own artefact formats: TorchScript (legacy, still required by many servers) and torch.export's .pt2."""
+"""PyTorch's own artifact formats: TorchScript (legacy, still required by many servers) and torch.export's .pt2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The check that an artefact must pass before it gets its name: its scores beside PyTorch's fp32 ones."""
+"""The check that an artifact must pass before it gets its name: its scores beside PyTorch's fp32 ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Limits:
     srcc: float
 
 
-ENOUGH_PICTURES = 50
+ENOUGH_IMAGES = 50
 LIMITS = {
     # fp32 differs by the order of its sums only. fp16 carries 11 bits and bf16 8 through some forty layers; int8 is
     # judged by what it does to the ranking. The README gives the differences that were measured.
@@ -40,11 +40,11 @@ def compare(
     spec: Spec,
     limits: Limits,
     provider: str,
-    pictures: str,
+    image_source: str,
     uncertain: NDArray[np.bool_] | None = None,
 ) -> Check:
     """How `found` (N,) agrees with `reference` (N,), in score units; NaN anywhere never passes. The figures are those of
-    all pictures; where fp32 itself is `uncertain` (N,), the difference does not decide."""
+    all images; where fp32 itself is `uncertain` (N,), the difference does not decide."""
     difference = np.abs(found.astype(np.float64) - reference)
     largest = float(difference.max())
     ranks = srcc(found, reference)
@@ -60,7 +60,7 @@ def compare(
         srcc=None if np.isnan(ranks) else ranks,
         passed=bool(passed),
         provider=provider,
-        pictures=pictures,
+        image_source=image_source,
         decisive_difference=decisive,
         uncertain=int((~decides).sum()),
     )
@@ -79,10 +79,10 @@ def allowed_difference(limits: Limits, spec: Spec, reference: Scores) -> float:
 
 
 def judges_ranks(limits: Limits, reference: Scores) -> bool:
-    """Whether the rank correlation decides. On few pictures it says little: a single swap of two that score alike costs
-    0.003 of 16. So it decides from 50 pictures on, and always where exact agreement is asked for, as for fp32."""
+    """Whether the rank correlation decides. On few images it says little: a single swap of two that score alike costs
+    0.003 of 16. So it decides from 50 images on, and always where exact agreement is asked for, as for fp32."""
     exact = limits.srcc >= LIMITS["fp32"].srcc and len(reference) >= 3
-    return bool(np.ptp(reference) > 0) and (exact or len(reference) >= ENOUGH_PICTURES)
+    return bool(np.ptp(reference) > 0) and (exact or len(reference) >= ENOUGH_IMAGES)
 
 
 def tell(check: Check, spec: Spec, limits: Limits, reference: Scores, say: Callable[[str], None]) -> None:
@@ -95,16 +95,16 @@ def tell(check: Check, spec: Spec, limits: Limits, reference: Scores, say: Calla
     )
     if check.uncertain:
         say(
-            f"    but {check.max_difference:.2g} among {check.uncertain} of the pictures, where PyTorch's own fp32 is as "
+            f"    but {check.max_difference:.2g} among {check.uncertain} of the images, where PyTorch's own fp32 is as "
             "far from float64"
         )
     if check.srcc is None:
-        say("[-] SRCC is not defined: fewer than 3 pictures, or all scores equal")
+        say("[-] SRCC is not defined: fewer than 3 images, or all scores equal")
     elif judges_ranks(limits, reference):
         say(f"{_mark(check.srcc >= limits.srcc)} SRCC {check.srcc:.4f} ≥ {limits.srcc:.4f}")
     else:
-        say(f"[-] SRCC {check.srcc:.4f}, not judged below {ENOUGH_PICTURES} pictures: give --images a folder of yours")
-    say(f"    on {check.images} pictures ({check.pictures}), {check.provider}")
+        say(f"[-] SRCC {check.srcc:.4f}, not judged below {ENOUGH_IMAGES} images: give --images a folder of yours")
+    say(f"    on {check.images} images ({check.image_source}), {check.provider}")
 
 
 def _mark(good: bool) -> str:

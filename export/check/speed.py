@@ -32,14 +32,14 @@ def timed(
     request: Request,
     record: Record,
     path: Path,
-    pictures: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     say: Callable[[str], None],
 ) -> Record:
-    """The record of the artefact `path` with its speed beside that of the same model in fp32.
+    """The record of the artifact `path` with its speed beside that of the same model in fp32.
 
     Raises MusiqError if it is slower, unless the request's options say `force`.
     """
-    int8_s, fp32_s = _latencies(format, request, record, path, pictures)
+    int8_s, fp32_s = _latencies(format, request, record, path, images)
     ratio, size = fp32_s / int8_s, max(1, request.batch.smallest)
     say(
         f"{'[✓]' if ratio >= 1 else '[✗]'} {ratio:.2f} times the speed of fp32: {1e3 * int8_s:.1f} against "
@@ -56,7 +56,7 @@ def timed(
 
 
 def _latencies(
-    format: Format, request: Request, record: Record, path: Path, pictures: NDArray[np.uint8]
+    format: Format, request: Request, record: Record, path: Path, images: NDArray[np.uint8]
 ) -> tuple[float, float]:
     """Median seconds of `path`, and of the same model in fp32 and the same format, built for this comparison alone."""
     device = record.details.get("device", "auto")
@@ -68,7 +68,7 @@ def _latencies(
         artifact.write_record(plain, twin)
         runtimes = open_runtime(path, device), open_runtime(plain, device)
         try:
-            return medians(*runtimes, pictures[: max(1, request.batch.smallest)])
+            return medians(*runtimes, images[: max(1, request.batch.smallest)])
         finally:
             for runtime in runtimes:
                 runtime.close()

@@ -1,4 +1,4 @@
-"""What precision is really inside a finished artefact: its weights are counted, not believed."""
+"""What precision is really inside a finished artifact: its weights are counted, not believed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def count(tensors: Iterable[tuple[str, Iterable[int]]]) -> dict[str, int]:
 
 
 def check(elements: Mapping[str, int], precision: str) -> dict[str, dict[str, int]]:
-    """Raise MusiqError if an artefact of `precision` holds mostly other weights; else what the record says of it."""
+    """Raise MusiqError if an artifact of `precision` holds mostly other weights; else what the record says of it."""
     wanted, total = WANTED[precision], sum(elements.values())
     if elements.get(wanted, 0) < LEAST_SHARE * total:
         raise MusiqError(
-            f"The artefact was to be {precision}, but of {total:,} weights only {elements.get(wanted, 0):,} are: "
+            f"The artifact was to be {precision}, but of {total:,} weights only {elements.get(wanted, 0):,} are: "
             f"{dict(elements)}. Nothing was kept; please report this with the versions you use."
         )
     return {"weights": dict(elements)}

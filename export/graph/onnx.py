@@ -23,7 +23,7 @@ ATTENTION_OPSET = 23
 """The first opset with an operator Attention, which runtimes for GPUs compute without writing its probabilities down."""
 
 WEIGHTS_AT_ONCE = 32 * 2**20
-"""Bytes. `musiq` in ONNX Runtime on 2 cores of an Intel Xeon, one picture: peak memory falls from 634 to 412 MiB at
+"""Bytes. `musiq` in ONNX Runtime on 2 cores of an Intel Xeon, one image: peak memory falls from 634 to 412 MiB at
 2048x1536 and from 4,327 to 1,096 at 4000x3000, in the same time within the noise; at 1024x768, whose weights take 20 MB,
 parts gained neither time (0.97 to 1.02) nor memory."""
 
@@ -139,7 +139,7 @@ def has_parts(request: Request) -> bool:
 
 
 def _asking_at_once(heads: int, asking: int, tokens: int) -> int:
-    """How many of the `asking` tokens a part of attention has, so that its weights for one picture, 4 bytes each, take
+    """How many of the `asking` tokens a part of attention has, so that its weights for one image, 4 bytes each, take
     WEIGHTS_AT_ONCE at most, and there are no more than MOST_PARTS parts."""
     parts = min(MOST_PARTS, math.ceil(4 * heads * asking * tokens / WEIGHTS_AT_ONCE))
     return math.ceil(asking / parts)

@@ -31,7 +31,7 @@ from .simplify_patch_trunk import FoldedPatchTrunk
 
 
 class ConstantEmbeddings(nn.Module):
-    """`Embeddings` for one fixed picture size: one table (N-1, D) and the class token."""
+    """`Embeddings` for one fixed image size: one table (N-1, D) and the class token."""
 
     table: Tensor
     class_token: Tensor
@@ -125,7 +125,7 @@ def _fix_standardised(module: nn.Module) -> None:
 
 
 def gflop(model: Musiq) -> float:
-    """Billions of floating-point operations for one picture: products and sums counted apart, products of matrices,
+    """Billions of floating-point operations for one image: products and sums counted apart, products of matrices,
     convolutions and attention only, by torch's own counter. Nothing is computed: tensors have shapes alone."""
     from torch.func import functional_call
     from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -1,4 +1,4 @@
-"""The paper's trunk with fewer passes over memory: a picture of 1024x768 has 918 patches of 32x32 with up to 64 KB of
+"""The paper's trunk with fewer passes over memory: an image of 1024x768 has 918 patches of 32x32 with up to 64 KB of
 activations each, which leave the caches between one operator and the next.
 
     relu(g n + b) = g relu(n + b/g)             where g > 0: g goes into the weights that read it

@@ -1,4 +1,4 @@
-"""The modules that are traced: from the artefact's inputs to its outputs, in the precision that was asked for."""
+"""The modules that are traced: from the artifact's inputs to its outputs, in the precision that was asked for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FromImage(nn.Module):
 
 
 class FromPyramid(nn.Module):
-    """The normalised pictures of the pyramid, float (B, 3, h, w) in the Spec's order, to the same outputs."""
+    """The normalised images of the pyramid, float (B, 3, h, w) in the Spec's order, to the same outputs."""
 
     def __init__(self, model: Musiq) -> None:
         super().__init__()

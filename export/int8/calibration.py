@@ -1,4 +1,4 @@
-"""The real pictures that an int8 model is calibrated on, and what was measured with them."""
+"""The real images that an int8 model is calibrated on, and what was measured with them."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ from ..request import Request
 FEWEST, ENOUGH, MOST = 16, 64, 512
 HELD_OUT = 24  # at most so many for the sensitivity pass, which scores them once for every group of layers
 
-Pictures = NDArray[np.uint8]
+Images = NDArray[np.uint8]
 
 
 @dataclass
 class Calibration:
-    """`pictures` are uint8 (N, H, W, 3), `names` their N paths below the folder. `plans` keeps what was measured for a
+    """`images` are uint8 (N, H, W, 3), `names` their N paths below the folder. `plans` keeps what was measured for a
     graph, so that several formats of one export share the minutes it takes."""
 
     names: list[str]
-    pictures: Pictures
+    images: Images
     plans: dict[Any, Any] = field(default_factory=dict)
 
     def split(self) -> tuple[list[int], list[int]]:
-        """Indices of the pictures that set the ranges, and of those held out to measure what that costs."""
+        """Indices of the images that set the ranges, and of those held out to measure what that costs."""
         count = min(HELD_OUT, 3 * len(self.names) // 8)
         held = {int(i * len(self.names) / count) for i in range(count)}
         return [i for i in range(len(self.names)) if i not in held], sorted(held)
 
 
 def read(folder: Path, height: int, width: int, warn: Callable[[str], None]) -> Calibration:
-    """Up to 512 pictures of a folder, evenly spread over its sorted files, fitted; broken ones are passed over.
+    """Up to 512 images of a folder, evenly spread over its sorted files, fitted; broken ones are passed over.
 
     Says so to `warn` for fewer than 64; raises MusiqError for fewer than 16.
     """
     files = find_images([folder])
     step = max(1.0, len(files) / MOST)
-    names, pictures = [], []
-    with progress("reading calibration pictures", min(len(files), MOST)) as advance:
+    names, images = [], []
+    with progress("reading calibration images", min(len(files), MOST)) as advance:
         for file in (files[int(i * step)] for i in range(min(len(files), MOST))):
             try:
-                pictures.append(fit(decode(file), height, width)[0])
+                images.append(fit(decode(file), height, width)[0])
                 names.append(str(Path(file).relative_to(folder)))
             except ImageError:
                 pass
             advance()
     if len(names) < FEWEST:
         raise MusiqError(
-            f"{folder} has {len(names)} readable pictures; int8 needs at least {FEWEST} to calibrate on, better {ENOUGH} "
-            f"to {MOST}. Give --calibration-images a folder with more pictures like those to be scored."
+            f"{folder} has {len(names)} readable images; int8 needs at least {FEWEST} to calibrate on, better {ENOUGH} "
+            f"to {MOST}. Give --calibration-images a folder with more images like those to be scored."
         )
     if len(names) < ENOUGH:
-        warn(f"{folder} has {len(names)} readable pictures: int8 is calibrated better on {ENOUGH} to {MOST}.")
-    return Calibration(names, np.stack(pictures))
+        warn(f"{folder} has {len(names)} readable images: int8 is calibrated better on {ENOUGH} to {MOST}.")
+    return Calibration(names, np.stack(images))
 
 
 def of(request: Request) -> Calibration:
@@ -78,15 +78,15 @@ def of(request: Request) -> Calibration:
 
 def missing() -> MusiqError:
     return MusiqError(
-        "int8 needs real pictures to calibrate on, generated ones are not good enough: give --calibration-images DIR with "
-        f"{ENOUGH} to {MOST} pictures like those to be scored."
+        "int8 needs real images to calibrate on, generated ones are not good enough: give --calibration-images DIR with "
+        f"{ENOUGH} to {MOST} images like those to be scored."
     )
 
 
-def in_batches(request: Request, pictures: Pictures) -> Iterator[Pictures]:
-    """One picture at a time, or as few as the graph of `request` takes."""
+def in_batches(request: Request, images: Images) -> Iterator[Images]:
+    """One image at a time, or as few as the graph of `request` takes."""
     size = max(1, request.batch.smallest)
-    return (pictures[start : start + size] for start in range(0, len(pictures), size))
+    return (images[start : start + size] for start in range(0, len(images), size))
 
 
 @contextmanager

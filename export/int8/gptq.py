@@ -2,7 +2,7 @@
 
 To the nearest step each weight of a product is rounded alone. But its inputs go together, so that what the rounding of
 one input's weights adds to the outputs can be taken back by the weights of the inputs that come after it: GPTQ (Frantar
-et al., arXiv 2210.17323), with the covariance that the inputs have on the calibration pictures. What remains has a mean,
+et al., arXiv 2210.17323), with the covariance that the inputs have on the calibration images. What remains has a mean,
 which the bias takes off (Nagel et al., arXiv 1906.04721). Neither costs anything when the model runs.
 """
 
@@ -102,7 +102,7 @@ def added(node: onnx.NodeProto, users: Nodes, constants: Collection[str]) -> str
 
 
 class Products:
-    """The products of a graph that have constant weights, those of one weight together (a picture's parts share it)."""
+    """The products of a graph that have constant weights, those of one weight together (an image's parts share it)."""
 
     def __init__(self, plain: onnx.ModelProto, nodes: Collection[str]) -> None:
         self.plain = plain
@@ -140,8 +140,8 @@ def moments(
     products: Products, run: Callable[[onnx.ModelProto], Iterator[dict[str, Any]]]
 ) -> dict[tuple[str, ...], Moments]:
     """Of all inputs of `products`, by the names of the tensors that one weight multiplies. `run` runs a graph on the
-    pictures and gives the outputs of each call by name. They are computed in the graph: the inputs themselves would take
-    gigabytes for a large picture.
+    images and gives the outputs of each call by name. They are computed in the graph: the inputs themselves would take
+    gigabytes for a large image.
     """
     import onnx
 

@@ -1,4 +1,4 @@
-"""int8: a graph with QuantizeLinear and DequantizeLinear around its large products, ranges calibrated on real pictures.
+"""int8: a graph with QuantizeLinear and DequantizeLinear around its large products, ranges calibrated on real images.
 
 ONNX Runtime's own quantiser places them. Weights are symmetric int8 with a scale for each output channel, rounded by
 `int8_weights`; the pyramid, the norms, the softmax, attention's products of two activations and the head stay fp32. Which
@@ -27,7 +27,7 @@ from ..check.compare import LIMITS, Limits
 from ..graph.onnx import float_onnx, has_parts
 from ..request import Request, feed
 from . import calibration as calibrations
-from .calibration import Pictures, progress
+from .calibration import Images, progress
 from .gptq import Nodes, Products, Weights, added, compensated, moments, users_of
 from .sensitivity import Scores, Sensitivity, choose
 
@@ -43,7 +43,7 @@ FINE_LAYERS = (
 )
 
 COVARIANCES_FROM = 32
-"""Pictures, at most, that tell how the inputs of a product go together: at 1024x768 they are some 29,000 rows."""
+"""Images, at most, that tell how the inputs of a product go together: at 1024x768 they are some 29,000 rows."""
 
 Groups = dict[str, list[str]]
 
@@ -63,7 +63,7 @@ def quantised(request: Request, symmetric: bool = False) -> onnx.ModelProto:
     `symmetric` for TensorRT, which takes zero points of 0 alone, and biases that are not quantised. ONNX Runtime and
     OpenVINO take uint8 activations, which use all 256 steps for what a ReLU or a GELU leaves: half the error.
 
-    Raises MusiqError without calibration pictures, and where nothing can be int8 within the limits.
+    Raises MusiqError without calibration images, and where nothing can be int8 within the limits.
     """
     plans, key = calibrations.of(request).plans, _key(request, symmetric)
     if key not in plans:
@@ -73,7 +73,7 @@ def quantised(request: Request, symmetric: bool = False) -> onnx.ModelProto:
 
 
 def details(request: Request, symmetric: bool) -> dict[str, Any]:
-    """What the record says of an int8 artefact: the pictures it was calibrated on, what was measured, what is int8."""
+    """What the record says of an int8 artifact: the images it was calibrated on, what was measured, what is int8."""
     calibration = calibrations.of(request)
     plan: Plan = calibration.plans[_key(request, symmetric)]
     ranges, held = calibration.split()
@@ -145,11 +145,11 @@ def _plan(request: Request, symmetric: bool) -> Plan:
     ranging, held = calibration.split()
     plain = _plain(request)
     groups = groups_of(plain)
-    ranges = _ranges(request, plain, calibration.pictures[ranging], symmetric)
+    ranges = _ranges(request, plain, calibration.images[ranging], symmetric)
     # Groups alone are measured on the first ones: those, too, should be spread over the folder.
-    pictures = calibration.pictures[[*held[::2], *held[1::2]]]
+    images = calibration.images[[*held[::2], *held[1::2]]]
     limits: Limits = request.options.get("limits") or LIMITS["int8"]
-    weights = _weights(request, plain, ranges, groups, calibration.pictures[ranging], symmetric, bits)
+    weights = _weights(request, plain, ranges, groups, calibration.images[ranging], symmetric, bits)
     # What is for another machine is not measured with the overflows of this one.
     in_floats = bits == 8 and not adds_int8_exactly()
 
@@ -158,10 +158,10 @@ def _plan(request: Request, symmetric: bool) -> Plan:
         return _with_qdq(plain, ranges, nodes, symmetric, bits, weights)
 
     def scores(left: Collection[str], count: int) -> Scores:
-        return _scores(request, quantised_in(left), pictures[:count], in_floats)
+        return _scores(request, quantised_in(left), images[:count], in_floats)
 
     with progress("measuring what int8 costs", len(groups)) as advance:
-        reference = _scores(request, plain, pictures)
+        reference = _scores(request, plain, images)
         sensitivity = choose(groups, scores, reference, request.model.spec, limits, advance)
     left = [name for name in groups if name not in sensitivity.kept]
     model = quantised_in(left)
@@ -173,8 +173,8 @@ def _plan(request: Request, symmetric: bool) -> Plan:
     return Plan(model, sensitivity, products)
 
 
-def _ranges(request: Request, plain: onnx.ModelProto, pictures: Pictures, symmetric: bool) -> Any:
-    """The least and largest value that each activation takes on the pictures."""
+def _ranges(request: Request, plain: onnx.ModelProto, images: Images, symmetric: bool) -> Any:
+    """The least and largest value that each activation takes on the images."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
@@ -188,7 +188,7 @@ def _ranges(request: Request, plain: onnx.ModelProto, pictures: Pictures, symmet
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"symmetric": symmetric},
         )
-        for given in _fed(request, plain, pictures, "calibrating"):
+        for given in _fed(request, plain, images, "calibrating"):
             calibrator.collect_data(_Reader(given))
         return calibrator.compute_data()
 
@@ -198,14 +198,14 @@ def _weights(
     plain: onnx.ModelProto,
     ranges: Any,
     groups: Groups,
-    pictures: Pictures,
+    images: Images,
     symmetric: bool,
     bits: int,
 ) -> Weights:
     """The int8 values of the transformer's weights, each rounded so as to make up for the others."""
     nodes = [node for group in groups.values() for node in group]
     products = Products(plain, nodes)
-    few = pictures[:: -(-len(pictures) // COVARIANCES_FROM)]
+    few = images[:: -(-len(images) // COVARIANCES_FROM)]
 
     def run(graph: onnx.ModelProto) -> Iterator[dict[str, Any]]:
         session = _session(graph)
@@ -220,8 +220,8 @@ def _weights(
         return compensated(products, found, quantised, largest, advance)
 
 
-def _fed(request: Request, model: onnx.ModelProto, pictures: Pictures, what: str) -> Iterator[dict[str, Any]]:
-    """What `model` is given for each batch of `pictures`, by the names of its inputs; `what` is the progress bar's."""
+def _fed(request: Request, model: onnx.ModelProto, images: Images, what: str) -> Iterator[dict[str, Any]]:
+    """What `model` is given for each batch of `images`, by the names of its inputs; `what` is the progress bar's."""
     taken, names = feed(request), [entry.name for entry in model.graph.input]
     given: list[dict[str, Any]] = []
 
@@ -229,9 +229,9 @@ def _fed(request: Request, model: onnx.ModelProto, pictures: Pictures, what: str
         given.append(dict(zip(names, arrays, strict=True)))
         return [np.zeros(len(arrays[0]), np.float32)]
 
-    with progress(what, len(pictures)) as advance:
-        for images in calibrations.in_batches(request, pictures):
-            taken.run(images, take)
+    with progress(what, len(images)) as advance:
+        for batch in calibrations.in_batches(request, images):
+            taken.run(batch, take)
             yield from given
             given.clear()
             advance()
@@ -290,7 +290,7 @@ def _with_qdq(
     return model
 
 
-def _scores(request: Request, model: onnx.ModelProto, pictures: Pictures, in_floats: bool = False) -> Scores:
+def _scores(request: Request, model: onnx.ModelProto, images: Images, in_floats: bool = False) -> Scores:
     """Of a graph in ONNX Runtime; `in_floats`: its int8 values are multiplied as floats, which adds them exactly."""
     session, taken = _session(model, in_floats), feed(request)
     names = [entry.name for entry in session.get_inputs()]
@@ -299,7 +299,7 @@ def _scores(request: Request, model: onnx.ModelProto, pictures: Pictures, in_flo
         outputs: list[Any] = session.run(None, dict(zip(names, arrays, strict=True)))
         return outputs
 
-    return np.concatenate([taken.run(images, call)["score"] for images in calibrations.in_batches(request, pictures)])
+    return np.concatenate([taken.run(batch, call)["score"] for batch in calibrations.in_batches(request, images)])
 
 
 def _session(model: onnx.ModelProto, in_floats: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""Which groups of layers int8 may have: measured on real pictures, group by group, and not guessed.
+"""Which groups of layers int8 may have: measured on real images, group by group, and not guessed.
 
 Rounding errors of different layers are nearly independent, so that what a group costs alone tells how much is won by
 sparing it. That the rest together is good enough is then measured, and not concluded.
@@ -27,12 +27,12 @@ about one and a half times the largest of 24 (for a normal distribution 2.9 agai
 
 
 ALONE = 12
-"""Pictures on which each group is measured alone: enough to put the groups in order. All of them judge the rest."""
+"""Images on which each group is measured alone: enough to put the groups in order. All of them judge the rest."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What int8 does to the scores of the held-out pictures, in score units."""
+    """What int8 does to the scores of the held-out images, in score units."""
 
     max_difference: float
     mean_difference: float
@@ -46,11 +46,11 @@ class Sensitivity:
     costs: dict[str, Cost]
     kept: tuple[str, ...]
     together: Cost
-    pictures: int
+    images: int
 
     def told(self) -> dict[str, Any]:
         return {
-            "pictures": self.pictures,
+            "images": self.images,
             "kept_fp32": list(self.kept),
             "together": asdict(self.together),
             "groups": {name: asdict(cost) for name, cost in self.costs.items()},
@@ -59,7 +59,7 @@ class Sensitivity:
 
 def good_enough(found: Scores, reference: Scores, spec: Spec, limits: Limits) -> bool:
     """Whether `found` keeps within `limits` less the margin. A single swap of neighbours is always let pass: on few
-    pictures it costs more than any limit allows, and says nothing."""
+    images it costs more than any limit allows, and says nothing."""
     together, n = cost(found, reference), len(reference)
     allowed = allowed_difference(Limits(limits.difference * MARGIN, limits.srcc), spec, reference)
     one_swap = 1 - 12 / (n * (n * n - 1))
@@ -78,7 +78,7 @@ def choose(
     """Keep as few of the costliest groups in fp32 as needed for the rest to score within `limits` less a margin, found
     by halving.
 
-    `scores` gives the scores (n,) of the first n pictures with the groups named quantised; `reference` is the fp32 ones
+    `scores` gives the scores (n,) of the first n images with the groups named quantised; `reference` is the fp32 ones
     (N,) of all. Raises MusiqError where no group may be quantised.
     """
     costs = {}

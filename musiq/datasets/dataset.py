@@ -1,6 +1,6 @@
-"""Labelled pictures: read any manifest and KonIQ-10k's tables; further public datasets are in `musiq.datasets.public`.
+"""Labelled images: read any manifest and KonIQ-10k's tables; further public datasets are in `musiq.datasets.public`.
 
-Nothing here opens a picture or needs torch, so the benchmark reads its labels here too.
+Nothing here opens an image or needs torch, so the benchmark reads its labels here too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from musiq.errors import MusiqError
 
 SPLITS = ("train", "val", "test")
 NEAR_DUPLICATE = "near_duplicate_in_train"
-"""The column that says 1 of a picture of val or test which has a near duplicate in train, else 0."""
+"""The column that says 1 of an image of val or test which has a near duplicate in train, else 0."""
 
 KONIQ_MOS = "KonIQ-10k MOS (0-100)"
 KONIQ_RATING = "KonIQ-10k mean rating (1-5)"
@@ -23,9 +23,9 @@ KONIQ_RATING = "KonIQ-10k mean rating (1-5)"
 
 @dataclass(frozen=True)
 class Labelled:
-    """One picture and what people said of it; higher `mos` is better.
+    """One image and what people said of it; higher `mos` is better.
 
-    `image` is the name as the label file has it, `path` where the picture lies. `split` is "" where none is given. `std`
+    `image` is the name as the label file has it, `path` where the image lies. `split` is "" where none is given. `std`
     is that of the ratings; `shares` those of the ratings 1..K, summing to 1. `extra` has every further column.
     """
 
@@ -45,7 +45,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled pictures under `root`; `target` names what the labels are, as every figure does, and `score_range` is
+    """Labelled images under `root`; `target` names what the labels are, as every figure does, and `score_range` is
     its (worst, best) where known. `portions` of train, val and test apply where the label file has no split."""
 
     items: tuple[Labelled, ...]
@@ -60,22 +60,22 @@ class Dataset:
     def counts(self) -> str:
         return ", ".join(f"{len(self.split(name))} {name}" for name in SPLITS)
 
-    def match(self, pictures: Iterable[Path]) -> list[Labelled | None]:
-        """The label of each picture: of the same file, else the only one with the same file name, else None."""
+    def match(self, images: Iterable[Path]) -> list[Labelled | None]:
+        """The label of each image: of the same file, else the only one with the same file name, else None."""
         by_path = {item.path.resolve(): item for item in self.items}
         by_name: dict[str, list[Labelled]] = {}
         for item in self.items:
             by_name.setdefault(item.path.name, []).append(item)
 
-        def find(picture: Path) -> Labelled | None:
-            namesakes = by_name.get(picture.name, [])
-            return by_path.get(picture.resolve()) or (namesakes[0] if len(namesakes) == 1 else None)
+        def find(image: Path) -> Labelled | None:
+            namesakes = by_name.get(image.name, [])
+            return by_path.get(image.resolve()) or (namesakes[0] if len(namesakes) == 1 else None)
 
-        return [find(picture) for picture in pictures]
+        return [find(image) for image in images]
 
 
 def missing(items: Sequence[Labelled]) -> list[Labelled]:
-    """Those whose picture is not there."""
+    """Those whose image is not there."""
     return [item for item in items if not item.path.is_file()]
 
 
@@ -93,7 +93,7 @@ def rating_moments(shares: Sequence[float]) -> tuple[float, float]:
 
 
 def as_shares(dataset: Dataset, ratings: int) -> Dataset:
-    """The same pictures with the mean of their shares, 1..ratings, for a label. Raises MusiqError without such shares."""
+    """The same images with the mean of their shares, 1..ratings, for a label. Raises MusiqError without such shares."""
     found = {len(item.shares or ()) for item in dataset.items}
     if found != {ratings}:
         has = f"c1..c{max(found)}" if max(found) else "none"

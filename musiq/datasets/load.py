@@ -1,4 +1,4 @@
-"""From train.py's options to labelled pictures, each there and in a split: datasets opened, cleared of leaks, joined."""
+"""From train.py's options to labelled images, each there and in a split: datasets opened, cleared of leaks, joined."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from musiq.datasets.splits import NO_PAIRS, drop_leaks, leaks, mark_leaks, sampl
 from musiq.errors import MusiqError
 
 THUMBNAILS = "thumbnails.npz"
-"""The cache of pictures' thumbnails in a run's folder; runs beside it read it, too."""
+"""The cache of images' thumbnails in a run's folder; runs beside it read it, too."""
 
 Say = Callable[[str], None]
 
 
 def open_dataset(options: dict[str, Any], folder: Path, say: Say) -> Dataset:
-    """The labelled pictures that the options ask for, every one in a split, every picture there.
+    """The labelled images that the options ask for, every one in a split, every image there.
 
     Thumbnails by which near duplicates were found are kept in `folder`. Raises MusiqError for options that do not go
     together, and for whatever is wrong with the label files.
@@ -46,7 +46,7 @@ def open_dataset(options: dict[str, Any], folder: Path, say: Say) -> Dataset:
     dataset = join(datasets, [name for name, _ in names], options["outputs"]) if len(datasets) > 1 else datasets[0]
     dataset = _settle_near(dataset, near, options["near_duplicates"] == "drop", say)
     if len(dataset.split("train")) < 2 or not dataset.split("val"):
-        raise MusiqError(f"There are {dataset.counts()} pictures: too few to train and choose the best epoch.")
+        raise MusiqError(f"There are {dataset.counts()} images: too few to train and choose the best epoch.")
     changes = {name: options[name] for name in ("target", "score_range") if options[name]}
     return dataclasses.replace(dataset, **changes)
 
@@ -82,7 +82,7 @@ def _present(dataset: Dataset, skip: bool, say: Say) -> Dataset:
     lost = missing(dataset.items)
     if not lost:
         return dataset
-    what = f"{len(lost)} of {len(dataset.items)} pictures are missing, {lost[0].path} first"
+    what = f"{len(lost)} of {len(dataset.items)} images are missing, {lost[0].path} first"
     if not skip:
         raise MusiqError(f"{what}. Put them there, give --root, or train without them by --skip-missing.")
     say(f"{what}; going on without them.")
@@ -91,10 +91,10 @@ def _present(dataset: Dataset, skip: bool, say: Say) -> Dataset:
 
 
 def join(datasets: Sequence[Dataset], names: Sequence[str], outputs: int = 1) -> Dataset:
-    """Several datasets as one, their scales aligned; every picture already in a split.
+    """Several datasets as one, their scales aligned; every image already in a split.
 
-    The labels become z-scores within their own dataset (mean 0 and deviation 1 over its train pictures), the column
-    `label` keeps them as they were, `dataset` names it. This assumes that the datasets' pictures are alike in quality on
+    The labels become z-scores within their own dataset (mean 0 and deviation 1 over its train images), the column
+    `label` keeps them as they were, `dataset` names it. This assumes that the datasets' images are alike in quality on
     the whole; losses over pairs of one dataset (`dataset_numbers`) do not need that. With shares (`outputs` > 1) the
     labels are mean ratings on one scale and stay. Raises MusiqError where a dataset's train labels are all the same.
     """
@@ -120,7 +120,7 @@ def _moments(dataset: Dataset, name: str) -> tuple[float, float]:
     """Mean and standard deviation of the train labels."""
     labels = np.array([item.mos for item in dataset.split("train")])
     if len(labels) == 0 or labels.std() == 0:
-        raise MusiqError(f"{name} has no two train pictures with different labels: nothing to learn from it.")
+        raise MusiqError(f"{name} has no two train images with different labels: nothing to learn from it.")
     return float(labels.mean()), float(labels.std())
 
 
@@ -143,10 +143,10 @@ def _settle_near(dataset: Dataset, near: NDArray[np.int64], drop: bool, say: Say
     if not leaking:
         return dataset
     counts = [sum(dataset.items[place].split == name for place in leaking) for name in ("val", "test")]
-    what = f"{counts[0]} val and {counts[1]} test pictures have a near duplicate in train"
+    what = f"{counts[0]} val and {counts[1]} test images have a near duplicate in train"
     if drop:
         smaller = drop_leaks(dataset, near)
-        say(f"{what}: dropped {len(dataset.items) - len(smaller.items)} pictures of train.")
+        say(f"{what}: dropped {len(dataset.items) - len(smaller.items)} images of train.")
         return smaller
     marked = mark_leaks(dataset, near)
     how = "the labels' own marks of them stay" if marked is dataset else "marked in split.csv"

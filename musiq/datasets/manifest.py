@@ -1,6 +1,6 @@
-"""Labelled pictures: read any manifest and KonIQ-10k's tables; further public datasets are in `musiq.datasets.public`.
+"""Labelled images: read any manifest and KonIQ-10k's tables; further public datasets are in `musiq.datasets.public`.
 
-Nothing here opens a picture or needs torch, so the benchmark reads its labels here too.
+Nothing here opens an image or needs torch, so the benchmark reads its labels here too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from musiq.datasets.dataset import KONIQ_MOS, KONIQ_RATING, Dataset, Labelled
 from musiq.errors import MusiqError
 from musiq.files import whole
 
-KONIQ_PICTURES = "1024x768"
+KONIQ_FOLDER = "1024x768"
 
 # What the columns are called elsewhere, lower case, first found first taken. MOS_zscore is the 0-100 target in KonIQ's
 # own koniq10k_scores_and_distributions.csv, whose plain MOS is the mean rating.
@@ -32,7 +32,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "va
 def read_labels(path: Path, root: Path | None = None) -> Dataset:
     """Labels of any layout known here: a manifest, either KonIQ-10k table, or the list koniq-10k.txt.
 
-    Pictures lie relative to `root`, by default the label file's folder (or 1024x768/ in it, for KonIQ-10k). Raises
+    Images lie relative to `root`, by default the label file's folder (or 1024x768/ in it, for KonIQ-10k). Raises
     MusiqError, naming the row, for a file that is none of these.
     """
     text = read_text(path)
@@ -43,23 +43,23 @@ def read_labels(path: Path, root: Path | None = None) -> Dataset:
 def read_manifest(path: Path, root: Path | None = None) -> Dataset:
     """A CSV with the columns image,mos[,split][,std][,c1..cK] and any more.
 
-    c1..cK are the shares (or counts) of the ratings 1..K. Raises MusiqError naming the row for a value that is none, a
-    picture named twice, and missing columns.
+    c1..cK are the shares (or counts) of the ratings 1..K. Raises MusiqError naming the row for a value that is none, an
+    image named twice, and missing columns.
     """
     text = read_text(path)
     header = text.split("\n", 1)[0]
     reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
     columns = _columns(path, list(reader.fieldnames or []))
     koniq = "c_total" in columns.others
-    folder = _koniq_pictures(root or path.parent) if koniq else root or path.parent
+    folder = _koniq_images(root or path.parent) if koniq else root or path.parent
     items: dict[str, Labelled] = {}
     for values in reader:
         item = _row(f"{path}, row {reader.line_num}", values, columns, folder)
         if item.image in items:
-            raise MusiqError(f"{path}, row {reader.line_num}: {item.image} is there twice; keep one row for a picture.")
+            raise MusiqError(f"{path}, row {reader.line_num}: {item.image} is there twice; keep one row for an image.")
         items[item.image] = item
     if not items:
-        raise MusiqError(f"{path} has no row below its header; expected one for each picture.")
+        raise MusiqError(f"{path} has no row below its header; expected one for each image.")
     if koniq:
         # The 0-100 labels are rescaled for each rater; plain means of the ratings 1-5 go by the same name elsewhere.
         rating = max(item.mos for item in items.values()) <= 5
@@ -69,20 +69,20 @@ def read_manifest(path: Path, root: Path | None = None) -> Dataset:
 
 
 def _read_list(path: Path, root: Path | None) -> Dataset:
-    """koniq-10k.txt: scene, picture, mean rating 1-5, tab separated. Has no split: 80/20, validation out of the 80."""
-    folder = _koniq_pictures(root or path.parent)
+    """koniq-10k.txt: scene, image, mean rating 1-5, tab separated. Has no split: 80/20, validation out of the 80."""
+    folder = _koniq_images(root or path.parent)
     items = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         parts = line.strip().split("\t")
         mos = number_in(parts[-1])
         if len(parts) != 3 or mos is None:
-            raise MusiqError(f"{path}, row {number}: {line!r} is not scene, picture and score with tabs between.")
+            raise MusiqError(f"{path}, row {number}: {line!r} is not scene, image and score with tabs between.")
         items.append(Labelled(parts[1], folder / parts[1], mos, extra={"scene": parts[0]}))
     return Dataset(tuple(items), folder, KONIQ_RATING, (1.0, 5.0), portions=(0.72, 0.08, 0.2))
 
 
-def _koniq_pictures(root: Path) -> Path:
-    return root / KONIQ_PICTURES if (root / KONIQ_PICTURES).is_dir() else root
+def _koniq_images(root: Path) -> Path:
+    return root / KONIQ_FOLDER if (root / KONIQ_FOLDER).is_dir() else root
 
 
 def read_text(path: Path) -> str:
@@ -132,7 +132,7 @@ def _row(where: str, values: dict[str, str | None], columns: _Columns, folder: P
 
     image = (values.get(columns.image) or "").strip()
     if not image:
-        raise MusiqError(f"{where}: no picture is named in the column {columns.image}.")
+        raise MusiqError(f"{where}: no image is named in the column {columns.image}.")
     split = ((values.get(columns.split) if columns.split else "") or "").strip().lower()
     if split and split not in SPLIT_NAMES:
         raise MusiqError(f"{where}: the split is {split!r}; expected train, val or test.")

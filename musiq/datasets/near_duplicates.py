@@ -1,6 +1,6 @@
-"""Near duplicates: pictures that show the same shot, found by a perceptual hash and confirmed on thumbnails.
+"""Near duplicates: images that show the same shot, found by a perceptual hash and confirmed on thumbnails.
 
-A picture is shrunk to a grey thumbnail. Its hash is which of the 64 lowest frequencies (DCT) lie above their median, as in
+An image is shrunk to a grey thumbnail. Its hash is which of the 64 lowest frequencies (DCT) lie above their median, as in
 pHash (Zauner 2010); pairs whose hashes differ in few bits are near duplicates where their thumbnails correlate. Another
 exposure, sharpness, noise or size of the same frame is found; mirrored, turned and cropped copies are not.
 """
@@ -27,25 +27,25 @@ SIDE = 32
 
 DISTANCE, LIKENESS = 12, 0.95
 """Of near duplicates at most so many of 64 bits differ, and the thumbnails correlate by more than that. Chosen on 4,000
-pictures of BIQ2021: 41 of 1,000 official test pictures have a near duplicate among 3,000 of the official train set by them.
+images of BIQ2021: 41 of 1,000 official test images have a near duplicate among 3,000 of the official train set by them.
 18 of these were known as such beforehand; of the other 23 the 20 most alike were looked at, which all show one scene."""
 
 BLOCK, CANDIDATES = 2048, 16384
 
 Thumbnails = NDArray[np.uint8]
-"""(n, SIDE, SIDE); all zero where a picture cannot be read."""
+"""(n, SIDE, SIDE); all zero where an image cannot be read."""
 
 Pairs = NDArray[np.int64]
-"""(P, 2): places i < j of two pictures that are near duplicates."""
+"""(P, 2): places i < j of two images that are near duplicates."""
 
 
 def find_near_duplicates(
     paths: Sequence[Path], caches: Sequence[Path] = (), tick: Callable[[], None] = lambda: None
 ) -> Pairs:
-    """The pairs among these picture files; `tick` is called once for each picture read.
+    """The pairs among these image files; `tick` is called once for each image read.
 
     Thumbnails are taken from the `caches` (.npz) where a file's size and time are the same, and kept in the first of
-    them. Pictures that cannot be read have no near duplicates, nor have flat ones.
+    them. Images that cannot be read have no near duplicates, nor have flat ones.
     """
     return similar_pairs(_thumbnails(paths, caches, tick))
 
@@ -65,7 +65,7 @@ def similar_pairs(thumbnails: Thumbnails) -> Pairs:
 
 
 def thumbnail(path: Path) -> Thumbnails:
-    """One picture as uint8 (SIDE, SIDE), grey, its aspect squeezed; all zero where it cannot be read."""
+    """One image as uint8 (SIDE, SIDE), grey, its aspect squeezed; all zero where it cannot be read."""
     try:
         data = path.read_bytes()
         header = read_header(data)

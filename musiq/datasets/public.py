@@ -16,7 +16,7 @@ from musiq.errors import MusiqError
 @dataclass(frozen=True)
 class Named:
     """A public dataset: how its folder is read, what must lie there, where its authors publish it, who made its split,
-    and under which terms its pictures may be used, as far as its authors say."""
+    and under which terms its images may be used, as far as its authors say."""
 
     title: str
     read: Callable[[Path], Dataset]
@@ -27,7 +27,7 @@ class Named:
 
 
 def read_named(name: str, root: Path) -> Dataset:
-    """The dataset of that name (a key of DATASETS) in the folder `root`; its pictures lie at `root / image` of the result.
+    """The dataset of that name (a key of DATASETS) in the folder `root`; its images lie at `root / image` of the result.
 
     Raises MusiqError for a name that is not known, and for a file that is missing, with where its authors publish it.
     """
@@ -40,7 +40,7 @@ def read_named(name: str, root: Path) -> Dataset:
         raise MusiqError(f"{problem}. {named.title}'s authors publish it at {named.home}; put it there.") from problem
     twice = [image for image, count in Counter(item.image for item in dataset.items).items() if count > 1]
     if twice or not dataset.items:
-        what = f"{twice[0]} is there twice" if twice else "there is no picture in its table"
+        what = f"{twice[0]} is there twice" if twice else "there is no image in its table"
         raise MusiqError(f"{named.title} in {root}: {what}. Get the table anew at {named.home}.")
     return dataset
 
@@ -83,7 +83,7 @@ DATASETS: dict[str, Named] = {
         "photographs belong to their authors at dpchallenge.com",
     ),
     "paq2piq": Named(
-        "PaQ-2-PiQ (FLIVE), whole pictures",
+        "PaQ-2-PiQ (FLIVE), whole images",
         readers.read_paq2piq,
         "labels_image.csv and the folders that it names, such as voc_emotic_ava/ (or database/ with all of that)",
         "https://github.com/niu-haoran/FLIVE_Database",

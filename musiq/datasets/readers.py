@@ -1,7 +1,7 @@
 """The label files of the public datasets, each read as its authors publish it.
 
 The layouts are those of the packages at each dataset's home in `musiq.datasets.public`. A reader takes the dataset's
-folder and gives items whose pictures lie at `root / image`; it raises LacksError for what is not there, MusiqError
+folder and gives items whose images lie at `root / image`; it raises LacksError for what is not there, MusiqError
 naming the row for what cannot be read.
 """
 
@@ -53,25 +53,25 @@ def read_spaq(root: Path) -> Dataset:
     The table is the authors' .xlsx, or the same saved as .csv. Its further columns are kept.
     """
     table = _needed(root, *SPAQ_TABLES)
-    pictures = _folder(root, "TestImage")
+    images = _folder(root, "TestImage")
     items = []
     for where, row in _rows(table):
         image = _value(where, row, "Image name")
         extra = {key: value for key, value in row.items() if key not in ("Image name", "MOS")}
-        items.append(Labelled(image, pictures / image, _number(where, row, "MOS"), extra=extra))
-    return Dataset(tuple(items), pictures, "SPAQ MOS (0-100)", (0.0, 100.0), DRAWN)
+        items.append(Labelled(image, images / image, _number(where, row, "MOS"), extra=extra))
+    return Dataset(tuple(items), images, "SPAQ MOS (0-100)", (0.0, 100.0), DRAWN)
 
 
 def read_ava(root: Path) -> Dataset:
     """AVA (Murray et al., CVPR 2012): counts of the ratings 1-10; the label is their mean.
 
     AVA.txt, as its README says: index, image id, counts of the ratings 1..10, two tags, challenge. Test is the authors'
-    list generic_test.jpgl, and train all the rest, which is how 235,599 and 19,930 pictures come about.
+    list generic_test.jpgl, and train all the rest, which is how 235,599 and 19,930 images come about.
     """
     table = _needed(root, "AVA.txt")
     listed = _needed(root, "aesthetics_image_lists/generic_test.jpgl", "generic_test.jpgl")
     test = set(read_text(listed).split())
-    pictures = _folder(root, "images", "image")
+    images = _folder(root, "images", "image")
     items = []
     for number, line in enumerate(read_text(table).splitlines(), 1):
         fields = line.split()
@@ -80,28 +80,28 @@ def read_ava(root: Path) -> Dataset:
         shares, mean, std = _moments([int(field) for field in fields[2:12]])
         image, extra = f"{fields[1]}.jpg", {"tags": " ".join(fields[12:14]), "challenge": fields[14]}
         split = "test" if fields[1] in test else "train"
-        items.append(Labelled(image, pictures / image, mean, split, std, shares, extra))
-    return Dataset(tuple(items), pictures, "AVA mean rating (1-10)", (1.0, 10.0))
+        items.append(Labelled(image, images / image, mean, split, std, shares, extra))
+    return Dataset(tuple(items), images, "AVA mean rating (1-10)", (1.0, 10.0))
 
 
 def read_paq2piq(root: Path) -> Dataset:
-    """PaQ-2-PiQ, also called FLIVE (Ying et al., CVPR 2020): MOS 0-100 of whole pictures; patches are left out.
+    """PaQ-2-PiQ, also called FLIVE (Ying et al., CVPR 2020): MOS 0-100 of whole images; patches are left out.
 
     labels_image.csv (name, mos) names no split, so one is drawn; it is not the authors' own validation set.
     """
     table = _needed(root, "labels_image.csv", "database/labels_image.csv")
-    pictures = _folder(root, "database", "images")
+    images = _folder(root, "database", "images")
     items = []
     for where, row in _rows(table):
         image = _value(where, row, "name")
-        items.append(Labelled(image, pictures / image, _number(where, row, "mos")))
-    return Dataset(tuple(items), pictures, "PaQ-2-PiQ MOS (0-100)", (0.0, 100.0), DRAWN)
+        items.append(Labelled(image, images / image, _number(where, row, "mos")))
+    return Dataset(tuple(items), images, "PaQ-2-PiQ MOS (0-100)", (0.0, 100.0), DRAWN)
 
 
 def read_live_itw(root: Path) -> Dataset:
-    """LIVE in the Wild Image Quality Challenge (Ghadiyaram & Bovik 2016): MOS 0-100 and deviation of 1,162 pictures.
+    """LIVE in the Wild Image Quality Challenge (Ghadiyaram & Bovik 2016): MOS 0-100 and deviation of 1,162 images.
 
-    Three MATLAB files in one order; the pictures t1..t7, on which raters practised, are left out as the authors say.
+    Three MATLAB files in one order; the images t1..t7, on which raters practised, are left out as the authors say.
     """
     base = root / "ChallengeDB_release" if (root / "ChallengeDB_release").is_dir() else root
     names, scores, deviations = (
@@ -113,27 +113,27 @@ def read_live_itw(root: Path) -> Dataset:
             f"{base} has {len(names)} names, {len(scores)} scores and {len(deviations)} deviations; expected as many of "
             "each. Download them again."
         )
-    pictures = _folder(base, "Images")
+    images = _folder(base, "Images")
     items = [
-        Labelled(str(name), pictures / str(name), float(mos), std=float(std))
+        Labelled(str(name), images / str(name), float(mos), std=float(std))
         for name, mos, std in zip(names, scores, deviations, strict=True)
         if not re.fullmatch(r"t\d+\.\w+", str(name))
     ]
-    return Dataset(tuple(items), pictures, "LIVE in the Wild MOS (0-100)", (0.0, 100.0), DRAWN)
+    return Dataset(tuple(items), images, "LIVE in the Wild MOS (0-100)", (0.0, 100.0), DRAWN)
 
 
 def read_kadid(root: Path) -> Dataset:
     """KADID-10k (Lin et al., QoMEX 2019): 81 references, 125 distortions of each, scores 1-5, higher is better although
-    the column is called dmos. Splits keep a reference's pictures together; `var` is kept as it is."""
+    the column is called dmos. Splits keep a reference's images together; `var` is kept as it is."""
     base = root / "kadid10k" if (root / "kadid10k").is_dir() else root
     table = _needed(base, "dmos.csv")
-    pictures = _folder(base, "images")
+    images = _folder(base, "images")
     items = []
     for where, row in _rows(table):
         image = _value(where, row, "dist_img")
         extra = {"reference": _value(where, row, "ref_img"), "var": row.get("var", "")}
-        items.append(Labelled(image, pictures / image, _number(where, row, "dmos"), extra=extra))
-    return Dataset(tuple(items), pictures, "KADID-10k DMOS (1-5, higher is better)", (1.0, 5.0), DRAWN)
+        items.append(Labelled(image, images / image, _number(where, row, "dmos"), extra=extra))
+    return Dataset(tuple(items), images, "KADID-10k DMOS (1-5, higher is better)", (1.0, 5.0), DRAWN)
 
 
 def read_biq2021(root: Path) -> Dataset:
@@ -143,15 +143,15 @@ def read_biq2021(root: Path) -> Dataset:
     taken where it is there, and Train.csv; the target names the second.
     """
     tables = next((pair for pair in BIQ_TABLES if all((root / name).is_file() for name, _ in pair)), BIQ_TABLES[0])
-    pictures = _folder(root, "Images")
+    images = _folder(root, "Images")
     items = []
     for name, split in tables:
         for where, row in _rows(_needed(root, name)):
             image = _value(where, row, "Image Name")
-            items.append(Labelled(image, pictures / image, _number(where, row, "MOS"), split))
+            items.append(Labelled(image, images / image, _number(where, row, "MOS"), split))
     if tables == BIQ_TABLES[0]:
-        return Dataset(tuple(items), pictures, "BIQ2021 MOS (0-1)", (0.0, 1.0))
-    return Dataset(tuple(items), pictures, "BIQ2021 MOS of Train.csv and Test.csv")
+        return Dataset(tuple(items), images, "BIQ2021 MOS (0-1)", (0.0, 1.0))
+    return Dataset(tuple(items), images, "BIQ2021 MOS of Train.csv and Test.csv")
 
 
 def _needed(root: Path, *variants: str) -> Path:

@@ -1,6 +1,6 @@
-"""Which labelled pictures train, which choose the best epoch, which test: drawn from a seed where the labels do not say.
+"""Which labelled images train, which choose the best epoch, which test: drawn from a seed where the labels do not say.
 
-Pictures of one group never straddle a split drawn here: those with the same value in a column scene, source or reference,
+Images of one group never straddle a split drawn here: those with the same value in a column scene, source or reference,
 and near duplicates. A split that the label file gives is never changed; what leaks through it is marked and reported.
 """
 
@@ -16,7 +16,7 @@ from musiq.datasets.dataset import NEAR_DUPLICATE, SPLITS, Dataset, Labelled
 from musiq.errors import MusiqError
 
 GROUP_COLUMNS = ("reference", "scene", "source")
-STRICTEST = ("test", "val", "train", "")  # where a group goes whose pictures other label files put in several splits
+STRICTEST = ("test", "val", "train", "")  # where a group goes whose images other label files put in several splits
 
 NO_PAIRS: NDArray[np.int64] = np.zeros((0, 2), np.int64)
 
@@ -30,11 +30,11 @@ def settle_split(dataset: Dataset, seed: int) -> tuple[Dataset, str]:
 def settle_splits(
     datasets: Sequence[Dataset], seed: int, near: NDArray[np.int64] = NO_PAIRS
 ) -> tuple[list[Dataset], list[str]]:
-    """Every picture in train, val or test, and a line for each dataset of which something was drawn.
+    """Every image in train, val or test, and a line for each dataset of which something was drawn.
 
     A dataset without any split has its `portions` drawn; of one that lacks val, a tenth of train is. `near` are pairs of
-    places in the concatenation of the datasets. A group of which another dataset's label file put pictures somewhere
-    follows there, so that no copy of its test pictures is trained on. Raises MusiqError for a half-filled split column.
+    places in the concatenation of the datasets. A group of which another dataset's label file put images somewhere
+    follows there, so that no copy of its test images is trained on. Raises MusiqError for a half-filled split column.
     """
     groups = group_ids([item for dataset in datasets for item in dataset.items], near)
     starts = np.cumsum([0, *(len(dataset.items) for dataset in datasets)])
@@ -72,7 +72,7 @@ def _settle(dataset: Dataset, groups: list[int], seed: int, places: dict[int, st
         settled = _draw(dataset, "", dict(zip(SPLITS, dataset.portions, strict=True)), seed, groups, places)
         return settled, f"The labels have no split: drew {settled.counts()} with seed {seed}."
     if unsplit:
-        raise MusiqError(f"{len(unsplit)} pictures have no split, {unsplit[0]} first; fill the column or leave it out.")
+        raise MusiqError(f"{len(unsplit)} images have no split, {unsplit[0]} first; fill the column or leave it out.")
     if not dataset.split("val"):
         settled = _draw(dataset, "train", {"train": 0.9, "val": 0.1, "test": 0}, seed, groups, places)
         drew = f"drew a tenth of train with seed {seed}: {settled.counts()}"
@@ -83,7 +83,7 @@ def _settle(dataset: Dataset, groups: list[int], seed: int, places: dict[int, st
 def _draw(
     dataset: Dataset, split: str, portions: dict[str, float], seed: int, groups: list[int], places: dict[int, str]
 ) -> Dataset:
-    """Deal the pictures now in `split` out by `portions`, whole groups at a time."""
+    """Deal the images now in `split` out by `portions`, whole groups at a time."""
     sizes: dict[int, int] = {}
     for item, group in zip(dataset.items, groups, strict=True):
         if item.split == split:
@@ -115,8 +115,8 @@ def _fill_empty(drawn: dict[int, str], sizes: dict[int, int], names: list[str]) 
 
 
 def mark_leaks(dataset: Dataset, near: NDArray[np.int64]) -> Dataset:
-    """The same with a column near_duplicate_in_train: 1 for a val or test picture with a near duplicate in train, 0 for
-    the others. A label file's own such column stays: its authors may have seen pictures that are not here."""
+    """The same with a column near_duplicate_in_train: 1 for a val or test image with a near duplicate in train, 0 for
+    the others. A label file's own such column stays: its authors may have seen images that are not here."""
     if any(NEAR_DUPLICATE in item.extra for item in dataset.items):
         return dataset
     leaking = leaks(dataset, near)
@@ -128,7 +128,7 @@ def mark_leaks(dataset: Dataset, near: NDArray[np.int64]) -> Dataset:
 
 
 def leaks(dataset: Dataset, near: NDArray[np.int64]) -> dict[int, list[int]]:
-    """The places of val and test pictures that have near duplicates in train, each with the places of those."""
+    """The places of val and test images that have near duplicates in train, each with the places of those."""
     found: dict[int, list[int]] = {}
     for pair in near.tolist():
         for place, other in (pair, pair[::-1]):
@@ -138,14 +138,14 @@ def leaks(dataset: Dataset, near: NDArray[np.int64]) -> dict[int, list[int]]:
 
 
 def drop_leaks(dataset: Dataset, near: NDArray[np.int64]) -> Dataset:
-    """The same without the pictures of train that are near duplicates of one in val or test."""
+    """The same without the images of train that are near duplicates of one in val or test."""
     gone = {place for others in leaks(dataset, near).values() for place in others}
     items = (item for place, item in enumerate(dataset.items) if place not in gone)
     return dataclasses.replace(dataset, items=tuple(items))
 
 
 def sample(dataset: Dataset, most: int, seed: int) -> Dataset:
-    """At most `most` pictures, drawn from the seed, each split (or those without one) in its proportion."""
+    """At most `most` images, drawn from the seed, each split (or those without one) in its proportion."""
     if most >= len(dataset.items):
         return dataset
     kept: set[str] = set()

@@ -1,6 +1,6 @@
 """A labelled set to try everything on: real photographs, synthetically distorted, labelled with the level of distortion.
 
-The photographs are those inside the scikit-image and scikit-learn packages. No person rated these pictures: a model trained
+The photographs are those inside the scikit-image and scikit-learn packages. No person rated these images: a model trained
 on them shows that the whole path works, and says nothing about how people see. Run as `python -m
 musiq.datasets.synthetic --out DIR`.
 """
@@ -110,22 +110,22 @@ def label(level: int) -> float:
 
 
 def make(out: Path, versions: int = 6, seed: int = 0) -> int:
-    """Write pictures and labels.csv under `out`; return how many pictures.
+    """Write images and labels.csv under `out`; return how many images.
 
-    From each photograph `versions` pictures as they are, and as many at every level of every distortion. Each is a crop
+    From each photograph `versions` images as they are, and as many at every level of every distortion. Each is a crop
     of its own, of the tiny preset's size, so that what is to be learned is the distortion and not the place. The same
-    seed gives the same pictures. Raises MusiqError where scikit-image or scikit-learn is not installed.
+    seed gives the same images. Raises MusiqError where scikit-image or scikit-learn is not installed.
     """
     photographs = {name: photograph(name) for name in PHOTOGRAPHS}
     rows = []
-    with whole(out / "labels.csv") as part:  # gets its name when every picture is there
+    with whole(out / "labels.csv") as part:  # gets its name when every image is there
         for number, (name, image) in enumerate(photographs.items()):
             rng = np.random.default_rng([seed, number])
             stem, split = Path(name).stem, PHOTOGRAPHS[name][1]
             for version, (distortion, level) in itertools.product(range(versions), VERSIONS):
-                picture = _crop(image, rng)
+                crop = _crop(image, rng)
                 file = f"{split}/{stem}_{version}_{distortion}{level}.png"
-                _write(out / file, DISTORTIONS[distortion](picture, level, rng) if level else picture)
+                _write(out / file, DISTORTIONS[distortion](crop, level, rng) if level else crop)
                 rows.append([file, label(level), split, stem, distortion, level])
         with part.open("w", newline="", encoding="utf-8") as file_of_rows:
             csv.writer(file_of_rows).writerows([["image", "mos", "split", "source", "distortion", "level"], *rows])
@@ -148,7 +148,7 @@ def photograph(name: str) -> Image:
 
 
 def _crop(image: Image, rng: np.random.Generator) -> Image:
-    """A part of the photograph, from the picture's own size up to all that fits, averaged down to the picture's size."""
+    """A part of the photograph, from the image's own size up to all that fits, averaged down to the image's size."""
     zoom = rng.uniform(1, min(image.shape[0] / HEIGHT, image.shape[1] / WIDTH))
     rows, columns = int(HEIGHT * zoom), int(WIDTH * zoom)
     top = int(rng.integers(image.shape[0] - rows + 1))
@@ -180,7 +180,7 @@ def main(out: Path, versions: int, seed: int) -> None:
     count = make(out, versions, seed)
     tests = [Path(name).stem for name, (_, split) in PHOTOGRAPHS.items() if split == "test"]
     click.echo(
-        f"Wrote {count} pictures ({WIDTH}x{HEIGHT}) and {out / 'labels.csv'}, from {len(PHOTOGRAPHS)} photographs."
+        f"Wrote {count} images ({WIDTH}x{HEIGHT}) and {out / 'labels.csv'}, from {len(PHOTOGRAPHS)} photographs."
     )
     click.echo(
         f"Synthetic: the labels are levels of distortion (5 best, 1 worst), not human ratings. Test: {', '.join(tests)}."

@@ -26,12 +26,12 @@ class BatchScorer:
                        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=4))
 
     The model is opened once, by the constructor, so once an actor; pickled, it is opened again where it is unpickled. It
-    has to lie at the same path on every machine. `column` names the column of pictures: bytes of files, paths, or uint8
+    has to lie at the same path on every machine. `column` names the column of images: bytes of files, paths, or uint8
     arrays (H, W, 3); by default the first of `bytes`, `image`, `path`. `threads` decode and as many compute: inside Ray
     the CPUs that it gave the actor (`num_cpus`), elsewhere those that this process may use. `device="auto"` inside Ray
     means a GPU only where the actor was given one (`num_gpus`). `options` are those of `musiq.scoring.scorer.Scorer`.
 
-    Raises MusiqError for a model that cannot be opened and for a batch without the column, never for a picture.
+    Raises MusiqError for a model that cannot be opened and for a batch without the column, never for an image.
     """
 
     def __init__(

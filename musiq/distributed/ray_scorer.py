@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import ray
 
 BATCH_BYTES = 32 * 2**20
-"""Pictures' bytes that travel together: many for one message, few beside the object store of the smallest machine."""
-BATCH_PICTURES = 64
-"""Pictures that travel together, and at most as many are scored again where a worker dies: seconds of work."""
+"""Images' bytes that travel together: many for one message, few beside the object store of the smallest machine."""
+BATCH_IMAGES = 64
+"""Images that travel together, and at most as many are scored again where a worker dies: seconds of work."""
 READERS = 8
 """Tasks that read at once; reading waits for disks and networks, so they ask for no CPU."""
 CONNECT_S = 10
@@ -42,9 +42,9 @@ class RayScorer:
 
     `address` is a running cluster's; None takes the one that this process is connected to, or starts one on this machine
     for as long as this lives. Each actor has `threads` CPUs (default 1), and one GPU where `device` names one; Ray starts
-    as many as help and the cluster has room for. The actors open the model and the pictures: both have to lie at the same
-    paths on every machine (pictures may be URLs), where this package is installed too. `column` names that of the
-    pictures in Parquet files. Several models and further `options` are those of `musiq.scoring.scorer.Scorer`.
+    as many as help and the cluster has room for. The actors open the model and the images: both have to lie at the same
+    paths on every machine (images may be URLs), where this package is installed too. `column` names that of the
+    images in Parquet files. Several models and further `options` are those of `musiq.scoring.scorer.Scorer`.
 
     Raises MusiqError for a model that cannot be opened, a cluster that cannot be reached, or one that is too small.
     """
@@ -84,7 +84,7 @@ class RayScorer:
             self._own = False
 
     def score_many(self, sources: Iterable[str]) -> Iterator[Row]:
-        """A Row for each picture in `sources` (paths, URLs, folders, *.parquet, *.tar), in their order.
+        """A Row for each image in `sources` (paths, URLs, folders, *.parquet, *.tar), in their order.
 
         A worker that dies is started again and its batch is scored again, as often as it takes (Ray's default). Every row
         carries its number, so that a lost or doubled one is an error and never a wrong file. Raises MusiqError where Ray
@@ -118,7 +118,7 @@ class RayScorer:
         return read.map_batches(
             _ScoreRecords,
             fn_constructor_kwargs={"folder": os.getcwd(), **self._options},  # workers have another working folder
-            batch_size=BATCH_PICTURES,
+            batch_size=BATCH_IMAGES,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=self._room()),
             num_cpus=self.threads,
@@ -189,7 +189,7 @@ def _read(batch: dict[str, Any]) -> Iterator[pa.Table]:
     for row, (record, last) in enumerate(ahead):
         table.append((row, last, record))
         size += len(record.data or b"")
-        if last or len(table) == BATCH_PICTURES or size >= BATCH_BYTES:
+        if last or len(table) == BATCH_IMAGES or size >= BATCH_BYTES:
             yield _table(number, table)
             table, size = [], 0
 

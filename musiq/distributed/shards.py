@@ -1,4 +1,4 @@
-"""Pictures that lie in larger files, Parquet columns and WebDataset tars, cut into pieces that tasks can read apart."""
+"""Images that lie in larger files, Parquet columns and WebDataset tars, cut into pieces that tasks can read apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from musiq.images.find import SUFFIXES, find_images
 TARS = (".tar", ".tar.gz", ".tgz")
 PARQUET = ".parquet"
 COLUMNS = ("bytes", "image", "path")
-"""Where pictures are looked for: as Ray's read_binary_files, read_images and Hugging Face, and file lists name them."""
+"""Where images are looked for: as Ray's read_binary_files, read_images and Hugging Face, and file lists name them."""
 
 PATHS = 64
 """Files in one piece: some seconds of work, so that machines end together and a lost one costs little."""
@@ -36,7 +36,7 @@ class Piece(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One picture to score: `data`, the bytes of its file, or None where `name` is the path to read it from.
+    """One image to score: `data`, the bytes of its file, or None where `name` is the path to read it from.
 
     `error` is why there is nothing to score.
     """
@@ -47,9 +47,9 @@ class Record(NamedTuple):
 
 
 def cut(sources: Iterable[str], column: str | None = None) -> Iterator[Piece]:
-    """The pieces of pictures, folders (recursive), *.parquet and *.tar, in their order; a folder's shards come first.
+    """The pieces of images, folders (recursive), *.parquet and *.tar, in their order; a folder's shards come first.
 
-    A shard that cannot be opened is a piece with its error. Raises MusiqError for a folder without pictures, and for a
+    A shard that cannot be opened is a piece with its error. Raises MusiqError for a folder without images, and for a
     Parquet file without the `column` (by default the first of COLUMNS that it has).
     """
     files: list[str] = []
@@ -106,7 +106,7 @@ def pick_column(names: list[str], column: str | None, where: str) -> str:
         return expected[0]
     raise MusiqError(
         f"{where} has the columns {', '.join(names)}; expected {' or '.join(expected)}. "
-        "Name the column that holds the pictures or their paths."
+        "Name the column that holds the images or their paths."
     )
 
 
@@ -115,7 +115,7 @@ def _counts(file: Any) -> list[int]:
 
 
 def records(piece: Piece, folder: str = "") -> Iterator[Record]:
-    """The pictures of a piece, at least one Record; what cannot be read is a Record with its error, and ends the piece.
+    """The images of a piece, at least one Record; what cannot be read is a Record with its error, and ends the piece.
 
     `folder` is where relative names start, for a process with another working folder than the one that `cut` was called in.
     """
@@ -153,7 +153,7 @@ def _parquet(piece: Piece, stream: IO[bytes]) -> Iterator[Record]:
 
 
 def _record(name: str, value: Any) -> Record:
-    """A cell of a Parquet file: the bytes of a picture, its path, or a struct of both."""
+    """A cell of a Parquet file: the bytes of an image, its path, or a struct of both."""
     if isinstance(value, dict):
         value, name = value.get("bytes") or value.get("path"), value.get("path") or name
     if isinstance(value, str):
@@ -161,11 +161,11 @@ def _record(name: str, value: Any) -> Record:
     if isinstance(value, bytes):
         return Record(name, value)
     what = "nothing" if value is None else f"a {type(value).__name__}"
-    return Record(name, error=f"There is {what} where the picture should be; expected its bytes or its path.")
+    return Record(name, error=f"There is {what} where the image should be; expected its bytes or its path.")
 
 
 def _tar(name: str, stream: IO[bytes]) -> Iterator[Record]:
-    """The pictures in a tar, by their endings, each named TAR/MEMBER; labels and the like are passed over."""
+    """The images in a tar, by their endings, each named TAR/MEMBER; labels and the like are passed over."""
     found = False
     with tarfile.open(fileobj=stream) as tar:
         for member in tar:
@@ -174,7 +174,7 @@ def _tar(name: str, stream: IO[bytes]) -> Iterator[Record]:
                 yield Record(f"{name}/{member.name}", file.read() if file else b"")
         _check_end(tar)
     if not found:
-        yield Record(name, error=f"There is no picture in it: expected files named {' '.join(sorted(SUFFIXES))}.")
+        yield Record(name, error=f"There is no image in it: expected files named {' '.join(sorted(SUFFIXES))}.")
 
 
 def _check_end(tar: tarfile.TarFile) -> None:

@@ -27,10 +27,10 @@ JpegDecoder = Callable[[bytes], Image | None]
 """A JPEG's bytes to its pixels as stored, (H, W, 3) RGB; None for what it leaves to OpenCV."""
 
 MAX_PIXELS = 178_000_000
-"""Pixels of the largest picture decoded by default: what Pillow's guard against decompression bombs allows at most."""
+"""Pixels of the largest image decoded by default: what Pillow's guard against decompression bombs allows at most."""
 
 LARGE = 32_000_000
-"""Pixels from which pictures are decoded one at a time; ordinary cameras stay below."""
+"""Pixels from which images are decoded one at a time; ordinary cameras stay below."""
 
 _LARGE_IN_TURN = threading.Lock()
 
@@ -52,7 +52,7 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 
 
 def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Background = "white") -> Image:
-    """Read one picture as uint8 (H, W, 3) RGB in [0, 255], upright.
+    """Read one image as uint8 (H, W, 3) RGB in [0, 255], upright.
 
     `source` is a path, a URL (needs fsspec), the bytes of a file, a file object open for reading bytes, or an array:
     uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA. EXIF orientation is applied, 16 bits are scaled to 8,
@@ -84,9 +84,9 @@ def decoded(
     cover: tuple[int, int] | None = None,
     jpeg: JpegDecoder | None = None,
 ) -> Iterator[tuple[Image, int]]:
-    """`decode` for many threads at once: they take turns with pictures of more than LARGE pixels, to the block's end.
+    """`decode` for many threads at once: they take turns with images of more than LARGE pixels, to the block's end.
 
-    So the memory of N threads is bounded by N pictures of LARGE pixels and one of `max_pixels`, at 6 bytes a pixel, or up
+    So the memory of N threads is bounded by N images of LARGE pixels and one of `max_pixels`, at 6 bytes a pixel, or up
     to 16 with alpha, 16 bits or AVIF (measured).
 
     With `cover` (height, width) a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the smallest that covers it: libjpeg then
@@ -128,16 +128,16 @@ def _upright(
         if stored is None:
             stored = np.asarray(_decoded(data, header, REDUCED[reduction]), np.uint8)
         return _turned(stored, header.orientation)
-    picture = _decoded(data, header, cv2.IMREAD_UNCHANGED)
+    image = _decoded(data, header, cv2.IMREAD_UNCHANGED)
     # For 8 bits a sample OpenCV has libtiff multiply the colours by alpha; for 16 bits it reads them as they are.
-    multiplied = header.format == "TIFF" and (header.alpha == 1 or (header.alpha == 2 and picture.dtype == np.uint8))
-    picture = _eight_bit(picture, header.depth)  # first of all, so that a large one soon takes less memory
-    if picture.ndim == 2 or picture.shape[2] == 1:
+    multiplied = header.format == "TIFF" and (header.alpha == 1 or (header.alpha == 2 and image.dtype == np.uint8))
+    image = _eight_bit(image, header.depth)  # first of all, so that a large one soon takes less memory
+    if image.ndim == 2 or image.shape[2] == 1:
         code = cv2.COLOR_GRAY2RGB
     else:
-        code = cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-    picture = np.asarray(cv2.cvtColor(picture, code), np.uint8)
-    return _turned(_flattened(picture, background, multiplied), header.orientation)
+        code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    image = np.asarray(cv2.cvtColor(image, code), np.uint8)
+    return _turned(_flattened(image, background, multiplied), header.orientation)
 
 
 def _read(source: str | Path | bytes | BinaryIO, max_bytes: int) -> bytes:
@@ -148,7 +148,7 @@ def _read(source: str | Path | bytes | BinaryIO, max_bytes: int) -> bytes:
     elif hasattr(source, "read"):
         data = source.read(max_bytes + 1)
     else:
-        raise ImageError(f"Cannot read a picture from {type(source).__name__}; give a path, bytes, an array or a file.")
+        raise ImageError(f"Cannot read an image from {type(source).__name__}; give a path, bytes, an array or a file.")
     if len(data) > max_bytes:
         raise ImageError(_too_long(len(data), max_bytes))
     if not data:
@@ -160,9 +160,9 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError("This is a folder that cannot be listed; expected a picture. Check its permissions.")
+            raise ImageError("This is a folder that cannot be listed; expected an image. Check its permissions.")
         if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
-            raise ImageError("This is no regular file; expected a picture. Copy it to a file first.")
+            raise ImageError("This is no regular file; expected an image. Copy it to a file first.")
         if status.st_size > max_bytes:
             raise ImageError(_too_long(status.st_size, max_bytes))
         return path.read_bytes()
@@ -189,14 +189,14 @@ def _read_url(url: str | Path, max_bytes: int) -> bytes:
 def _too_long(size: int, max_bytes: int) -> str:
     return (
         f"The file has {size:,} bytes or more; at most {max_bytes:,} are read, which follows from the pixel limit. "
-        "Raise the limit (max_pixels), or save the picture smaller."
+        "Raise the limit (max_pixels), or save the image smaller."
     )
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
-            f"The picture has {width}x{height} pixels; at most {max_pixels:,} are decoded. "
+            f"The image has {width}x{height} pixels; at most {max_pixels:,} are decoded. "
             "Raise the limit (max_pixels), or make it smaller."
         )
 
@@ -204,19 +204,19 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
 def _decoded(data: bytes, header: Header, how: int) -> NDArray[Any]:
     """What OpenCV makes of a file's bytes; with IMREAD_UNCHANGED grey, BGR or BGRA, uint8 or uint16."""
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), how)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except (cv2.error, MemoryError) as problem:
         raise ImageError(_undecodable(header)) from problem
-    if picture is None:
+    if image is None:
         raise ImageError(_undecodable(header))
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def _undecodable(header: Header) -> str:
     what = f"{header.format} {header.width}x{header.height}"
-    if header.format == "HEIC" or not cv2.haveImageWriter(f"picture.{header.format.lower()}"):
-        return f"This OpenCV ({cv2.__version__}) has no {header.format} decoder. Convert the picture to JPEG or PNG."
-    return f"The picture ({what}) is cut short or corrupt: its pixels cannot be decoded. {AGAIN}"
+    if header.format == "HEIC" or not cv2.haveImageWriter(f"image.{header.format.lower()}"):
+        return f"This OpenCV ({cv2.__version__}) has no {header.format} decoder. Convert the image to JPEG or PNG."
+    return f"The image ({what}) is cut short or corrupt: its pixels cannot be decoded. {AGAIN}"
 
 
 def _checked_array(array: NDArray[Any], max_pixels: int) -> NDArray[Any]:
@@ -233,20 +233,20 @@ def _checked_array(array: NDArray[Any], max_pixels: int) -> NDArray[Any]:
     return array
 
 
-def _eight_bit(picture: NDArray[Any], depth: int = 16) -> Image:
+def _eight_bit(image: NDArray[Any], depth: int = 16) -> Image:
     """Samples of `depth` bits in uint16 scaled to [0, 255], uint8 as it is."""
-    if picture.dtype == np.uint8:
-        return picture
-    if picture.dtype != np.uint16:
-        raise ImageError(f"The picture has {picture.dtype} samples; expected 8 or 16 bits. Save it as an ordinary one.")
-    return np.asarray(cv2.convertScaleAbs(picture, alpha=255 / (2**depth - 1)), np.uint8)
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype != np.uint16:
+        raise ImageError(f"The image has {image.dtype} samples; expected 8 or 16 bits. Save it as an ordinary one.")
+    return np.asarray(cv2.convertScaleAbs(image, alpha=255 / (2**depth - 1)), np.uint8)
 
 
-def _flattened(picture: Image, background: Background, multiplied: bool) -> Image:
+def _flattened(image: Image, background: Background, multiplied: bool) -> Image:
     """Alpha laid over the background: colour * a + background * (1 - a), rounded once."""
-    if picture.shape[2] == 3:
-        return picture
-    colour, alpha = np.ascontiguousarray(picture[:, :, :3]), np.ascontiguousarray(picture[:, :, 3])
+    if image.shape[2] == 3:
+        return image
+    colour, alpha = np.ascontiguousarray(image[:, :, :3]), np.ascontiguousarray(image[:, :, 3])
     if alpha.min() == 255:
         return colour
     alpha = np.asarray(cv2.merge([alpha, alpha, alpha]), np.uint8)
@@ -255,12 +255,12 @@ def _flattened(picture: Image, background: Background, multiplied: bool) -> Imag
     return np.asarray(cv2.add(colour, 255 - alpha), np.uint8) if background == "white" else colour
 
 
-def _turned(picture: Image, orientation: int) -> Image:
+def _turned(image: Image, orientation: int) -> Image:
     """Undo EXIF orientations 2..8: 5..8 are stored transposed, the rest of each is flips."""
     if orientation in (5, 6, 7, 8):
-        picture = picture.transpose(1, 0, 2)
+        image = image.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
-        picture = picture[::-1]
+        image = image[::-1]
     if orientation in (2, 3, 6, 7):
-        picture = picture[:, ::-1]
-    return np.ascontiguousarray(picture)
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)

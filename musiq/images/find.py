@@ -17,10 +17,10 @@ SUFFIXES = frozenset(
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Each file as given, each folder's pictures (by suffix, recursive, sorted, hidden ones left out).
+    """Each file as given, each folder's images (by suffix, recursive, sorted, hidden ones left out).
 
     A path that does not exist, and a folder inside that cannot be listed, stay in the list: whoever reads them reports
-    them. Folders reached twice through symbolic links are read once. Raises MusiqError for a folder without any picture.
+    them. Folders reached twice through symbolic links are read once. Raises MusiqError for a folder without any image.
     """
     images: list[Path] = []
     for path in map(Path, paths):
@@ -29,7 +29,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
             continue
         found = list(_walk(path))
         if not found:
-            raise MusiqError(f"There is no picture in {path}: expected files named {' '.join(sorted(SUFFIXES))}.")
+            raise MusiqError(f"There is no image in {path}: expected files named {' '.join(sorted(SUFFIXES))}.")
         images += found
     return images
 

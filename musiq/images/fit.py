@@ -13,11 +13,11 @@ Image = NDArray[np.uint8]
 
 
 def fit(image: Image, height: int, width: int, reduction: int = 1) -> tuple[Image, str]:
-    """Make a picture (h, w, 3) exactly (height, width, 3), and say how in a few words ("" if it already was).
+    """Make an image (h, w, 3) exactly (height, width, 3), and say how in a few words ("" if it already was).
 
     It is resized to cover height x width, aspect kept, and the middle is cropped: how the authors of KonIQ-10k made
-    their 1024x768 pictures (arXiv 1910.06180, section 3). Shrinking averages areas (cv2.INTER_AREA), which does not
-    alias; enlarging is cubic (cv2.INTER_CUBIC). A portrait picture is not rotated: it loses top and bottom. `reduction` is
+    their 1024x768 images (arXiv 1910.06180, section 3). Shrinking averages areas (cv2.INTER_AREA), which does not
+    alias; enlarging is cubic (cv2.INTER_CUBIC). A portrait image is not rotated: it loses top and bottom. `reduction` is
     what `decoded` said, for the words alone.
     """
     rows, columns = image.shape[:2]

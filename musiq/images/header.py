@@ -1,4 +1,4 @@
-"""What a picture file claims to be, read from its first bytes: format, size, orientation.
+"""What an image file claims to be, read from its first bytes: format, size, orientation.
 
 A few hundred bytes can claim 100000x100000 pixels and cost their reader 30 GB, so the size is known before any decoder
 runs. The decoders themselves are OpenCV's; only what it does not tell before decoding is read here.
@@ -21,7 +21,7 @@ MAX_CHUNKS = 1_000_000
 """Chunks in one PNG, some of whose writers cut the samples into pieces of 8 KiB."""
 
 MAX_SCANS = 200
-"""Scans in one JPEG; encoders write about ten, and each costs a pass over the whole picture however few its bytes."""
+"""Scans in one JPEG; encoders write about ten, and each costs a pass over the whole image however few its bytes."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """The header of a picture file. Raises ImageError for an unknown format and a header cut short or nonsensical."""
+    """The header of an image file. Raises ImageError for an unknown format and a header cut short or nonsensical."""
     reader = next((reader for magic, reader in READERS if magic.match(data)), None)
     if reader is None:
         raise ImageError(
-            f"This is no picture of a known kind ({described(data)}); expected {FORMATS}. Convert it to one."
+            f"This is no image of a known kind ({described(data)}); expected {FORMATS}. Convert it to one."
         )
     try:
         header = reader(data)
@@ -101,9 +101,7 @@ def _png(data: bytes) -> Header:
         if kind == b"eXIf":
             orientation = exif_orientation(data[at + 8 : at + 8 + length])
         at += 12 + length
-    raise ImageError(
-        f"The picture (PNG {width}x{height}) is cut short or corrupt: a chunk goes beyond its end. {AGAIN}"
-    )
+    raise ImageError(f"The image (PNG {width}x{height}) is cut short or corrupt: a chunk goes beyond its end. {AGAIN}")
 
 
 def _webp(data: bytes) -> Header:
@@ -144,7 +142,7 @@ def _tiff(data: bytes) -> Header:
         raise ImageError(
             "A grey TIFF with alpha, whose alpha OpenCV would leave out. Save it as PNG, or without alpha."
         )
-    # No orientation: OpenCV's TIFF decoder is the one that turns the picture itself, whatever its flags.
+    # No orientation: OpenCV's TIFF decoder is the one that turns the image itself, whatever its flags.
     return Header("TIFF", tags.get(256, 0), tags.get(257, 0), alpha=tags.get(338, 0))
 
 

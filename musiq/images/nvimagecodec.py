@@ -32,7 +32,7 @@ class NvImageCodec:
         self._codec = import_nvimagecodec()
         self._gpu = None if device == "cpu" else _gpu_of(device)
         self._own = threading.local()
-        self._decoder()  # what fails here would fail for each picture
+        self._decoder()  # what fails here would fail for each image
 
     def __call__(self, data: bytes) -> Image | None:
         """The pixels of a JPEG as stored, not turned: uint8 (H, W, 3) RGB; None where it is not for this decoder to say
@@ -44,8 +44,8 @@ class NvImageCodec:
         decoded = self._decoder().decode(data, params=params)
         if decoded is None:
             return None
-        picture = np.asarray(decoded.cpu())
-        return picture if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 else None
+        image = np.asarray(decoded.cpu())
+        return image if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 else None
 
     def _decoder(self) -> Any:
         if not hasattr(self._own, "decoder"):

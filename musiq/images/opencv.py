@@ -72,8 +72,8 @@ _one_opencv_thread = {"users": 0, "before": 0}
 def one_opencv_thread() -> Iterator[None]:
     """Keep OpenCV from starting threads of its own, in the whole process, while any such block is open.
 
-    Where several threads decode beside a model, OpenCV's (as many as CPUs, for each picture's conversions) wait spinning
-    on the CPUs that the model needs: without them a small model on 2 CPUs scored 11% more pictures a second.
+    Where several threads decode beside a model, OpenCV's (as many as CPUs, for each image's conversions) wait spinning
+    on the CPUs that the model needs: without them a small model on 2 CPUs scored 11% more images a second.
     """
     state = _one_opencv_thread
     with _turns:

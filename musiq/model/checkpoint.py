@@ -56,7 +56,7 @@ def _in_order(file: bytes) -> bytes:
 
 
 def load(path: Path | str, height: int | None = None, width: int | None = None) -> Musiq:
-    """The model of a checkpoint of any known layout, fp32, in eval mode, for pictures of `height` x `width`.
+    """The model of a checkpoint of any known layout, fp32, in eval mode, for images of `height` x `width`.
 
     Without a size: the one that a checkpoint of ours was trained for, 768x1024 for a foreign one. Raises MusiqError for
     a file that is missing, broken, of no known layout, or whose tensors do not fit its layout.

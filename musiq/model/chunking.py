@@ -1,10 +1,10 @@
-"""The whole of MUSIQ, for pictures of one fixed size, in this file: pyramid, trunk, transformer, head.
+"""The whole of MUSIQ, for images of one fixed size, in this file: pyramid, trunk, transformer, head.
 
-After Ke et al., "MUSIQ: Multi-scale Image Quality Transformer" (ICCV 2021, arXiv 2108.05997). A fixed picture size makes
+After Ke et al., "MUSIQ: Multi-scale Image Quality Transformer" (ICCV 2021, arXiv 2108.05997). A fixed image size makes
 constants of the resize matrices, the hashed positions and the scale embeddings, and leaves no padding tokens and no mask:
 the original pads the resized scales and then attends to nobody there. Only the batch is dynamic.
 
-Shapes: B batch, N tokens, D width of the model, H W picture, h w a scale of it, R C its grid of tokens.
+Shapes: B batch, N tokens, D width of the model, H W image, h w a scale of it, R C its grid of tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from musiq.spec import PATCH
 
 PIXELS_AT_ONCE = 2**17
-"""Pixels of the pictures that a CPU takes through a ResNet at once. Eight pictures in parts of one and two, to all at once,
+"""Pixels of the images that a CPU takes through a ResNet at once. Eight images in parts of one and two, to all at once,
 in eager PyTorch on 2 cores of an Intel Xeon: 0.83 and 0.88 of the time at 1024x768, 0.77 and 0.71 at 512x384, 0.85 and 0.85
 at 224x224."""
 
@@ -33,8 +33,8 @@ def _all_at_once(x: Tensor) -> bool:
 
 PATCHES_AT_ONCE = 128
 """Patches whose activations, up to 64 KB each, a CPU works on before it takes the next ones. `musiq` at 1024x768 on 2 cores
-of an Intel Xeon, eager PyTorch, one picture: 0.73 of the time of all patches at once, with 153 0.72, 54 0.83 and 16 1.17;
-eight pictures: 0.76, with 153 0.64, 54 0.74 and 16 0.94."""
+of an Intel Xeon, eager PyTorch, one image: 0.73 of the time of all patches at once, with 153 0.72, 54 0.83 and 16 1.17;
+eight images: 0.76, with 153 0.64, 54 0.74 and 16 0.94."""
 
 
 def each_patch(features: Callable[[Tensor], Tensor], scales: list[Tensor], at_once: int = 0) -> Tensor:
@@ -42,7 +42,7 @@ def each_patch(features: Callable[[Tensor], Tensor], scales: list[Tensor], at_on
 
     On a CPU in parts, between whose operators less leaves the caches and less memory is needed; on a GPU, which would wait
     for each launch, all at once. A graph that is traced does not know where it will run: it is told `at_once`, the most
-    patches of each picture in a part.
+    patches of each image in a part.
     """
     patches = torch.cat([to_patches(scale) for scale in scales], dim=1)  # (B, N-1, 3, 32, 32)
     if at_once and at_once < patches.shape[1]:

@@ -264,7 +264,7 @@ def _flax_spec(tensors: Mapping[str, Tensor]) -> Spec:
     if head is not None and head.ndim == 2:
         spec = dataclasses.replace(spec, outputs=int(head.shape[1]))
     embedding = tensors.get(f"{FLAX}Transformer/scaleembed_input/scale_embedding")
-    if embedding is not None and tuple(embedding.shape[:2]) == (1, 1):  # the single-scale variant: the native picture
+    if embedding is not None and tuple(embedding.shape[:2]) == (1, 1):  # the single-scale variant: the native image
         spec = dataclasses.replace(spec, scales=(Scale(),), scale_embeddings=1)
     return _paper_targets(spec)
 

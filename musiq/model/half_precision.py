@@ -1,4 +1,4 @@
-"""A model in fp16 or bf16 with fp32 where scores need it: what half-precision artefacts are traced from."""
+"""A model in fp16 or bf16 with fp32 where scores need it: what half-precision artifacts are traced from."""
 
 from __future__ import annotations
 

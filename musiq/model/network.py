@@ -1,10 +1,10 @@
-"""The whole of MUSIQ, for pictures of one fixed size, in this file: pyramid, trunk, transformer, head.
+"""The whole of MUSIQ, for images of one fixed size, in this file: pyramid, trunk, transformer, head.
 
-After Ke et al., "MUSIQ: Multi-scale Image Quality Transformer" (ICCV 2021, arXiv 2108.05997). A fixed picture size makes
+After Ke et al., "MUSIQ: Multi-scale Image Quality Transformer" (ICCV 2021, arXiv 2108.05997). A fixed image size makes
 constants of the resize matrices, the hashed positions and the scale embeddings, and leaves no padding tokens and no mask:
 the original pads the resized scales and then attends to nobody there. Only the batch is dynamic.
 
-Shapes: B batch, N tokens, D width of the model, H W picture, h w a scale of it, R C its grid of tokens.
+Shapes: B batch, N tokens, D width of the model, H W image, h w a scale of it, R C its grid of tokens.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Pyramid(nn.Module):
         matrices = {scale.name: scale_matrices(spec, scale) for scale in spec.scales if scale.length is not None}
         if not matrices:
             return
-        # The rows of all scales at once: all read each band of the picture.
+        # The rows of all scales at once: all read each band of the image.
         bands = Bands.of(np.concatenate([left for left, _ in matrices.values()]))
         self._constant("blocks", torch.from_numpy(bands.blocks))  # (k, r, b)
         self._index("read", bands.columns)  # (k * b,) of H
@@ -82,7 +82,7 @@ class ResNetTrunk(nn.Module):
         return torch.cat([self._few_at_once(x) for x in scales], dim=2).transpose(1, 2)  # (B, N-1, D)
 
     def _few_at_once(self, x: Tensor) -> Tensor:
-        # Batch norms that learn need the whole batch, and a graph must not know how many pictures it was traced with.
+        # Batch norms that learn need the whole batch, and a graph must not know how many images it was traced with.
         if self.training or _all_at_once(x):
             return self._tokens(x)
         few = max(1, PIXELS_AT_ONCE // (x.shape[2] * x.shape[3]))
@@ -229,7 +229,7 @@ def first(x: Tensor, kept: int | None) -> Tensor:
 
 
 class Musiq(nn.Module):
-    """MUSIQ for pictures of `spec.height` x `spec.width`: uint8 RGB (B, H, W, 3) to (B, outputs).
+    """MUSIQ for images of `spec.height` x `spec.width`: uint8 RGB (B, H, W, 3) to (B, outputs).
 
     The outputs are the head's own: a raw score, or logits over the ratings 1..K. `predict` turns them into scores in the
     units of the training target.
@@ -268,7 +268,7 @@ class Musiq(nn.Module):
         return self.rate(self.pyramid(image))
 
     def rate(self, scales: list[Tensor]) -> Tensor:
-        """The head's outputs (B, outputs) for the normalised pictures of a pyramid, each float (B, 3, h, w)."""
+        """The head's outputs (B, outputs) for the normalised images of a pyramid, each float (B, 3, h, w)."""
         # The pyramid stays in fp32 when the rest is put into half precision.
         scales = [scale.to(self.embed.class_token.dtype) for scale in scales]
         x = self.embed(self.trunk(scales))  # (B, N, D)

@@ -88,7 +88,7 @@ class RowFile:
 
     def _kept(self) -> int:
         end, labels = 0, sorted(self.table.labels.values())
-        known = {*labels, ""} if len(labels) > 1 else {*labels}  # "" of pictures that got to none of several
+        known = {*labels, ""} if len(labels) > 1 else {*labels}  # "" of images that got to none of several
         for end, record in self._rows.read(self._file):  # noqa: B007
             if record["model"] not in known:
                 raise MusiqError(f"scores of the model {record['model']}, not of {' or '.join(labels)}")
@@ -104,7 +104,7 @@ class RowFile:
                 self._sync()
 
     def _sync(self) -> None:
-        """In a thread: a slow disk may take a second for it, in which the model would run out of pictures."""
+        """In a thread: a slow disk may take a second for it, in which the model would run out of images."""
         if self._syncing is not None:
             self._syncing.result()
         self._syncing, self._synced = self._syncer.submit(os.fsync, self._file.fileno()), time.monotonic()

@@ -22,7 +22,7 @@ DELIMITERS = {"csv": ",", "tsv": "\t", "txt": "\t"}
 class Table:
     """How rows are written: `path,score,fitted,error,model` and, for K > 1 ratings, `share_1` to `share_K`.
 
-    `labels` names the artefact of each `Row.model` in the file, so that it never mixes the scores of two unnoticed; where
+    `labels` names the artifact of each `Row.model` in the file, so that it never mixes the scores of two unnoticed; where
     there is only one, all rows have it. A path keeps its bytes, whatever they are; scores keep all digits of their
     float32. "txt" is what scripts of published models write: `path<TAB>score` without a head, nan where there is none.
     """

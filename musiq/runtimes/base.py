@@ -1,4 +1,4 @@
-"""Runtimes: each opens one kind of file and is one callable: uint8 pictures in, float32 scores out, returned is done."""
+"""Runtimes: each opens one kind of file and is one callable: uint8 images in, float32 scores out, returned is done."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Runtime(Protocol):
     was opened for throughput; 2 on a GPU, where one batch is copied while another computes. Each call holds the working
     memory of its batch."""
     default_batch: int
-    """How many pictures make sense in a call, for those who do not know better: see `feed.Feed.default_batch`."""
+    """How many images make sense in a call, for those who do not know better: see `feed.Feed.default_batch`."""
 
     def __call__(self, images: Images) -> Scores:
         """uint8 (N, H, W, 3) RGB to float32 (N,): scores in the units of `spec.target`."""
@@ -93,7 +93,7 @@ def check_images(images: Images, spec: Spec) -> None:
     expected = f"uint8 (N, {spec.height}, {spec.width}, 3)"
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (spec.height, spec.width, 3):
         raise MusiqError(
-            f"The pictures are {images.dtype} {images.shape}; this model takes {expected}, RGB. "
+            f"The images are {images.dtype} {images.shape}; this model takes {expected}, RGB. "
             "musiq.images.fit.fit makes them fit."
         )
     if not len(images):

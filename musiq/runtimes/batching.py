@@ -1,4 +1,4 @@
-"""From any batch of pictures to the calls that an artefact allows: its inputs, its batch sizes."""
+"""From any batch of images to the calls that an artifact allows: its inputs, its batch sizes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from musiq.runtimes.base import Images, Scores, check_images
 from musiq.spec import Spec
 
 SPEC, INPUTS, BATCH, PRECISION = "musiq.spec", "musiq.inputs", "musiq.batch", "musiq.model.half_precision"
-"""Keys of the facts that every artefact whose format has room for them carries inside."""
+"""Keys of the facts that every artifact whose format has room for them carries inside."""
 
 OUTPUTS = ("score", "shares")
 
 USUAL_BATCH = 8
-"""Pictures in a call, where nobody says how many."""
+"""Images in a call, where nobody says how many."""
 PIXELS_PER_THREAD = 2**18
-"""Pixels of a call's pictures that keep one CPU thread busy: more at once gain nothing and take memory. On 2 cores of an
+"""Pixels of a call's images that keep one CPU thread busy: more at once gain nothing and take memory. On 2 cores of an
 Intel Xeon batches of 8 took, to one by one, 0.8 to 0.9 of the time at 256x192 (`tiny`), 0.9 to 1.0 at 224x224 (`resnet50`),
 1.0 to 1.1 at 512x384 (`musiq`) and 1.05 to 1.2 at 1024x768 (`musiq`, `tiny`), there with two to four times the memory."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """What an artefact takes: "image" or "pyramid" inputs, `smallest` to `largest` pictures a call (0: no limit)."""
+    """What an artifact takes: "image" or "pyramid" inputs, `smallest` to `largest` images a call (0: no limit)."""
 
     spec: Spec
     inputs: str = "image"
@@ -38,7 +38,7 @@ class Feed:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: object) -> Feed:
-        """From the facts inside an artefact. Raises MusiqError for a file without them."""
+        """From the facts inside an artifact. Raises MusiqError for a file without them."""
         if SPEC not in metadata:
             raise MusiqError(
                 f"{path} was not made by musiq-export: it has no Spec inside. Export it from its checkpoint."
@@ -54,7 +54,7 @@ class Feed:
         return {scale.name: (3, *self.spec.kept_size(scale)) for scale in self.spec.scales}
 
     def default_batch(self, threads: int | None, calls: int = 1) -> int:
-        """Pictures in a call that make sense, where nobody says how many: on a CPU of so many threads, which divide
+        """Images in a call that make sense, where nobody says how many: on a CPU of so many threads, which divide
         themselves among so many calls at once; None for a GPU."""
         pixels = self.spec.height * self.spec.width
         enough = USUAL_BATCH if threads is None else min(USUAL_BATCH, threads * PIXELS_PER_THREAD // pixels)
@@ -65,7 +65,7 @@ class Feed:
         return self.smallest == self.largest
 
     def metadata(self, precision: str) -> dict[str, str]:
-        """The facts to put inside an artefact."""
+        """The facts to put inside an artifact."""
         batch = f"{self.smallest}..{self.largest}"
         return {SPEC: self.spec.to_json(), INPUTS: self.inputs, BATCH: batch, PRECISION: precision}
 

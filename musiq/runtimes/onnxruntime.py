@@ -23,7 +23,7 @@ MEND_BOTH = "pip uninstall -y onnxruntime onnxruntime-gpu  and then  pip install
 class OrtRuntime:
     """ONNX Runtime; safe to call from several threads. Fails closed: asked for a GPU, it never runs on the CPU quietly.
 
-    On a GPU pictures and scores travel through pinned memory bound to the graph, two calls at a time (`ort_gpu.Bound`).
+    On a GPU images and scores travel through pinned memory bound to the graph, two calls at a time (`ort_gpu.Bound`).
     """
 
     def __init__(
@@ -87,7 +87,7 @@ def _on_gpu(ort: Any, session: Any, device: str, feed: Feed, path: Path) -> Any:
     except MusiqError as problem:
         if graph:
             raise
-        warnings.warn(f"Pictures go to the GPU without pinned memory, which is slower: {problem}", stacklevel=2)
+        warnings.warn(f"Images go to the GPU without pinned memory, which is slower: {problem}", stacklevel=2)
         return Plain(session, IN_FLIGHT)
     return onnxruntime_cuda.Bound(ort, session, device, feed)
 

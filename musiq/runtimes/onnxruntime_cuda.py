@@ -67,7 +67,7 @@ def providers(device: str, record: Record | None) -> list[Any]:
 
 def tensorrt_options(record: Record | None) -> dict[str, Any]:
     """Engines are kept between runs, because building one takes minutes; with a batch range they are built once for all
-    of it. fp16 and bf16 kernels are allowed for artefacts of that precision alone. For TF32, which TensorRT may multiply
+    of it. fp16 and bf16 kernels are allowed for artifacts of that precision alone. For TF32, which TensorRT may multiply
     fp32 in, ONNX Runtime has no switch: NVIDIA_TF32_OVERRIDE=0 in the environment is NVIDIA's."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "musiq" / "tensorrt"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,4 +1,4 @@
-"""An OpenVINO artefact (.xml and .bin) on the CPU, without torch. Safe to call from several threads."""
+"""An OpenVINO artifact (.xml and .bin) on the CPU, without torch. Safe to call from several threads."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class OpenVinoRuntime:
 
 
 def compile_for_cpu(path: Path, threads: int, **more: object) -> tuple[Any, Feed]:
-    """OpenVINO's CompiledModel of an artefact, in the precision that it was exported for, and what it takes; `more` are
+    """OpenVINO's CompiledModel of an artifact, in the precision that it was exported for, and what it takes; `more` are
     further properties of OpenVINO's. Raises MusiqError for a file that OpenVINO cannot open."""
     core = import_openvino().Core()
     try:

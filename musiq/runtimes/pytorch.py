@@ -1,4 +1,4 @@
-"""PyTorch: a checkpoint, which is the reference for every artefact, and TorchScript and .pt2 artefacts."""
+"""PyTorch: a checkpoint, which is the reference for every artifact, and TorchScript and .pt2 artifacts."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Compiled:
         size = min((known for known in tuple(self._sizes) if known >= count), default=count)
         self._sizes.add(size)
         if size > count:
-            # Its last picture again, which a gather repeats: a plain expand has strides that are compiled anew.
+            # Its last image again, which a gather repeats: a plain expand has strides that are compiled anew.
             tensors = tuple(tensor[[*range(count), *[count - 1] * (size - count)]] for tensor in tensors)
         return tuple(output[:count] for output in self._run(*tensors))
 
@@ -96,7 +96,7 @@ def open_checkpoint(
     compiled: bool = False,
     precision: str = "fp32",
 ) -> TorchRuntime:
-    """The model as it is, eagerly; for pictures of another size where one is given, or through torch.compile, or with
+    """The model as it is, eagerly; for images of another size where one is given, or through torch.compile, or with
     its weights in "fp16" or "bf16"."""
     check_device(device, path)
     set_up(path, threads)

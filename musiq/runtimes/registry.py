@@ -1,4 +1,4 @@
-"""Runtimes: each opens one kind of file and is one callable: uint8 pictures in, float32 scores out, returned is done."""
+"""Runtimes: each opens one kind of file and is one callable: uint8 images in, float32 scores out, returned is done."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ THROUGHPUT = (".onnx", ".xml")
 
 
 def open_runtime(path: Path | str, device: str = "auto", threads: int | None = None, mode: str = "latency") -> Runtime:
-    """The runtime for a file: a checkpoint in PyTorch, an artefact in the runtime of its format.
+    """The runtime for a file: a checkpoint in PyTorch, an artifact in the runtime of its format.
 
     `device` is "auto", "cpu" or "cuda:0" (any number): a CUDA device that cannot run the file is an error, never a quiet
     CPU run; "auto" takes a GPU if one works. An .onnx file may also go to "tensorrt:0", ONNX Runtime's TensorRT provider,
@@ -80,7 +80,7 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
     """
     path = Path(path)
     if not path.is_file():
-        raise MusiqError(f"There is no file {path}. Give a checkpoint or an artefact ({', '.join(RUNTIMES)}).")
+        raise MusiqError(f"There is no file {path}. Give a checkpoint or an artifact ({', '.join(RUNTIMES)}).")
     ending = files.suffix(path, list(RUNTIMES))
     if ending is None:
         raise MusiqError(f"{path} cannot be opened: its name should end in one of {', '.join(RUNTIMES)}.")
@@ -95,7 +95,7 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
         device = "cpu"  # two calls at once are what a GPU gets anyway
     if ending in CHECKPOINTS:
         return RUNTIMES[ending](path, Opening(device, threads))
-    record = artifact.read_record(path)  # refuses an artefact that is not the recorded one
+    record = artifact.read_record(path)  # refuses an artifact that is not the recorded one
     runtime = RUNTIMES[ending](path, Opening(device, threads, throughput, record))
     _warn_if_unverified(path, record, runtime.provider)
     return runtime

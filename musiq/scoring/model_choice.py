@@ -1,4 +1,4 @@
-"""Several models of different picture shapes: which of them a picture goes to."""
+"""Several models of different image shapes: which of them an image goes to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from musiq.spec import Spec
 
 
 def nearest(specs: Sequence[Spec], height: int, width: int) -> int:
-    """The index of the model whose width:height is nearest to the picture's, as a ratio of ratios; ties to the first.
+    """The index of the model whose width:height is nearest to the image's, as a ratio of ratios; ties to the first.
 
     Exact arithmetic: a square is as far from 4:3 as from 3:4, and goes to the first of the two.
     """
@@ -39,6 +39,6 @@ def check_mixture(names: Sequence[str], specs: Sequence[Spec]) -> None:
         for other in range(index):
             if _distance(spec, specs[other].height, specs[other].width) == 1:
                 raise MusiqError(
-                    f"{names[other]} and {names[index]} have the same aspect ratio, so no picture would go to the "
+                    f"{names[other]} and {names[index]} have the same aspect ratio, so no image would go to the "
                     "second. Give one of them, or models for landscape and portrait."
                 )

@@ -14,11 +14,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PATIENCE = 8
-"""Batches of other pictures that one waits for more of its own shape; then it goes to the model in a smaller batch."""
+"""Batches of other images that one waits for more of its own shape; then it goes to the model in a smaller batch."""
 
 
 class Ready(NamedTuple):
-    """A decoded picture and its place among the sources; `image` is None where `error` says why."""
+    """A decoded image and its place among the sources; `image` is None where `error` says why."""
 
     place: int
     path: str
@@ -40,9 +40,9 @@ def map_ahead(pool: Executor, work: Callable[[int, Source], R], sources: Iterabl
 
 
 def batches(ready: Iterable[Ready], size: int) -> Iterator[list[Ready]]:
-    """Lists of `size` pictures for one model each, in the order they fill; a failed picture is one alone, at once.
+    """Lists of `size` images for one model each, in the order they fill; a failed image is one alone, at once.
 
-    A picture whose shape is rare goes on in a smaller batch after PATIENCE * size others, as all rows after it wait.
+    An image whose shape is rare goes on in a smaller batch after PATIENCE * size others, as all rows after it wait.
     """
     groups: dict[int, list[Ready]] = {}  # the oldest first
     for item in ready:

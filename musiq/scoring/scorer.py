@@ -1,4 +1,4 @@
-"""`Scorer`: pictures in, scores out, in order; decoding ahead of the model, and no picture's trouble is another's."""
+"""`Scorer`: images in, scores out, in order; decoding ahead of the model, and no image's trouble is another's."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ class Busy:
 
 
 class Scorer:
-    """Scores pictures with one artefact, or with a Runtime that is already open; or with several of different shapes.
+    """Scores images with one artifact, or with a Runtime that is already open; or with several of different shapes.
 
-    Of several models each picture goes to the one with the nearest aspect ratio (after its EXIF rotation; a tie to the
+    Of several models each image goes to the one with the nearest aspect ratio (after its EXIF rotation; a tie to the
     first), so that a portrait need not lose its top and bottom; they must have the same target and outputs.
 
-    `batch_size` pictures go to a model at once (default: the runtime's `default_batch`); `workers` threads decode ahead
+    `batch_size` images go to a model at once (default: the runtime's `default_batch`); `workers` threads decode ahead
     of it (default: the CPUs that this process may use, 16 at most; OpenCV works outside Python's lock); `threads` are a
     model's own on a CPU (default: the runtime's): all of them for one batch in `mode` "latency"; one each for as many
     batches at once in "throughput", which are by default so much smaller. With `reduced_jpeg` a JPEG is decoded at the
     part of its size that leaves at least SPARE times the model's: faster, and scores change a little. `jpeg_decoder`
     "nvimagecodec" decodes JPEGs with NVIDIA's package, on the GPU of the model where it has one. However many sources
-    there are, memory holds one batch more than run at once, one being gathered for each model, and one and a picture
+    there are, memory holds one batch more than run at once, one being gathered for each model, and one and an image
     for each worker being decoded.
     Safe to call from several threads where the runtime is. A context manager: leaving it closes the runtimes. Raises
     MusiqError for models that cannot be opened or do not go together.
@@ -122,7 +122,7 @@ class Scorer:
             runtime.close()
 
     def score(self, source: Source) -> float:
-        """The score of one picture. Raises ImageError for one that cannot be scored."""
+        """The score of one image. Raises ImageError for one that cannot be scored."""
         ((_, row),) = self._rows(Batch([self._prepared(0, source)]))
         if row.score is None:
             raise ImageError(row.error)
@@ -131,7 +131,7 @@ class Scorer:
     def score_many(self, sources: Iterable[Source]) -> Iterator[Row]:
         """A Row for each source, in their order, while later ones are being decoded and scored.
 
-        A picture that cannot be read, and one that the model fails on, is a Row with its error. `sources` is read only
+        An image that cannot be read, and one that the model fails on, is a Row with its error. `sources` is read only
         as far ahead as needed, so it may be endless; stopping early stops the threads.
         """
         decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="musiq-decode")
@@ -153,7 +153,7 @@ class Scorer:
             else:
                 # Stacked here, so that the model finds its next batch in one piece when it has done with this one.
                 running.append(runners.submit(self._rows, Batch(group)))
-            del group  # or its pictures stay until the next ones are there
+            del group  # or its images stay until the next ones are there
             while running and (self._enough(running, rows) or running[0].done()):
                 _add(rows, running.popleft())
             yield from rows.take()
@@ -192,7 +192,7 @@ class Scorer:
         return rows
 
     def _outcomes(self, runtime: Runtime, images: Images) -> list[Outcome]:
-        """Score, shares and error of each picture. A batch that fails is tried again in halves; where memory was short,
+        """Score, shares and error of each image. A batch that fails is tried again in halves; where memory was short,
         later ones are not as large any more."""
         if len(images) > self._most:
             pieces = [images[start : start + self._most] for start in range(0, len(images), self._most)]
@@ -201,13 +201,13 @@ class Scorer:
             outputs = runtime.run(images)
         except Exception as problem:
             if len(images) == 1:
-                return [(None, None, f"The model failed on this picture: {_line(problem)}")]
+                return [(None, None, f"The model failed on this image: {_line(problem)}")]
             half = len(images) // 2
             outcomes = self._outcomes(runtime, images[:half]) + self._outcomes(runtime, images[half:])
             if is_memory_short(problem) and half < self._most and any(not error for _, _, error in outcomes):
                 self._most = half
                 warnings.warn(
-                    f"There is no memory for {len(images)} pictures at once; from here on the model gets {half}. "
+                    f"There is no memory for {len(images)} images at once; from here on the model gets {half}. "
                     f"A batch size of {half} says so from the start.",
                     stacklevel=2,
                 )
@@ -217,7 +217,7 @@ class Scorer:
 
 
 class Batch:
-    """Pictures for one model: uint8 (N, H, W, 3) in one piece, and what else is known of each."""
+    """Images for one model: uint8 (N, H, W, 3) in one piece, and what else is known of each."""
 
     def __init__(self, items: list[Ready]) -> None:
         self.model = items[0].model
@@ -230,7 +230,7 @@ Outcome = tuple[float | None, tuple[float, ...] | None, str]
 
 def _outcome(score: float, shares: Any) -> Outcome:
     if not np.isfinite(score):
-        return None, None, f"The model gave {score} instead of a score. Check the artefact, perhaps in fp32."
+        return None, None, f"The model gave {score} instead of a score. Check the artifact, perhaps in fp32."
     return score, None if shares is None else tuple(float(share) for share in shares), ""
 
 

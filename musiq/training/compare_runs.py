@@ -36,8 +36,8 @@ TOLD = ("preset", "seed")
 def table(folders: Sequence[Path], against: Path | None = None) -> str:
     """A Markdown table, a row for each folder, best SRCC first.
 
-    `against`: one more column, each run's SRCC minus that run's, paired over the test pictures, with its 95% interval.
-    Raises MusiqError for a folder without a finished run, and for two that were not tested on the same pictures.
+    `against`: one more column, each run's SRCC minus that run's, paired over the test images, with its 95% interval.
+    Raises MusiqError for a folder without a finished run, and for two that were not tested on the same images.
     """
     runs = [(folder, *_read(folder)) for folder in folders]
     runs.sort(key=lambda run: run[2]["srcc"] or -2, reverse=True)
@@ -87,7 +87,7 @@ def _difference(folder: Path, against: Path) -> str:
     labels = [mos for mos, _ in ours.values()]
     if labels != [theirs.get(image, (math.nan,))[0] for image in ours] or len(ours) != len(theirs):
         raise MusiqError(
-            f"{folder} and {against} were not tested on the same pictures with the same labels; "
+            f"{folder} and {against} were not tested on the same images with the same labels; "
             "compare runs of one dataset, split and seed."
         )
     reference = [theirs[image][1] for image in ours]
@@ -98,7 +98,7 @@ def _difference(folder: Path, against: Path) -> str:
 
 
 def _predictions(folder: Path) -> dict[str, tuple[float, float]]:
-    """(label, score) of each test picture that could be read."""
+    """(label, score) of each test image that could be read."""
     file = folder / "predictions.csv"
     try:
         with open(file, encoding="utf-8", newline="") as rows:

@@ -1,4 +1,4 @@
-"""Pictures for training: decoded and fitted in worker processes, in an order that only the seed and epoch decide.
+"""Images for training: decoded and fitted in worker processes, in an order that only the seed and epoch decide.
 
 Nothing keeps a random state: any position of any epoch can be entered directly, which is what makes a resumed run equal
 to one that was never interrupted, whatever the number of workers.
@@ -23,7 +23,7 @@ Batch = tuple[Tensor, Tensor, list[str]]
 """Images uint8 (n, H, W, 3); their places in the list of items, int64 (n,); one line for each that cannot be read."""
 
 
-class Pictures(Dataset[tuple[int, "Tensor | str"]]):
+class LabelledImages(Dataset[tuple[int, "Tensor | str"]]):
     """Items as uint8 (H, W, 3); mirrored for half of the (seed, epoch, index) where `flips` names seed and epoch."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Pictures(Dataset[tuple[int, "Tensor | str"]]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
-        """The index, and the picture or why there is none."""
+        """The index, and the image or why there is none."""
         try:
             image, _ = prepare(self.items[index].path, self.height, self.width)
         except ImageError as problem:
@@ -46,21 +46,21 @@ class Pictures(Dataset[tuple[int, "Tensor | str"]]):
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """The order of the training pictures in one epoch."""
+    """The order of the training images in one epoch."""
     return [int(index) for index in np.random.default_rng([seed, epoch]).permutation(count)]
 
 
 def cut(order: Sequence[int], size: int, rank: int = 0, ranks: int = 1) -> list[list[int]]:
     """Cut an order into whole batches of `size` and take one process's even share of each; the rest of an order is left
-    out, so that every step averages over as many pictures."""
+    out, so that every step averages over as many images."""
     whole = len(order) - len(order) % size
     return [list(order[start + rank : start + size : ranks]) for start in range(0, whole, size)]
 
 
-def load(pictures: Pictures, batches: Sequence[list[int]], workers: int, pin: bool = False) -> Iterator[Batch]:
+def load(images: LabelledImages, batches: Sequence[list[int]], workers: int, pin: bool = False) -> Iterator[Batch]:
     """The batches of these indices, read ahead by `workers` processes (0: by this one)."""
     loader: DataLoader[tuple[int, Tensor | str]] = DataLoader(
-        pictures,
+        images,
         batch_sampler=batches,
         num_workers=min(workers, len(batches)),
         collate_fn=collate,
@@ -71,10 +71,10 @@ def load(pictures: Pictures, batches: Sequence[list[int]], workers: int, pin: bo
 
 
 def collate(examples: list[tuple[int, Tensor | str]]) -> Batch:
-    """Readable pictures stacked, the others named; with none readable, no indices and images (0,)."""
-    read = [(index, picture) for index, picture in examples if isinstance(picture, Tensor)]
+    """Readable images stacked, the others named; with none readable, no indices and images (0,)."""
+    read = [(index, image) for index, image in examples if isinstance(image, Tensor)]
     problems = [problem for _, problem in examples if isinstance(problem, str)]
-    images = torch.stack([picture for _, picture in read]) if read else torch.zeros(0, dtype=torch.uint8)
+    images = torch.stack([image for _, image in read]) if read else torch.zeros(0, dtype=torch.uint8)
     return images, torch.tensor([index for index, _ in read], dtype=torch.int64), problems
 
 

@@ -16,24 +16,24 @@ from musiq.errors import MusiqError
 from musiq.metrics import srcc, undefined
 from musiq.model import checkpoint
 from musiq.training import evaluate
-from musiq.training.dataloader import Pictures, cut, epoch_order, load
+from musiq.training.dataloader import LabelledImages, cut, epoch_order, load
 from musiq.training.run import Learner, Run
 
 
 def epoch_batches(run: Run, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of the epoch's batches from where the state stands: images and their indices, on the device.
 
-    Pictures that cannot be read are named and left out, which may leave none. Counts what the epoch's steps take, and how
-    much of it is waiting for pictures.
+    Images that cannot be read are named and left out, which may leave none. Counts what the epoch's steps take, and how
+    much of it is waiting for images.
     """
     settings, state, accelerator = run.settings, run.state, run.accelerator
     items = run.dataset.split("train")
     flips = (settings.seed, state.epoch) if settings.flip else None
     order = epoch_order(len(items), settings.seed, state.epoch)
     batches = cut(order, size, accelerator.process_index, accelerator.num_processes)[state.step :]
-    pictures = Pictures(items, settings.height, settings.width, flips)
+    dataset = LabelledImages(items, settings.height, settings.width, flips)
     lap = time.monotonic()
-    for images, indices, problems in load(pictures, batches, run.workers, pin=accelerator.device.type == "cuda"):
+    for images, indices, problems in load(dataset, batches, run.workers, pin=accelerator.device.type == "cuda"):
         state.waiting += time.monotonic() - lap
         for problem in problems:
             click.echo(f"Left out of epoch {state.epoch + 1}: {problem}", err=True)
@@ -69,7 +69,7 @@ def end_epoch(run: Run, learner: Learner, per_epoch: int, size: int) -> None:
         {
             "loss": state.loss_sum / per_epoch,
             "validation_srcc": known,
-            "pictures": float(per_epoch * size),
+            "images": float(per_epoch * size),
             "seconds": state.seconds,
             "waiting_seconds": state.waiting,
         }
@@ -94,14 +94,14 @@ def say_epoch(run: Run, validation: str) -> None:
     """The line of the epoch that is done."""
     last = run.state.history[-1]
     seconds = last["seconds"] or math.inf
-    speed = f"{(last['pictures'] or 0) / seconds:.1f} images/s, {(last['waiting_seconds'] or 0) / seconds:.0%} waiting"
+    speed = f"{(last['images'] or 0) / seconds:.1f} images/s, {(last['waiting_seconds'] or 0) / seconds:.0%} waiting"
     click.echo(
         f"epoch {run.state.epoch:3d}/{run.settings.epochs}  loss {last['loss']:.4f}  validation SRCC {validation}  {speed}"
     )
 
 
 def read_ones(run: Run, scores: list[float], unreadable: int, split: str) -> tuple[list[float], list[float]]:
-    """Scores and labels of the pictures that could be read. Raises MusiqError where the model itself gives no number."""
+    """Scores and labels of the images that could be read. Raises MusiqError where the model itself gives no number."""
     pairs = zip(scores, run.dataset.split(split), strict=True)
     read = [(score, item.mos) for score, item in pairs if not math.isnan(score)]
     if len(read) + unreadable < len(scores):

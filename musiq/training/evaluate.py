@@ -14,13 +14,13 @@ import torch
 
 from musiq.datasets.dataset import Labelled
 from musiq.model.network import Musiq
-from musiq.training.dataloader import Pictures, load
+from musiq.training.dataloader import LabelledImages, load
 
 
 @dataclass(frozen=True)
 class Scored:
-    """`scores` of each item in the labels' units, NaN where its picture cannot be read; its `shares` of the ratings 1..K
-    for a model of K > 1 outputs, else (); and one line for each `problem` picture."""
+    """`scores` of each item in the labels' units, NaN where its image cannot be read; its `shares` of the ratings 1..K
+    for a model of K > 1 outputs, else (); and one line for each `problem` image."""
 
     scores: list[float]
     shares: list[tuple[float, ...]]
@@ -36,7 +36,7 @@ def score(
     tick: Callable[[int], None] = lambda count: None,
 ) -> Scored:
     """Scores by exactly one process of the accelerator for each item; every process gets all of them. `tick` is told how
-    many pictures each step was."""
+    many images each step was."""
     from accelerate.utils import broadcast, gather_object
 
     mine = list(range(accelerator.process_index, len(items), accelerator.num_processes))
@@ -46,10 +46,12 @@ def score(
     model.eval()
     if accelerator.num_processes > 1:
         for name, statistic in model.state_dict().items():
-            if "running_" in name:  # trained batch norms have seen other pictures in each process
+            if "running_" in name:  # trained batch norms have seen other images in each process
                 statistic.copy_(broadcast(statistic))
     with torch.inference_mode():
-        for images, indices, unread in load(Pictures(items, model.spec.height, model.spec.width), batches, workers):
+        for images, indices, unread in load(
+            LabelledImages(items, model.spec.height, model.spec.width), batches, workers
+        ):
             if len(indices):
                 read = model.read(model(images.to(accelerator.device)).float())  # (n,), (n, K) for shares
                 rows = torch.cat([read[0][:, None], *read[1:]], dim=1)

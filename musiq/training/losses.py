@@ -1,8 +1,8 @@
 """Training losses: plain functions and literal tables; weighted sums such as "l1+0.5*ranking".
 
 Losses on scores take predicted and wanted scores, float (B,); losses on shares take the predicted and wanted shares of
-the ratings 1..K, float (B, K), each row summing to 1; both are means over the pictures. Losses over pairs also take
-`groups`, int64 (B,) or None: only pictures of the same group are compared, because the scores of two datasets have no
+the ratings 1..K, float (B, K), each row summing to 1; both are means over the images. Losses over pairs also take
+`groups`, int64 (B,) or None: only images of the same group are compared, because the scores of two datasets have no
 common order. All return a scalar.
 """
 
@@ -61,15 +61,15 @@ def fidelity(predicted: Tensor, wanted: Tensor, groups: Tensor | None = None) ->
 
 
 def plcc(predicted: Tensor, wanted: Tensor, groups: Tensor | None = None) -> Tensor:
-    """(1 - r) / 2 with Pearson's r over the batch; with groups the mean of theirs, weighted by pictures. In [0, 1].
+    """(1 - r) / 2 with Pearson's r over the batch; with groups the mean of theirs, weighted by images. In [0, 1].
 
-    Groups of one picture have no r and count as nothing. As the loss of linearity in MDTVSFA (arXiv 2011.04263).
+    Groups of one image have no r and count as nothing. As the loss of linearity in MDTVSFA (arXiv 2011.04263).
     """
     same = _together(wanted, groups).to(predicted.dtype)  # (B, B)
     count = same.sum(dim=1)
     p, y = predicted - same @ predicted / count, wanted - same @ wanted / count
     spread = ((same @ p.square()) * (same @ y.square())).clamp(min=FLOOR).sqrt()
-    r = (same @ (p * y)) / spread  # (B,): of each picture's group
+    r = (same @ (p * y)) / spread  # (B,): of each image's group
     several = (count > 1).to(predicted.dtype)
     return ((1 - r) / 2 * several).sum() / several.sum().clamp(min=1)
 
@@ -86,7 +86,7 @@ def emd1(predicted: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _together(scores: Tensor, groups: Tensor | None) -> Tensor:
-    """Which pictures may be compared, bool (B, B)."""
+    """Which images may be compared, bool (B, B)."""
     groups = scores.new_zeros(len(scores)) if groups is None else groups
     return groups[:, None] == groups[None, :]
 
@@ -132,7 +132,7 @@ def _term(part: str, text: str, outputs: int) -> tuple[float, str]:
 
 
 def over_pairs(terms: Terms) -> bool:
-    """Whether any of these compares pictures with each other, so that a batch is more than the sum of its parts."""
+    """Whether any of these compares images with each other, so that a batch is more than the sum of its parts."""
     return any(name in ON_PAIRS for _, name in terms)
 
 

@@ -19,14 +19,14 @@ NOT_STATED = "not stated with the labels: ask whoever published them"
 
 CARD = """# {preset}, trained on {target}
 
-Predicts how good people would find a photograph. `best.safetensors` is for pictures of {width}x{height} pixels; others are
+Predicts how good people would find a photograph. `best.safetensors` is for images of {width}x{height} pixels; others are
 resized to cover that and cropped.
 
 | | |
 |---|---|
 | target | {target} |
 | score range | {score_range} |
-| pictures | {counts}; which is which: `split.csv` |
+| images | {counts}; which is which: `split.csv` |
 | terms of the data | {terms} |
 | starts from | {start} |
 | recipe | {epochs} epochs, batches of {batch_size}, loss {loss}, lr {lr:g}, seed {seed}; all of it: `run.json` |
@@ -35,15 +35,15 @@ resized to cover that and cropped.
 ## Figures
 
 On the test split, by the checkpoint of epoch {best_epoch}, the best by SRCC on the validation split. In brackets: 95%
-intervals, bootstrap over pictures.
+intervals, bootstrap over images.
 
 {figures}
 
 ## Limits
 
-- The score speaks of pictures like those it learned from. For others (another camera, another kind of distortion, another
+- The score speaks of images like those it learned from. For others (another camera, another kind of distortion, another
   taste) nobody has measured it.
-- Two pictures whose scores differ by less than the RMSE above may well be liked the other way round.
+- Two images whose scores differ by less than the RMSE above may well be liked the other way round.
 - Labels are averages of some people's opinions. The score knows nothing of content, consent or truth, and is not fit to
   judge people.
 - Whether this model may be passed on or used commercially depends on the terms of the data, and of the weights that it
@@ -85,8 +85,8 @@ def starts_from(settings: Settings) -> str:
 
 
 def figure_table(metrics: dict[str, Any]) -> list[str]:
-    """A Markdown table: all test pictures, and those without near duplicates where the labels mark them."""
-    sets = {"all test pictures": metrics, "without near duplicates": metrics.get("without_near_duplicates")}
+    """A Markdown table: all test images, and those without near duplicates where the labels mark them."""
+    sets = {"all test images": metrics, "without near duplicates": metrics.get("without_near_duplicates")}
     rows = [f"| | n | {' | '.join(SHOWN.values())} |", f"|---|---|{'---|' * len(SHOWN)}"]
     for name, found in sets.items():
         if found:

@@ -52,7 +52,7 @@ def average_of(model: Musiq, decay: float) -> AveragedModel | None:
 
 
 def drop_paths(model: Musiq, most: float) -> None:
-    """Stochastic depth (Huang et al., arXiv 1603.09382): in training, a picture's residual branches of transformer layer l
+    """Stochastic depth (Huang et al., arXiv 1603.09382): in training, an image's residual branches of transformer layer l
     of L are left out with probability most * l / L, and scaled up where they are not."""
     for number, layer in enumerate(model.layers, 1):
         assert isinstance(layer, Layer)
@@ -94,7 +94,7 @@ def _forgetting(block: nn.Module, inner: Callable[..., Tensor]) -> Callable[...,
 
 @contextmanager
 def still_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms normalise by the batch and leave their running statistics alone: the same pictures pass twice."""
+    """Batch norms normalise by the batch and leave their running statistics alone: the same images pass twice."""
     moving = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d) and norm.training]
     momenta = [norm.momentum for norm in moving]
     for norm in moving:

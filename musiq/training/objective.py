@@ -1,6 +1,6 @@
 """The gradient of one batch: over all processes, in one piece or several, always that of the batch as a whole.
 
-Losses over pairs compare every picture of a batch with every other, in whichever process or piece it is. For each piece
+Losses over pairs compare every image of a batch with every other, in whichever process or piece it is. For each piece
 the outputs of all others are taken as constants: the sum of the pieces' gradients is then the gradient of the whole loss.
 """
 
@@ -22,8 +22,8 @@ from musiq.training.run_folder import Settings
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the head should say of n pictures: scores (n,), for K > 1 outputs the shares of the ratings 1..K (n, K), and
-    the group (n,) that a picture may be compared in where there are several."""
+    """What the head should say of n images: scores (n,), for K > 1 outputs the shares of the ratings 1..K (n, K), and
+    the group (n,) that an image may be compared in where there are several."""
 
     scores: Tensor
     shares: Tensor | None = None
@@ -35,12 +35,12 @@ class Wanted:
 
 
 Piece = tuple[Tensor, Tensor]
-"""Images uint8 (n, H, W, 3) and their places among the training pictures (n,); one black image where n would be 0."""
+"""Images uint8 (n, H, W, 3) and their places among the training images (n,); one black image where n would be 0."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of the settings against what is wanted of the training pictures; `share` is how many pictures of a batch
+    """The loss of the settings against what is wanted of the training images; `share` is how many images of a batch
     one process gets at most."""
 
     accelerator: Any
@@ -49,7 +49,7 @@ class Objective:
     share: int
 
     def backward(self, model: nn.Module, images: Tensor, indices: Tensor, step: int) -> float:
-        """Add this process's part of the batch's gradient, and return the loss of the whole batch, 0 for no pictures."""
+        """Add this process's part of the batch's gradient, and return the loss of the whole batch, 0 for no images."""
         pieces = self._pieces(images, indices)
         if over_pairs(self._terms):
             return self._backward_together(model, pieces, step)
@@ -60,7 +60,7 @@ class Objective:
         return parse(self.settings.loss, self.settings.outputs)
 
     def loss(self, outputs: Tensor, wanted: Wanted) -> Tensor:
-        """Of the head's outputs (B, K); 0 where there are no pictures."""
+        """Of the head's outputs (B, K); 0 where there are no images."""
         terms, margin = self._terms, self.settings.margin
         if not len(outputs):
             return outputs.sum() * 0
@@ -84,7 +84,7 @@ class Objective:
         return pieces
 
     def _backward_apart(self, model: nn.Module, pieces: list[Piece], step: int) -> float:
-        """For losses that are means over pictures: each piece counts by how many it has of the whole batch."""
+        """For losses that are means over images: each piece counts by how many it has of the whole batch."""
         mine = torch.tensor(sum(len(places) for _, places in pieces), device=self.accelerator.device)
         count = max(1, int(self.accelerator.reduce(mine, "sum")))
         said = torch.zeros((), device=self.accelerator.device)

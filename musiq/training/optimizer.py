@@ -65,7 +65,7 @@ def set_rates(optimizer: Any, rate: float) -> None:
 
 
 def wanted_of(items: Sequence[Labelled], spec: Spec, device: torch.device) -> Wanted:
-    """What the head should say of these pictures; where they are from several datasets, each is a group."""
+    """What the head should say of these images; where they are from several datasets, each is a group."""
     labels = (np.array([item.mos for item in items]) - spec.score_shift) / spec.score_scale
     scores = torch.tensor(labels, dtype=torch.float32, device=device)
     numbers = dataset_numbers(items)

@@ -14,8 +14,8 @@ from musiq.spec import PRESETS
 from musiq.training.losses import MARGIN, NAMES
 from musiq.training.run_folder import Settings
 
-# What a preset needs so that nothing else has to be given. The tiny one's are tuned on the demo's pictures; the others
-# follow common practice for a pretrained trunk at these picture sizes.
+# What a preset needs so that nothing else has to be given. The tiny one's are tuned on the demo's images; the others
+# follow common practice for a pretrained trunk at these image sizes.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "resnet50": {"epochs": 30, "batch_size": 8, "lr": 5e-5, "trunk_weights": "download", "loss": "l1"},
     "resnet50-classic": {"epochs": 30, "batch_size": 8, "lr": 5e-5, "trunk_weights": "download", "loss": "l1"},
@@ -95,13 +95,13 @@ OPTIONS = (
     click.option(
         "--height",
         type=int,
-        help="Of the pictures; others are resized to cover and cropped.  [default: 768; tiny: 192]",
+        help="Of the images; others are resized to cover and cropped.  [default: 768; tiny: 192]",
     ),
     click.option("--width", type=int, help="[default: 1024; tiny: 256]"),
     click.option(
         "--scales",
         type=click.Choice(["pyramid", "native"]),
-        help="All of the preset's, or the picture alone.  [default: those of --start, else pyramid]",
+        help="All of the preset's, or the image alone.  [default: those of --start, else pyramid]",
     ),
     click.option(
         "--outputs",
@@ -113,7 +113,7 @@ OPTIONS = (
     click.option(
         "--batch-size",
         type=click.IntRange(1),
-        help=f"Pictures in a step, over all GPUs.  [default: {by_preset('batch_size')}]",
+        help=f"Images in a step, over all GPUs.  [default: {by_preset('batch_size')}]",
     ),
     click.option(
         "--accumulate",
@@ -154,7 +154,7 @@ OPTIONS = (
         help=f"{', '.join(NAMES)} or l1+0.5*ranking and the like.  [default: {by_preset('loss')}; with shares emd]",
     ),
     click.option("--margin", type=click.FloatRange(0), default=MARGIN, help="Of ranking, in the labels' deviations."),
-    click.option("--flip/--no-flip", default=True, help="Mirror half of the pictures, anew in each epoch."),
+    click.option("--flip/--no-flip", default=True, help="Mirror half of the images, anew in each epoch."),
     click.option(
         "--batch-norm",
         type=click.Choice(["auto", "frozen", "trained"]),

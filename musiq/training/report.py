@@ -91,22 +91,20 @@ def spread(shares: Sequence[float]) -> float:
 
 
 def costs(history: Sequence[dict[str, float | None]]) -> dict[str, Any]:
-    """Training pictures a second over all epochs, the share of that time spent waiting for pictures, and every epoch."""
-    seconds, waiting, pictures = (
-        sum(epoch[name] or 0 for epoch in history) for name in ("seconds", "waiting_seconds", "pictures")
+    """Training images a second over all epochs, the share of that time spent waiting for images, and every epoch."""
+    seconds, waiting, images = (
+        sum(epoch[name] or 0 for epoch in history) for name in ("seconds", "waiting_seconds", "images")
     )
-    rate = {"images_per_second": pictures / seconds, "waiting_share": waiting / seconds} if seconds else {}
+    rate = {"images_per_second": images / seconds, "waiting_share": waiting / seconds} if seconds else {}
     return {**rate, "epochs": list(history)}
 
 
 def say_figures(run: Run, metrics: dict[str, Any]) -> None:
     click.echo(f"Test: {in_words(metrics)}")
     epoch, target = metrics["best_epoch"], run.dataset.target
-    click.echo(f"      n={metrics['n']} pictures of the test split, target {target!r}, checkpoint of epoch {epoch}")
+    click.echo(f"      n={metrics['n']} images of the test split, target {target!r}, checkpoint of epoch {epoch}")
     if apart := metrics.get("without_near_duplicates"):
-        click.echo(
-            f"      without {metrics['near_duplicates']} near duplicates of training pictures: {in_words(apart)}"
-        )
+        click.echo(f"      without {metrics['near_duplicates']} near duplicates of training images: {in_words(apart)}")
     if told := metrics.get("distribution"):
         agreeing = "undefined" if told["spread_srcc"] is None else f"{told['spread_srcc']:.4f}"
         click.echo(f"      ratings: EMD {told['emd']:.4f}, SRCC of their spread {agreeing}")
@@ -121,7 +119,7 @@ def in_words(found: dict[str, Any]) -> str:
 
 
 def write_predictions(path: Path, items: Sequence[Labelled], scored: Scored) -> None:
-    """One row for each picture: label, score, for distributions both spreads and the shares, the labels' other columns."""
+    """One row for each image: label, score, for distributions both spreads and the shares, the labels' other columns."""
     several = max(map(len, scored.shares), default=0)
     header = ["image", "mos", "score", *(["mos_spread", "score_spread"] if several else []), *share_columns(several)]
     with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:

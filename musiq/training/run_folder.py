@@ -32,7 +32,7 @@ STATE, BEFORE = "state.pt", "state-before.pt"
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides the weights of a run, besides the pictures."""
+    """All that decides the weights of a run, besides the images."""
 
     preset: str
     start: str | None
@@ -68,7 +68,7 @@ class Settings:
 @dataclass
 class State:
     """Where a run stands: `step` batches of `epoch` are done, in so many `seconds` of which so many were spent `waiting`
-    for pictures. `history` has one record for each epoch that is done."""
+    for images. `history` has one record for each epoch that is done."""
 
     epoch: int = 0
     step: int = 0
@@ -119,7 +119,7 @@ def check_new(folder: Path) -> None:
 
 
 def write_run(folder: Path, settings: Settings, dataset: Dataset, terms: str) -> None:
-    """run.json last: a folder with it is complete. `terms` are those under which the pictures may be used."""
+    """run.json last: a folder with it is complete. `terms` are those under which the images may be used."""
     write_manifest(dataset, folder / "split.csv")
     labels = {"root": str(dataset.root.resolve()), "target": dataset.target, "score_range": dataset.score_range}
     labels["terms"] = terms
@@ -127,7 +127,7 @@ def write_run(folder: Path, settings: Settings, dataset: Dataset, terms: str) ->
 
 
 def read_run(folder: Path) -> tuple[Settings, Dataset]:
-    """Settings and labelled pictures of a run. Raises MusiqError where the folder holds none."""
+    """Settings and labelled images of a run. Raises MusiqError where the folder holds none."""
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         settings, labels = Settings(**record["settings"]), record["labels"]

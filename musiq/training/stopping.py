@@ -46,13 +46,13 @@ def tell_shortages(run: Run) -> Iterator[None]:
     except (MemoryError, RuntimeError) as problem:
         if is_memory_short(problem):
             raise MusiqError(
-                f"There is not enough memory on {run.accelerator.device} for {settings.batch_size} pictures of "
+                f"There is not enough memory on {run.accelerator.device} for {settings.batch_size} images of "
                 f"{settings.width}x{settings.height} a step: give --checkpointing, a larger --accumulate, or a smaller "
                 "--batch-size."
             ) from problem
         if "DataLoader worker" in str(problem):
             raise MusiqError(
-                f"A process that decodes pictures was ended from outside, most often for lack of memory ({problem}). "
+                f"A process that decodes images was ended from outside, most often for lack of memory ({problem}). "
                 f"Go on with fewer: python train.py --resume --out {run.folder} --workers {run.workers // 2}"
             ) from problem
         raise

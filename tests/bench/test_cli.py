@@ -19,7 +19,7 @@ from tests.bench_place import QUICK, at_start, bench, mean_pixels, report_of, wi
 pytest_plugins = ["tests.bench_fixtures"]
 
 
-def test_artefacts_are_measured_without_torch_and_a_corrupt_one_is_a_row(place: Path, tmp_path: Path) -> None:
+def test_artifacts_are_measured_without_torch_and_a_corrupt_one_is_a_row(place: Path, tmp_path: Path) -> None:
     path = without_torch(tmp_path)
     asked = ("--images", "photos", "--labels", "labels.csv", "--batch", 1, "--batch", 5, "--out", tmp_path / "out")
     done = bench(*asked, *QUICK, cwd=place, PYTHONPATH=path)
@@ -35,7 +35,7 @@ def test_artefacts_are_measured_without_torch_and_a_corrupt_one_is_a_row(place: 
     assert len(used) == 10
     for batch in (1, 5):
         row = by_name["brightness", batch]
-        assert (row["status"], row["provider"], row["pictures"]) == ("ok", "CPUExecutionProvider", 10)
+        assert (row["status"], row["provider"], row["images"]) == ("ok", "CPUExecutionProvider", 10)
         assert row["srcc"] == pytest.approx(stats.spearmanr(scores, labels).statistic, abs=1e-9)
         assert row["plcc"] == pytest.approx(stats.pearsonr(scores, labels).statistic, abs=1e-5)
         assert row["krcc"] == pytest.approx(stats.kendalltau(scores, labels).statistic, abs=1e-9)
@@ -54,7 +54,7 @@ def test_artefacts_are_measured_without_torch_and_a_corrupt_one_is_a_row(place: 
         assert "no record names its checkpoint" in row["words"]["srcc_reference"]
         assert by_name["corrupt", batch]["status"] == "failed"
         assert by_name["corrupt", batch]["latency_ms"] is None
-    assert [Path(each["path"]).name for each in found["pictures"]["broken"]] == ["08.png"]
+    assert [Path(each["path"]).name for each in found["images"]["broken"]] == ["08.png"]
     assert found["labels"] == {"source": "labels.csv", "target": found["labels"]["target"], "split": "test", "n": 10}
     assert "split test, n = 10" in done.stdout
     assert "1 that cannot be read left out" in done.stdout
@@ -85,9 +85,9 @@ def test_pytorch_and_its_export_stand_side_by_side(torch_place: Path, tmp_path: 
         "CPUExecutionProvider",
         "fp32",
     )
-    # The checkpoint was trained for another size; the reference is it at the size of the artefact.
+    # The checkpoint was trained for another size; the reference is it at the size of the artifact.
     assert (reference["height"], reference["width"]) == (exported["height"], exported["width"]) == (64, 96)
-    assert exported["pictures"] == 11
+    assert exported["images"] == 11
     assert exported["max_difference"] < 1e-4
     assert exported["mean_difference"] <= exported["max_difference"]
     assert exported["srcc_reference"] > 0.99
@@ -107,7 +107,7 @@ def test_without_torch_the_exporters_own_check_is_told(torch_place: Path, tmp_pa
     assert (reference["status"], exported["status"]) == ("missing package", "ok")
     assert exported["latency_ms"]["n"] == 6
     assert "PyTorch did not run" in exported["words"]["max_difference"]
-    assert exported["notes"] == ["when exported it differed from PyTorch by at most 2.0e-06, SRCC 1.00000 (9 pictures)"]
+    assert exported["notes"] == ["when exported it differed from PyTorch by at most 2.0e-06, SRCC 1.00000 (9 images)"]
     assert "a difference of at most 1 is wanted, and there is none" in done.stderr
 
 
@@ -126,11 +126,11 @@ def test_a_score_below_the_limit_exits_with_4_and_names_the_row(place: Path, tmp
         (("--images", "photos", "--models", "no.onnx"), "Cannot read no.onnx"),
         (("--images", "photos", "--models", "labels.csv"), "labels.csv is of no known kind"),
         (("--images", "photos", "--labels", "no.csv"), "Cannot read the labels no.csv"),
-        (("--images", "photos", "--labels", "labels.csv", "--split", "val"), "no picture in the split val"),
+        (("--images", "photos", "--labels", "labels.csv", "--split", "val"), "no image in the split val"),
         (("--images", "photos", "--models", "exports/corrupt.onnx", *QUICK), "No model could be measured"),
         (
             ("--images", "photos/08.png", "--models", "exports/brightness.onnx", *QUICK),
-            "None of 1 pictures can be read",
+            "None of 1 images can be read",
         ),
     ],
 )
@@ -176,7 +176,7 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_measures_the_rest(place: Path,
     found = report_of(tmp_path / "out")
     assert (found["interrupted"], found["resumed"]) == (True, 0)
     done, stopped = found["rows"]
-    assert (done["model"], done["status"], done["pictures"]) == ("brightness", "ok", 11)
+    assert (done["model"], done["status"], done["images"]) == ("brightness", "ok", 11)
     assert (stopped["model"], stopped["status"]) == ("brighter", "not measured (interrupted)")
     assert stopped["latency_ms"] is None
     assert not list(tmp_path.glob("musiq-bench-*"))
@@ -187,14 +187,14 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_measures_the_rest(place: Path,
     assert resumed.returncode == 0, resumed.stderr
     planned = resumed.stdout.splitlines()
     assert "1 of 1 rounds done" in planned[0]
-    assert "2 rows, 12 pictures" in planned[2]
+    assert "2 rows, 12 images" in planned[2]
     resumed = bench(*asked, "--resume", "--out", tmp_path / "out", cwd=place)
     assert resumed.returncode == 0, resumed.stderr
     found = report_of(tmp_path / "out")
     assert (found["interrupted"], found["resumed"]) == (False, 1)
     assert [row["status"] for row in found["rows"]] == ["ok", "ok"]
     assert found["rows"][0]["latency_ms"] == done["latency_ms"]
-    assert found["pictures"]["used"] == 11
+    assert found["images"]["used"] == 11
 
     other = bench(*asked, "--threads", 1, "--resume", "--out", tmp_path / "out", cwd=place)
     assert other.returncode == 1

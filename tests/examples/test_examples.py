@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 import musiq
 from tests.fake_triton import serving
-from tests.recipe import picture
+from tests.recipe import photo
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -31,18 +31,18 @@ EXAMPLES = ROOT / "examples"
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty pictures of two sizes and one that is none."""
+    """Twenty images of two sizes and one that is none."""
     folder = tmp_path_factory.mktemp("photos")
     for seed in range(20):
         size = (192, 256) if seed % 2 else (300, 300)
-        cv2.imwrite(str(folder / f"{seed:02d}.png"), cv2.cvtColor(picture(*size, seed), cv2.COLOR_RGB2BGR))
-    (folder / "broken.jpg").write_bytes(b"no picture")
+        cv2.imwrite(str(folder / f"{seed:02d}.png"), cv2.cvtColor(photo(*size, seed), cv2.COLOR_RGB2BGR))
+    (folder / "broken.jpg").write_bytes(b"no image")
     return folder
 
 
 @pytest.fixture(scope="module")
 def expected(tiny_onnx: Path, photos: Path) -> dict[str, musiq.scoring.row.Row]:
-    """Rows by file name, each picture scored alone."""
+    """Rows by file name, each image scored alone."""
     with musiq.load(tiny_onnx, "cpu", batch_size=1) as scorer:
         return {Path(row.path).name: row for row in scorer.score_many(sorted(photos.iterdir()))}
 
@@ -59,7 +59,7 @@ def test_every_example_is_named_by_a_test() -> None:
     assert [name for name in examples if Path(name).stem not in tests] == []
 
 
-def test_score_folder_writes_a_row_for_each_picture(
+def test_score_folder_writes_a_row_for_each_photo(
     tiny_onnx: Path, photos: Path, expected: dict[str, musiq.scoring.row.Row]
 ) -> None:
     done = run("score_folder.py", tiny_onnx, photos)
@@ -107,7 +107,7 @@ def service(tiny_onnx: Path) -> Iterator[str]:
 
 def post(service: str, path: Path) -> httpx.Response:
     with path.open("rb") as file:
-        return httpx.post(f"{service}/score", files={"picture": file}, timeout=300)
+        return httpx.post(f"{service}/score", files={"image": file}, timeout=300)
 
 
 def test_http_service_scores_concurrent_requests_like_the_library(
@@ -123,17 +123,17 @@ def test_http_service_scores_concurrent_requests_like_the_library(
     assert any(answer.json()["fitted"] for answer in answers)
 
 
-def test_http_service_answers_a_broken_picture_with_422_and_the_reason(
+def test_http_service_answers_a_broken_image_with_422_and_the_reason(
     service: str, photos: Path, expected: dict[str, musiq.scoring.row.Row]
 ) -> None:
     answer = post(service, photos / "broken.jpg")
     assert (answer.status_code, answer.json()) == (422, {"detail": expected["broken.jpg"].error})
     nothing = httpx.post(f"{service}/score")
-    assert (nothing.status_code, nothing.json()["detail"][0]["loc"]) == (422, ["body", "picture"])
+    assert (nothing.status_code, nothing.json()["detail"][0]["loc"]) == (422, ["body", "image"])
     assert post(service, photos / "00.png").status_code == 200
 
 
-def test_http_service_has_two_pictures_in_work_however_many_come(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_http_service_has_two_images_in_work_however_many_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     module = importlib.import_module("http_service")
     inside: list[int] = []
@@ -149,7 +149,7 @@ def test_http_service_has_two_pictures_in_work_however_many_come(monkeypatch: py
     async def ask() -> list[httpx.Response]:
         transport = httpx.ASGITransport(module.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            asked = (client.post("/score", files={"picture": bytes(size)}) for size in range(10))
+            asked = (client.post("/score", files={"image": bytes(size)}) for size in range(10))
             return await asyncio.gather(*asked)
 
     monkeypatch.setattr(module, "rate", rate)

@@ -1,4 +1,4 @@
-"""The Spark example on a local Spark of two threads: the scores of a Scorer, a broken picture is a row."""
+"""The Spark example on a local Spark of two threads: the scores of a Scorer, a broken image is a row."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ LOCAL = {
 
 @pytest.fixture(scope="module")
 def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """mean.onnx, nine pictures and a broken one."""
+    """mean.onnx, nine images and a broken one."""
     top = tmp_path_factory.mktemp("spark")
     save_mean_model(top / "mean.onnx")
     (top / "photos").mkdir()
     for number in range(9):
         (top / "photos" / f"{number}.png").write_bytes(saved(scene(number), "png"))
-    (top / "photos" / "bad.jpg").write_bytes(b"This is not a picture.\n")
+    (top / "photos" / "bad.jpg").write_bytes(b"This is not an image.\n")
     return top
 
 

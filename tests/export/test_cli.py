@@ -55,7 +55,7 @@ def test_an_onnx_file_whose_data_lies_outside_its_folder_is_refused(tmp_path: Pa
         open_runtime(tmp_path / "in" / "m.onnx", "cpu")
 
 
-def test_an_artefact_that_disagrees_is_not_kept(
+def test_an_artifact_that_disagrees_is_not_kept(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = exporter.reference_scores
@@ -140,7 +140,7 @@ def test_a_signal_right_after_the_temporary_folder_was_made_finds_it_removed(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_artefact_changed_by_one_byte_is_refused_at_load(tiny_onnx: Path, tmp_path: Path) -> None:
+def test_an_artifact_changed_by_one_byte_is_refused_at_load(tiny_onnx: Path, tmp_path: Path) -> None:
     copy = tmp_path / tiny_onnx.name
     data = bytearray(tiny_onnx.read_bytes())
     data[len(data) // 2] ^= 1

@@ -25,14 +25,14 @@ from musiq_export.check.compare import LIMITS, Limits, compare
 from musiq_export.formats import FORMATS, find
 from musiq_export.graph.onnx import lower
 from tests.exporting import run
-from tests.recipe import lively_model, picture
+from tests.recipe import lively_model, photo
 
 
 def test_the_onnx_file_scores_like_pytorch_at_every_batch_size(tiny_checkpoint: Path, tiny_onnx: Path) -> None:
     session = onnxruntime.InferenceSession(str(tiny_onnx), providers=["CPUExecutionProvider"])
     model = checkpoint.load(tiny_checkpoint)
     for batch in (1, 2, 5):
-        images = np.stack([picture(192, 256, seed) for seed in range(batch)])
+        images = np.stack([photo(192, 256, seed) for seed in range(batch)])
         with torch.inference_mode():
             expected = model.predict(torch.from_numpy(images))[0].numpy()
         np.testing.assert_allclose(session.run(["score"], {"image": images})[0], expected, atol=2e-5)
@@ -82,7 +82,7 @@ def test_opset_17_gives_a_file_for_older_runtimes_with_the_same_scores(
     onnx.checker.check_model(model, full_check=True)
     assert (model.opset_import[0].version, model.ir_version) == (17, 8)
     assert "Pad" in {node.op_type for node in model.graph.node}  # which onnx's own converter cannot lower
-    images = np.stack([picture(192, 256, seed) for seed in range(3)])
+    images = np.stack([photo(192, 256, seed) for seed in range(3)])
     session = onnxruntime.InferenceSession(str(tmp_path / "old.onnx"), providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         expected = checkpoint.load(tiny_checkpoint).predict(torch.from_numpy(images))[0].numpy()
@@ -142,7 +142,7 @@ def test_every_format_and_float_precision_by_one_command_with_that_precision_ins
     assert "| t-fp16.xml | openvino | fp16 |" in table
 
 
-def test_an_artefact_of_another_precision_inside_does_not_pass() -> None:
+def test_an_artifact_of_another_precision_inside_does_not_pass() -> None:
     from musiq_export.check import weight_types
 
     elements = weight_types.count([("float32", [10, 10]), ("float16", [3]), ("int64", [1000])])
@@ -163,7 +163,7 @@ def test_one_format_that_fails_costs_no_other(
     )
     assert result.exit_code == 1
     assert "Error: TorchScript is broken today." in result.output
-    assert "1 of 2 artefacts could not be made" in result.output
+    assert "1 of 2 artifacts could not be made" in result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.onnx", "t.onnx.json"]
 
 
@@ -222,15 +222,15 @@ def test_a_record_says_that_a_check_failed_but_not_that_a_machine_could_not_run_
     assert record.unverified.startswith("its check failed: tiny.onnx does not score like")
 
 
-def test_the_check_uses_the_users_own_pictures(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_check_uses_the_users_own_images(tiny_checkpoint: Path, tmp_path: Path) -> None:
     import cv2
 
     for seed in range(4):
-        cv2.imwrite(str(tmp_path / f"{seed}.png"), picture(200, 300, seed))
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+        cv2.imwrite(str(tmp_path / f"{seed}.png"), photo(200, 300, seed))
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
     result = run("--checkpoint", tiny_checkpoint, "--images", tmp_path, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert "on 4 pictures" in result.output
+    assert "on 4 images" in result.output
     assert "[✓] SRCC 1.0000 ≥ 0.9999" in result.output
 
 
@@ -250,7 +250,7 @@ def test_a_check_fails_for_nan_for_large_differences_and_for_lost_ranks() -> Non
     assert not compare(shuffled, near, spec, limits, "test", "made up").passed
 
 
-def test_few_pictures_judge_ranks_only_where_exact_agreement_is_asked_for() -> None:
+def test_few_images_judge_ranks_only_where_exact_agreement_is_asked_for() -> None:
     spec = lively_model("tiny", score_range=(0.0, 100.0)).spec
     reference = np.arange(16, dtype=np.float32) / 100
     swapped = reference.copy()
@@ -265,7 +265,7 @@ def test_every_format_ends_in_what_one_runtime_opens() -> None:
     assert [find(alias).name for format in FORMATS.values() for alias in (format.name, *format.aliases)]
 
 
-def test_generated_pictures_are_the_same_for_everybody_and_differ_in_what_scores_see() -> None:
+def test_generated_images_are_the_same_for_everybody_and_differ_in_what_scores_see() -> None:
     one = images.generated(96, 128)
     np.testing.assert_array_equal(one, images.generated(96, 128))
     sharpness = [float(np.abs(np.diff(image.astype(np.float64), axis=1)).mean()) for image in one]

@@ -29,7 +29,7 @@ from musiq_export.request import Batch, Request
 from musiq_export.triton import LARGEST_BATCH, QUEUE_DELAY_US
 from tests.exporting import run, traced_once
 from tests.fake_triton import check_fits, read_config, serving
-from tests.recipe import lively_model, picture
+from tests.recipe import lively_model, photo
 
 SMALL = ("--height", 64, "--width", 96)
 FILES = ["1/model.onnx", "1/model.onnx.json", "config.pbtxt"]
@@ -100,7 +100,7 @@ def test_the_model_inside_was_checked_has_its_record_and_scores_without_triton(
     assert record is not None
     assert record.check is not None
     assert (record.format, record.check.passed, record.unverified) == ("triton", True, "")
-    image = picture(64, 96, 1)
+    image = photo(64, 96, 1)
     with musiq.load(path) as scorer:
         found = scorer.score(image)
     model = checkpoint.load(five_shares, 64, 96)
@@ -109,8 +109,8 @@ def test_the_model_inside_was_checked_has_its_record_and_scores_without_triton(
     assert "| m/1/model.onnx | triton | fp32 |" in run("--table", repository).output
 
 
-def test_a_client_gets_scores_and_shares_of_one_picture_and_of_a_batch(repository: Path) -> None:
-    images = np.stack([picture(64, 96, seed) for seed in range(LARGEST_BATCH + 1)])
+def test_a_client_gets_scores_and_shares_of_one_image_and_of_a_batch(repository: Path) -> None:
+    images = np.stack([photo(64, 96, seed) for seed in range(LARGEST_BATCH + 1)])
     local = open_runtime(repository / "m" / "1" / "model.onnx", "cpu").run(images)
     with serving(repository) as (_, address), triton.InferenceServerClient(address) as client:
         for n in (1, 3, LARGEST_BATCH):
@@ -152,7 +152,7 @@ def test_scales_as_inputs_are_named_and_typed_as_in_the_model(tiny_checkpoint: P
 def test_batches_that_start_above_one_are_refused_before_any_work(tiny_checkpoint: Path, tmp_path: Path) -> None:
     result = run("--checkpoint", tiny_checkpoint, "--format", "triton", "--batch", "2..8", "--out", tmp_path / "out")
     assert result.exit_code == 1
-    assert "Triton makes batches from one picture on, not from 2: use --batch 1..8, or one size" in result.output
+    assert "Triton makes batches from one image on, not from 2: use --batch 1..8, or one size" in result.output
     assert not (tmp_path / "out").exists()
 
 
@@ -267,7 +267,7 @@ def test_without_a_gpu_the_engines_repository_says_what_to_do() -> None:
     with pytest.raises(MusiqError, match="trt builds for the GPU in the machine") as caught:
         formats.check_possible(formats.find("triton-tensorrt"), request)
     assert reason in str(caught.value)
-    with pytest.raises(MusiqError, match="batches from one picture on"):
+    with pytest.raises(MusiqError, match="batches from one image on"):
         formats.check_possible(formats.find("triton"), dataclasses.replace(request, batch=Batch(2, 0, 8)))
 
 

@@ -42,7 +42,7 @@ def table(text: bytes, delimiter: str = ",") -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """mean.onnx, three good pictures and five bad ones."""
+    """mean.onnx, three good images and five bad ones."""
     top = tmp_path_factory.mktemp("score")
     save_mean_model(top / "mean.onnx")
     (top / "photos" / "sub").mkdir(parents=True)
@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "bad" / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
     (top / "bad" / "cut.png").write_bytes(saved(scene(2), "png")[:-500])
     (top / "bad" / "empty.jpg").write_bytes(b"")
-    (top / "bad" / "text.jpg").write_bytes(b"This is not a picture.\n")
+    (top / "bad" / "text.jpg").write_bytes(b"This is not an image.\n")
     return top
 
 
@@ -80,7 +80,7 @@ def test_a_large_jpeg_is_decoded_smaller_only_when_asked(folder: Path, tmp_path:
     assert reduced[1:] == whole[1:]
 
 
-def test_bad_pictures_among_good_ones_are_rows_and_exit_with_3(folder: Path) -> None:
+def test_bad_images_among_good_ones_are_rows_and_exit_with_3(folder: Path) -> None:
     done = score("bad", "photos", "missing.jpg", "missing-folder/", "mean.onnx", "--model", "mean.onnx", cwd=folder)
     assert done.returncode == 3
     reasons = {row["path"]: row["error"] for row in table(done.stdout)}
@@ -92,7 +92,7 @@ def test_bad_pictures_among_good_ones_are_rows_and_exit_with_3(folder: Path) -> 
         "bad/text.jpg": "it looks like text",
         "missing.jpg": "no such file",
         "missing-folder/": "no such file or folder",
-        "mean.onnx": "no picture of a known kind",
+        "mean.onnx": "no image of a known kind",
     }.items():
         assert words in reasons[path]
     assert sum(not reason for reason in reasons.values()) == 3
@@ -106,7 +106,7 @@ def test_bad_pictures_among_good_ones_are_rows_and_exit_with_3(folder: Path) -> 
         (["photos"], "There is no model in exports/"),
         (["photos", "--model", "missing.onnx"], "missing.onnx"),
         (["photos", "--model", "photos/a.jpg"], "a.jpg"),
-        (["nothing", "--model", "mean.onnx"], "There is no picture in nothing"),
+        (["nothing", "--model", "mean.onnx"], "There is no image in nothing"),
         (["-", "--model", "mean.onnx"], "the list on stdin is empty"),
         (["photos", "--model", "mean.onnx", "--resume"], "name it with --out"),
         (["photos", "--model", "mean.onnx", "--out", "scores.xyz"], "end it in .csv, .tsv, .jsonl, .parquet, .txt"),
@@ -182,7 +182,7 @@ def test_out_appears_only_when_all_rows_are_there(folder: Path, tmp_path: Path) 
     out.write_text("what was there before\n")
     done = score("photos", "bad", "--model", "mean.onnx", "--out", out, "--fail-on-error", cwd=folder)
     assert done.returncode == 1
-    assert done.stderr.startswith(b"Error: bad/cut.jpg: The picture (JPEG 300x200) is cut short")
+    assert done.stderr.startswith(b"Error: bad/cut.jpg: The image (JPEG 300x200) is cut short")
     assert out.read_text() == "what was there before\n"
     done = score("photos", "bad", "--model", "mean.onnx", "--out", out, cwd=folder)
     assert done.returncode == 3

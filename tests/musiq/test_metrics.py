@@ -61,9 +61,9 @@ def test_a_model_that_ranks_backwards_has_a_negative_srcc() -> None:
 @pytest.mark.parametrize(
     ("scores", "labels", "reason"),
     [
-        ([], [], "fewer than 3 pictures"),
-        ([1], [2], "fewer than 3 pictures"),
-        ([1, 2], [2, 1], "fewer than 3 pictures"),
+        ([], [], "fewer than 3 images"),
+        ([1], [2], "fewer than 3 images"),
+        ([1, 2], [2, 1], "fewer than 3 images"),
         ([1, 2, 3], [4, 4, 4], "constant labels"),
         ([5, 5, 5], [1, 2, 3], "constant scores"),
         ([1, math.nan, 3], [1, 2, 3], "a score or label is not a number"),

@@ -11,23 +11,23 @@ from musiq.errors import MusiqError
 from musiq.pyramid import Bands, resize_matrix, scale_matrices
 from musiq.spec import PRESETS, Scale, Spec
 
-PICTURE = np.random.default_rng(0).random((97, 131), np.float32)
+IMAGE = np.random.default_rng(0).random((97, 131), np.float32)
 SIZES = [(48, 65), (33, 40), (97, 131), (150, 200), (1, 1)]
 
 
 def _resized(rows: int, columns: int, kernel: str) -> np.ndarray:
-    return resize_matrix(97, rows, kernel) @ PICTURE.astype(np.float64) @ resize_matrix(131, columns, kernel).T
+    return resize_matrix(97, rows, kernel) @ IMAGE.astype(np.float64) @ resize_matrix(131, columns, kernel).T
 
 
 @pytest.mark.parametrize(("rows", "columns"), SIZES)
 def test_cubic_is_opencvs_cubic_on_floats(rows: int, columns: int) -> None:
-    expected = cv2.resize(PICTURE, (columns, rows), interpolation=cv2.INTER_CUBIC)
+    expected = cv2.resize(IMAGE, (columns, rows), interpolation=cv2.INTER_CUBIC)
     np.testing.assert_allclose(_resized(rows, columns, "cubic"), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(("rows", "columns"), SIZES)
 def test_cubic_is_torchs_bicubic(rows: int, columns: int) -> None:
-    image = torch.from_numpy(PICTURE).double()[None, None]
+    image = torch.from_numpy(IMAGE).double()[None, None]
     expected = torch.nn.functional.interpolate(image, size=(rows, columns), mode="bicubic", align_corners=False)
     np.testing.assert_allclose(_resized(rows, columns, "cubic"), expected[0, 0].numpy(), atol=2e-5)
 
@@ -42,7 +42,7 @@ def test_gaussian_weighs_the_pixels_within_one_and_a_half_by_the_written_out_ker
 
 @pytest.mark.parametrize("kernel", ["cubic", "gaussian"])
 @pytest.mark.parametrize("outputs", [1, 7, 64, 300])
-def test_every_row_sums_to_one_so_flat_pictures_stay_flat(kernel: str, outputs: int) -> None:
+def test_every_row_sums_to_one_so_flat_images_stay_flat(kernel: str, outputs: int) -> None:
     np.testing.assert_allclose(resize_matrix(64, outputs, kernel).sum(axis=1), 1.0, atol=1e-12)
 
 
@@ -58,7 +58,7 @@ def test_an_unknown_kernel_is_named_with_the_known_ones() -> None:
         ("musiq", [(168, 224), (288, 384), (768, 1024)]),
     ],
 )
-def test_scales_of_a_1024x768_picture_have_the_published_sizes(preset: str, sizes: list[tuple[int, int]]) -> None:
+def test_scales_of_a_1024x768_image_have_the_published_sizes(preset: str, sizes: list[tuple[int, int]]) -> None:
     spec = PRESETS[preset]
     assert [spec.kept_size(scale) for scale in spec.scales] == sizes
 
@@ -80,12 +80,12 @@ def test_bands_give_each_row_of_their_matrix_the_columns_that_it_reads(
     matrix = np.concatenate([resize_matrix(inputs, count, kernel) for count in outputs])
     bands = Bands.of(matrix)
     k, _, width = bands.blocks.shape
-    picture = np.random.default_rng(1).random((inputs, 7))
-    read = picture[bands.columns].reshape(k, width, 7)
-    np.testing.assert_allclose((bands.blocks @ read).reshape(-1, 7)[bands.rows], matrix @ picture, atol=1e-12)
+    image = np.random.default_rng(1).random((inputs, 7))
+    read = image[bands.columns].reshape(k, width, 7)
+    np.testing.assert_allclose((bands.blocks @ read).reshape(-1, 7)[bands.rows], matrix @ image, atol=1e-12)
 
 
-def test_bands_of_a_1024x768_picture_take_a_fourteenth_of_the_arithmetic() -> None:
+def test_bands_of_a_1024x768_image_take_a_fourteenth_of_the_arithmetic() -> None:
     spec = PRESETS["musiq"]
     matrix = np.concatenate([scale_matrices(spec, scale)[0] for scale in spec.scales if scale.length is not None])
     assert Bands.of(matrix).blocks.size < matrix.size / 14

@@ -1,4 +1,4 @@
-"""`make bench-cpu` and results/gpu.sh: one command from nothing but pictures to the rows that the README quotes."""
+"""`make bench-cpu` and results/gpu.sh: one command from nothing but images to the rows that the README quotes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 import cv2
 import pytest
 
-from tests.recipe import picture
+from tests.recipe import photo
 
 RESULTS = Path(__file__).parents[2] / "results"
 
 
 def measured(folder: Path, script: str, *options: str, **variables: str) -> tuple[list[dict[str, Any]], str]:
-    """The rows of a script's report for `tiny` in fp16 on four small pictures, and what it said on standard error."""
+    """The rows of a script's report for `tiny` in fp16 on four small images, and what it said on standard error."""
     photos = folder / "photos"
     photos.mkdir(exist_ok=True)
     for seed in range(4):
-        cv2.imwrite(str(photos / f"{seed}.png"), picture(64, 96, seed))
+        cv2.imwrite(str(photos / f"{seed}.png"), photo(64, 96, seed))
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -36,7 +36,7 @@ def measured(folder: Path, script: str, *options: str, **variables: str) -> tupl
     return json.loads((folder / "report.json").read_text())["rows"], done.stderr
 
 
-def test_one_command_makes_weights_and_artefacts_and_measures_them(tmp_path: Path) -> None:
+def test_one_command_makes_weights_and_artifacts_and_measures_them(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     options = ["--calls", "1", "--seconds", "0", "--rounds", "1", "--warmup", "0"]
     rows, _ = measured(tmp_path, "cpu.sh", *options)

@@ -1,4 +1,4 @@
-"""musiq-bench's measuring process, its rounds and its pictures: what is called how often, and what a dead child leaves."""
+"""musiq-bench's measuring process, its rounds and its images: what is called how often, and what a dead child leaves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from musiq.errors import MusiqError
 from musiq_bench.measure import worker
 from musiq_bench.measure.rounds import run_rounds
 from musiq_bench.plan.cases import Job, Settings, lay_out
-from musiq_bench.plan.images import Labels, Pictures, choose
+from musiq_bench.plan.images import ImageSet, Labels, choose
 from musiq_bench.plan.models import find_models
 from musiq_bench.report.assemble import rows
 from tests.bench_place import SPEC, at_start
@@ -25,11 +25,11 @@ pytest_plugins = ["tests.bench_fixtures"]
 
 
 @pytest.fixture
-def photos(place: Path, tmp_path: Path) -> Pictures:
+def photos(place: Path, tmp_path: Path) -> ImageSet:
     return choose([place / "photos"], None, 0, tmp_path)
 
 
-def measured(place: Path, photos: Pictures, settings: Settings, *names: str, progress: Any = None) -> list[Any]:
+def measured(place: Path, photos: ImageSet, settings: Settings, *names: str, progress: Any = None) -> list[Any]:
     cells = lay_out(find_models([place / "exports" / name for name in names]), None, settings)
     run_rounds(cells, photos, settings, progress or (lambda text: None))
     return rows(cells, photos, None, settings)
@@ -38,7 +38,7 @@ def measured(place: Path, photos: Pictures, settings: Settings, *names: str, pro
 FEW = Settings(calls=4, seconds=0, rounds=2, warmup_calls=1, warmup_seconds=0)
 
 
-def test_a_row_that_was_finished_before_ctrl_c_is_kept(place: Path, photos: Pictures) -> None:
+def test_a_row_that_was_finished_before_ctrl_c_is_kept(place: Path, photos: ImageSet) -> None:
     def interrupt(text: str) -> None:
         if text.startswith("brightness.onnx, batch 1, round 1"):
             raise KeyboardInterrupt
@@ -54,7 +54,7 @@ def test_a_row_that_was_finished_before_ctrl_c_is_kept(place: Path, photos: Pict
 )
 def test_a_process_that_dies_is_a_row_with_how(
     place: Path,
-    photos: Pictures,
+    photos: ImageSet,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     number: int,
@@ -71,7 +71,7 @@ def test_a_process_that_dies_is_a_row_with_how(
 
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="only Linux chooses by a score")
 def test_a_process_that_measures_is_the_first_to_go_where_memory_ends(
-    place: Path, photos: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, photos: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = tmp_path / "told"
     telling = f"import atexit, shutil\natexit.register(shutil.copyfile, '/proc/self/oom_score_adj', {str(told)!r})\n"
@@ -81,7 +81,7 @@ def test_a_process_that_measures_is_the_first_to_go_where_memory_ends(
     assert told.read_text().strip() == "1000"
 
 
-def test_a_process_that_hangs_is_stopped(place: Path, photos: Pictures) -> None:
+def test_a_process_that_hangs_is_stopped(place: Path, photos: ImageSet) -> None:
     endless = Settings(calls=10**9, rounds=1, warmup_calls=0, warmup_seconds=0, timeout_s=4)
     started = time.monotonic()
     (row,) = measured(place, photos, endless, "brightness.onnx")
@@ -90,7 +90,7 @@ def test_a_process_that_hangs_is_stopped(place: Path, photos: Pictures) -> None:
     assert time.monotonic() - started < 60
 
 
-def test_the_first_p50_is_of_the_size_that_a_plain_loop_finds(place: Path, photos: Pictures) -> None:
+def test_the_first_p50_is_of_the_size_that_a_plain_loop_finds(place: Path, photos: ImageSet) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(
@@ -109,7 +109,7 @@ def test_the_first_p50_is_of_the_size_that_a_plain_loop_finds(place: Path, photo
 
 
 class Slow:
-    """A runtime that takes 20 ms and scores a picture by its first sample."""
+    """A runtime that takes 20 ms and scores an image by its first sample."""
 
     def __init__(self, provider: str = "CPUExecutionProvider") -> None:
         self.spec, self.provider, self.batches = SPEC, provider, list[int]()
@@ -124,8 +124,8 @@ class Slow:
 
 
 @pytest.fixture
-def told(photos: Pictures, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The pictures that a child, run in this process, is told to use."""
+def told(photos: ImageSet, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The images that a child, run in this process, is told to use."""
     raw = str(photos.decoded(SPEC.height, SPEC.width))
     lines = iter([json.dumps({"raw": raw, "files": [str(file) for file in photos.files]}), ""])
 
@@ -145,14 +145,14 @@ def heard(job: Job, runtime: Slow, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     return said
 
 
-def test_every_call_has_the_whole_batch_and_every_picture_its_score(
+def test_every_call_has_the_whole_batch_and_every_image_its_score(
     place: Path, told: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = Slow()
     job = Job("x.onnx", "auto", 4, calls=3, seconds=0, warmup_calls=5, warmup_seconds=0, end_to_end_calls=2)
     found = heard(job, runtime, monkeypatch)["finished"]
     assert set(runtime.batches) == {4}
-    # One cold, three that score eleven pictures, two more to warm up, three and two timed.
+    # One cold, three that score eleven images, two more to warm up, three and two timed.
     assert len(runtime.batches) == 1 + 3 + 2 + 3 + 2
     expected = [cv2.imread(str(file))[0, 0, 2] for file in told]
     assert found["scores"] == [float(value) for value in expected]
@@ -170,7 +170,7 @@ def test_a_quiet_fall_back_to_the_cpu_is_not_measured(told: list[Path], monkeypa
     assert not runtime.batches
 
 
-def test_pictures_are_thinned_evenly_and_kept_for_each_size(place: Path, tmp_path: Path) -> None:
+def test_images_are_thinned_evenly_and_kept_for_each_size(place: Path, tmp_path: Path) -> None:
     labels = Labels.read(place / "labels.csv", "all")
     few = choose([place / "photos"], labels, 4, tmp_path)
     assert [file.name for file in few.files] == ["00.png", "03.png", "06.png", "09.png"]
@@ -183,7 +183,7 @@ def test_pictures_are_thinned_evenly_and_kept_for_each_size(place: Path, tmp_pat
     assert few.fitted == 4
 
 
-def test_labels_for_other_pictures_are_an_error(place: Path, tmp_path: Path) -> None:
+def test_labels_for_other_images_are_an_error(place: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,mos\nsomewhere.png,3\n")
-    with pytest.raises(MusiqError, match=r"None of the 12 pictures in .* has a label"):
+    with pytest.raises(MusiqError, match=r"None of the 12 images in .* has a label"):
         choose([place / "photos"], Labels.read(tmp_path / "labels.csv", None), 0, tmp_path)

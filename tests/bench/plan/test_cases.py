@@ -42,7 +42,7 @@ SCHEMA = json.loads(Path(schema.__file__).with_name("report.schema.json").read_t
 TWO = Settings(batches=(1, 8))
 
 
-def artefact(path: Path, checkpoint: Path, batch: tuple[int, int] = (1, 0), **details: Any) -> Path:
+def artifact(path: Path, checkpoint: Path, batch: tuple[int, int] = (1, 0), **details: Any) -> Path:
     path.write_bytes(b"graph " + path.name.encode())
     named = {"name": checkpoint.name, "sha256": sha256(checkpoint)}
     write_record(path, Record(preset("tiny"), "onnx", "fp16", sha256(path), named, batch=batch, details=details))
@@ -51,17 +51,17 @@ def artefact(path: Path, checkpoint: Path, batch: tuple[int, int] = (1, 0), **de
 
 @pytest.fixture
 def two(tmp_path: Path) -> list[Path]:
-    """A checkpoint and an artefact that says it was made of it; neither is ever opened."""
+    """A checkpoint and an artifact that says it was made of it; neither is ever opened."""
     weights = tmp_path / "best.safetensors"
     weights.write_bytes(b"weights")
-    return [weights, artefact(tmp_path / "model.onnx", weights)]
+    return [weights, artifact(tmp_path / "model.onnx", weights)]
 
 
 def cells_of(two: list[Path], *baselines: str, settings: Settings = TWO) -> list[Cell]:
     return lay_out([describe(two[1])], two[0], settings, baselines)
 
 
-def test_baselines_are_rows_before_the_artefacts(two: list[Path]) -> None:
+def test_baselines_are_rows_before_the_artifacts(two: list[Path]) -> None:
     def laid(*baselines: str) -> list[tuple[str, str, int, bool]]:
         return [(c.role, c.candidate.format, c.batch, c.timed) for c in cells_of(two, *baselines)]
 
@@ -87,8 +87,8 @@ def test_baselines_in_half_precision_are_rows_of_their_own(two: list[Path]) -> N
 
 
 def test_of_several_devices_each_file_goes_where_its_kind_runs(two: list[Path]) -> None:
-    fixed = artefact(two[0].parent / "fixed.onnx", two[0], batch=(8, 8))
-    compiled = artefact(two[0].parent / "m.pt2", two[0])
+    fixed = artifact(two[0].parent / "fixed.onnx", two[0], batch=(8, 8))
+    compiled = artifact(two[0].parent / "m.pt2", two[0])
     devices = ("cuda:0", "cuda-graph:0", "cuda-compile:0")
     models = [describe(path) for path in (two[1], fixed, compiled)]
     cells = lay_out(models, two[0], Settings(batches=(1, 8), devices=devices))
@@ -128,11 +128,11 @@ def test_formats_are_called_as_the_exporter_calls_them() -> None:
     assert {ending: EXPORTED[name].suffix for ending, name in files.items()} == {ending: ending for ending in files}
 
 
-def test_the_precision_inside_and_the_size_are_of_all_that_belongs_to_the_artefact(two: list[Path]) -> None:
+def test_the_precision_inside_and_the_size_are_of_all_that_belongs_to_the_artifact(two: list[Path]) -> None:
     folder = two[0].parent
-    counted = describe(artefact(folder / "a.onnx", two[0], weights={"float32": 30, "float16": 970}))
+    counted = describe(artifact(folder / "a.onnx", two[0], weights={"float32": 30, "float16": 970}))
     assert counted.inside == "float16 97%, float32 3%"
-    quantised = describe(artefact(folder / "b.onnx", two[0], weights="int8 per channel", int8_products=83))
+    quantised = describe(artifact(folder / "b.onnx", two[0], weights="int8 per channel", int8_products=83))
     assert quantised.inside == "83 products in int8"
     assert describe(two[1]).inside is None
     assert describe(two[0]).inside == "float32 100%"
@@ -157,7 +157,7 @@ def test_a_name_that_means_no_row_is_known_before_anything_is_measured(two: list
         Slower("modle", 1.2).check(cells)
     with pytest.raises(MusiqError, match="needs PyTorch timed in this run"):
         Slower("baseline", 1.2).check(cells_of(two, "none"))
-    other = artefact(two[0].parent / "model.pt2", two[0])
+    other = artifact(two[0].parent / "model.pt2", two[0])
     with pytest.raises(MusiqError, match="'model' means several models"):
         Slower("model", 1.2).check([*cells, *lay_out([describe(other)], two[0], TWO)])
 
@@ -191,14 +191,14 @@ def outcome(**figures: Any) -> Outcome:
 def test_quality_is_worked_out_once_and_stands_in_every_row_of_a_model(two: list[Path], tmp_path: Path) -> None:
     for index in range(4):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((64, 96, 3), 20 * index, np.uint8))
-    pictures = choose([tmp_path], None, 0, tmp_path)
+    images = choose([tmp_path], None, 0, tmp_path)
     cells = cells_of(two, "compile", settings=dataclasses.replace(TWO, rounds=1))
     reference, compiled, exported = cells[0], cells[2], cells[4]
     reference.outcomes.append(outcome(scores=[1.0, 2.0, 3.0, 4.0]))
     compiled.outcomes.append(outcome(scores=[1.0, 2.0, 3.0, 4.25], cold_start_ms=5e4))
     exported.outcomes.append(outcome(scores=[1.0, 2.5, 3.0, 4.0], seen={"1": 2.5, "3": 4.0}))
     cells[5].outcomes.append(outcome(seen={"1": 3.5}))
-    found = rows(cells, pictures, [1.0, 2.0, 3.0, 4.0], dataclasses.replace(TWO, rounds=1))
+    found = rows(cells, images, [1.0, 2.0, 3.0, 4.0], dataclasses.replace(TWO, rounds=1))
     assert [row.status for row in found] == ["ok", "not measured (interrupted)"] * 2 + ["ok", "ok"]
     assert (found[2].max_difference, found[2].cold_start_ms) == (0.25, 5e4)
     assert found[4].max_difference == found[5].max_difference == 0.5
@@ -300,11 +300,11 @@ def test_without_nvml_there_is_no_gpu_and_no_figure(monkeypatch: pytest.MonkeyPa
     assert watch.peak_mib is watch.clock_mhz is None
 
 
-def test_a_public_datasets_folder_gives_pictures_and_labels(tmp_path: Path) -> None:
+def test_a_public_datasets_folder_gives_images_and_labels(tmp_path: Path) -> None:
     (tmp_path / "1024x768").mkdir()
     (tmp_path / "512x384").mkdir()
     for name in ("a.jpg", "b.jpg", "c.jpg"):
-        for folder in ("1024x768", "512x384"):  # as its authors publish it: every picture is there twice
+        for folder in ("1024x768", "512x384"):  # as its authors publish it: every image is there twice
             cv2.imwrite(str(tmp_path / folder / name), np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "koniq-10k.txt").write_text("s1\ta.jpg\t3.5\ns2\tb.jpg\t2.5\ns3\tc.jpg\t1.5\n")
     for source in (None, str(tmp_path), f"koniq10k={tmp_path}"):

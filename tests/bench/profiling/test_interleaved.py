@@ -49,7 +49,7 @@ def test_each_turn_calls_everything_once_and_in_changing_order() -> None:
     assert [len(each) for each in seconds] == [8, 8, 8]
 
 
-def test_a_ratio_is_that_of_calls_in_the_same_turn_for_each_picture() -> None:
+def test_a_ratio_is_that_of_calls_in_the_same_turn_for_each_image() -> None:
     # The machine halves its speed in the third turn, for both alike.
     table = lines(["slow", "fast"], [1, 4], [[0.3, 0.3, 0.6], [0.4, 0.4, 0.8]])
     assert table[2:] == [
@@ -68,15 +68,15 @@ def test_the_command_compares_files_and_batches(photos: Path, tiny_onnx: Path) -
     assert all(float(row[2]) > 0 for row in rows)
 
 
-def test_a_broken_picture_is_named_and_another_takes_its_place(photos: Path, tiny_onnx: Path) -> None:
-    (photos / "0.png").write_bytes(b"nothing of a picture")
+def test_a_broken_image_is_named_and_another_takes_its_place(photos: Path, tiny_onnx: Path) -> None:
+    (photos / "0.png").write_bytes(b"nothing of an image")
     done = CliRunner().invoke(main, [str(tiny_onnx), "--images", str(photos), "--batch", "2", "--turns", "1"])
     assert done.exit_code == 0, done.output
     assert done.stderr.startswith(f"{photos / '0.png'}: ")
     assert [row.split(" | ")[1] for row in done.stdout.splitlines()[4:]] == ["2"]
 
 
-def test_pyiqa_gets_the_pictures_of_the_other_models_as_its_own_loader_would_give_them(
+def test_pyiqa_gets_the_images_of_the_other_models_as_its_own_loader_would_give_them(
     photos: Path, tiny_onnx: Path, tmp_path: Path
 ) -> None:
     module = tmp_path / "site" / "pyiqa" / "archs" / "musiq_arch.py"
@@ -109,7 +109,7 @@ def test_pyiqa_gets_the_pictures_of_the_other_models_as_its_own_loader_would_giv
     [
         (["pyiqa"], [], "Only pyiqa is given; give a model beside it"),
         (["pyiqa", "MODEL"], [], "pyiqa cannot be imported"),
-        (["MODEL"], ["--batch", "4"], "There are 3 pictures for a batch of 4"),
+        (["MODEL"], ["--batch", "4"], "There are 3 images for a batch of 4"),
         (["nothing.onnx"], [], "nothing.onnx"),
     ],
 )

@@ -69,7 +69,7 @@ def test_the_rate_counts_the_arithmetic_that_is_left_in_the_file(folder: Path) -
 
 
 def products_of(path: Path) -> int:
-    """Twice the multiplications of a graph's products for one picture, from the shapes that onnx infers."""
+    """Twice the multiplications of a graph's products for one image, from the shapes that onnx infers."""
     import onnx
     from onnxruntime.tools.onnx_model_utils import make_dim_param_fixed
 

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from musiq_bench.profiling import jpeg_decoders, scaling
-from tests.recipe import picture
+from tests.recipe import photo
 
 SCRIPT = Path(__file__).parents[3] / "results" / "growth.sh"
 
@@ -25,12 +25,12 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     for seed in range(3):
-        cv2.imwrite(str(folder / f"{seed}.jpg"), picture(192, 256, seed))
-    cv2.imwrite(str(folder / "other.png"), picture(64, 96, 9))
+        cv2.imwrite(str(folder / f"{seed}.jpg"), photo(192, 256, seed))
+    cv2.imwrite(str(folder / "other.png"), photo(64, 96, 9))
     return folder
 
 
-def test_one_command_measures_batches_sizes_and_numbers_of_pictures(tmp_path: Path, photos: Path) -> None:
+def test_one_command_measures_batches_sizes_and_numbers_of_images(tmp_path: Path, photos: Path) -> None:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -43,7 +43,7 @@ def test_one_command_measures_batches_sizes_and_numbers_of_pictures(tmp_path: Pa
     onnx = [call for call in values["over_batch"] if call["name"] == "onnx fp32"]
     assert [call["batch"] for call in onnx] == [1, 2]
     assert {round(call["megapixels"], 6) for call in values["over_size"]} == {64 * 48 / 1e6, 96 * 64 / 1e6}
-    assert [run["pictures"] for run in values["runs"]] == [1, 6]
+    assert [run["images"] for run in values["runs"]] == [1, 6]
     assert all(run["seconds"] > 0 and run["peak_memory_mib"] > 10 for run in values["runs"])
     plot = cv2.imread(str(tmp_path / "growth.png"))
     assert plot is not None
@@ -72,7 +72,7 @@ def test_a_run_that_fails_is_not_a_figure(tmp_path: Path, photos: Path) -> None:
         ],
     )
     assert done.exit_code == 1
-    assert "over 1 pictures ended with exit code 1" in done.output
+    assert "over 1 images ended with exit code 1" in done.output
     assert not (tmp_path / "g.json").exists()
 
 
@@ -84,9 +84,7 @@ def test_decoders_are_compared_on_jpegs_alone_and_pillow_finds_the_same_pixels(p
     found = jpeg_decoders.measure(sorted(photos.iterdir()), 64, 64, None, times=1)
     assert found["OpenCV"].pixels == [0, 0, 0]
     assert max(found["Pillow"].pixels) <= 2, "both use libjpeg, of whatever version"
-    assert max(found["OpenCV, the model's size left"].pixels) > 2, (
-        "a picture of three times the size is decoded at half"
-    )
+    assert max(found["OpenCV, the model's size left"].pixels) > 2, "an image of three times the size is decoded at half"
 
 
 def test_a_decoder_that_is_not_installed_is_a_row_that_says_so(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`python -m musiq_bench.profiling.stages`: what each stage costs, and that none copies a picture that need not be
+"""`python -m musiq_bench.profiling.stages`: what each stage costs, and that none copies an image that need not be
 copied."""
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def photos(tmp_path: Path) -> list[Path]:
 def test_a_jpeg_of_the_models_size_exists_once_until_the_batch_is_gathered(photos: list[Path], tiny_onnx: Path) -> None:
     runtime = open_runtime(tiny_onnx, "cpu")
     ms, new = measure(photos, runtime, batch=2)
-    picture = runtime.spec.height * runtime.spec.width * 3
+    image = runtime.spec.height * runtime.spec.width * 3
     assert len(ms) == len(new) == 2
     for costs in new:
-        assert 1 <= costs["decode"] / picture < 1.2
-        assert costs["fit"] / picture < 0.1
-        assert 1 <= costs["gather"] / picture < 1.2
-        assert costs["model"] / picture < 0.1  # it is fed the batch itself
+        assert 1 <= costs["decode"] / image < 1.2
+        assert costs["fit"] / image < 0.1
+        assert 1 <= costs["gather"] / image < 1.2
+        assert costs["model"] / image < 0.1  # it is fed the batch itself
     assert all(cost >= 0 for costs in ms for cost in costs.values())
 
 
@@ -50,7 +50,7 @@ def test_new_memory_is_that_of_arrays_made_meanwhile() -> None:
 def test_the_command_prints_a_table(photos: list[Path], tiny_onnx: Path) -> None:
     done = CliRunner().invoke(main, [str(photos[0].parent), "--model", str(tiny_onnx), "--batch", "2"])
     assert done.exit_code == 0, done.output
-    assert done.output.startswith("4 pictures, batch 2, one picture as tiny.onnx takes it: 0.15 MB")
+    assert done.output.startswith("4 images, batch 2, one image as tiny.onnx takes it: 0.15 MB")
     assert [row.split(" | ")[0] for row in done.output.splitlines()[4:]] == [
         "| read",
         "| decode",
@@ -60,6 +60,6 @@ def test_the_command_prints_a_table(photos: list[Path], tiny_onnx: Path) -> None
     ]
 
 
-def test_too_few_pictures_for_a_batch_are_refused(photos: list[Path], tiny_onnx: Path) -> None:
-    with pytest.raises(MusiqError, match="4 pictures for a batch of 8"):
+def test_too_few_images_for_a_batch_are_refused(photos: list[Path], tiny_onnx: Path) -> None:
+    with pytest.raises(MusiqError, match="4 images for a batch of 8"):
         measure(photos, open_runtime(tiny_onnx, "cpu"), batch=8)

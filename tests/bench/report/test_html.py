@@ -68,7 +68,7 @@ def troubled() -> Report:
         None,
     )
     failed.srcc = failed.plcc = failed.srcc_delta = None
-    report.pictures["broken"] = [{"path": f"{index}.jpg", "reason": "it is empty"} for index in range(30)]
+    report.images["broken"] = [{"path": f"{index}.jpg", "reason": "it is empty"} for index in range(30)]
     report.command = f"musiq-bench --images '{EVIL}'"
     report.environment["gpus"] = [{"name": "a GPU", "memory.total": "8 GiB"}]
     report.interrupted = True

@@ -37,8 +37,8 @@ def row(**fields: object) -> Row:
 def report(*rows: Row, labels: bool = True) -> Report:
     where = {"cpu": "a CPU", "cores": 2, "gpus": [], "versions": {"numpy": "2"}, "python": "3.11"}
     described = {"source": "labels.csv", "target": "mos of set/labels.csv", "split": "test", "n": 48}
-    pictures = {"used": 48, "broken": [{"path": "x.jpg", "reason": "empty"}]}
-    return Report("now", "musiq-bench", where, {}, pictures, described if labels else None, "a caption", list(rows))
+    images = {"used": 48, "broken": [{"path": "x.jpg", "reason": "empty"}]}
+    return Report("now", "musiq-bench", where, {}, images, described if labels else None, "a caption", list(rows))
 
 
 def measured(n: int = 100, **fields: object) -> Row:
@@ -73,7 +73,7 @@ def test_no_call_has_no_latency() -> None:
     assert summarise([[], []]) is None
 
 
-def test_differences_to_the_reference_are_numpys_and_name_the_picture() -> None:
+def test_differences_to_the_reference_are_numpys_and_name_the_image() -> None:
     theirs = np.array([1.0, 2.0, 3.0, 4.0])
     ours = theirs + np.array([0.0, 0.25, -0.5, 0.0])
     found = against_reference(ours, theirs)
@@ -89,7 +89,7 @@ def test_differences_to_the_reference_are_numpys_and_name_the_picture() -> None:
 @pytest.mark.parametrize(
     ("scores", "labels", "word"),
     [
-        ([1.0], [2.0], "fewer than 3 pictures"),
+        ([1.0], [2.0], "fewer than 3 images"),
         ([1.0, 2.0, 3.0], [5.0, 5.0, 5.0], "constant labels"),
         ([2.0, 2.0, 2.0], [1.0, 2.0, 3.0], "constant scores"),
         ([1.0, math.nan, 3.0], [1.0, 2.0, 3.0], "a score or label is not a number"),
@@ -235,14 +235,14 @@ def test_an_exception_becomes_a_status_by_its_kind(problem: Exception, status: s
     assert "\n" not in diagnose(problem)[1]
 
 
-def artefact(path: Path, checkpoint: dict[str, str], check: Check | None = None) -> Path:
+def artifact(path: Path, checkpoint: dict[str, str], check: Check | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"graph " + str(path).encode())
     write_record(path, Record(preset("tiny"), "onnx", "fp16", sha256(path), checkpoint, check=check))
     return path
 
 
-def test_an_artefact_finds_the_checkpoint_that_it_was_exported_from(
+def test_an_artifact_finds_the_checkpoint_that_it_was_exported_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -250,7 +250,7 @@ def test_an_artefact_finds_the_checkpoint_that_it_was_exported_from(
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"weights")
     named = {"name": "best.safetensors", "sha256": sha256(weights)}
-    found = describe(artefact(Path("exports/model.onnx"), named))
+    found = describe(artifact(Path("exports/model.onnx"), named))
     assert (found.format, found.precision) == ("onnx", "fp16")
     reference, doubt = reference_of(found, None)
     assert reference is not None
@@ -266,7 +266,7 @@ def test_an_artefact_finds_the_checkpoint_that_it_was_exported_from(
     assert "it was not exported from best.safetensors" in why
 
 
-def test_a_foreign_artefact_takes_the_given_checkpoint_with_a_doubt(tmp_path: Path) -> None:
+def test_a_foreign_artifact_takes_the_given_checkpoint_with_a_doubt(tmp_path: Path) -> None:
     weights, graph = tmp_path / "best.safetensors", tmp_path / "model.onnx"
     weights.write_bytes(b"weights")
     graph.write_bytes(b"graph")

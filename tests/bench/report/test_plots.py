@@ -33,7 +33,7 @@ def drawn(report: Report) -> dict[str, Plot]:
 
 
 def figures(report: Report, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """matplotlib's own figures, by the name of the plot, laid out but not made into pictures."""
+    """matplotlib's own figures, by the name of the plot, laid out but not made into images."""
     kept: dict[str, Any] = {}
     monkeypatch.setattr(plots, "_svg", lambda figure, name: kept.update({name: figure}) or "")
     monkeypatch.setattr(plots, "_png", lambda figure: figure.draw_without_rendering() or b"")
@@ -48,19 +48,19 @@ def overlapping(texts: list[Any]) -> list[tuple[str, str]]:
 
 
 def pixels(png: bytes) -> Any:
-    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None
-    return picture
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image
 
 
-def test_each_plot_is_a_picture_for_paper_and_one_for_a_page() -> None:
+def test_each_plot_is_an_image_for_paper_and_one_for_a_page() -> None:
     found = drawn(made_report())
     assert list(found) == ["latency-srcc", "latencies", "images-per-second"]
     for plot in found.values():
-        picture = pixels(plot.png)
-        assert picture.shape[1] == 1200
-        assert (picture[0, 0] == 255).all()
-        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+        image = pixels(plot.png)
+        assert image.shape[1] == 1200
+        assert (image[0, 0] == 255).all()
+        assert len(np.unique(image.reshape(-1, 3), axis=0)) > 50
         root = ET.parse(io.StringIO(plot.svg)).getroot()
         assert root.tag.endswith("svg")
         assert "currentColor" in plot.svg

@@ -57,7 +57,7 @@ def test_one_thing_to_say_of_several_batch_sizes_is_said_once() -> None:
     assert "model on PyTorch cpu, batch 8: another" in said
 
 
-def test_pictures_of_several_sizes_are_told_apart() -> None:
+def test_images_of_several_sizes_are_told_apart() -> None:
     report = made_report(batches=(1,), runtimes=RUNTIMES[:1] * 2)
     assert "size" not in rendered(report, 100)[1].split()
     report.rows[1].width, report.rows[1].height = 4000, 3000

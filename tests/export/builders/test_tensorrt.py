@@ -30,7 +30,7 @@ from musiq_export.builders.onnx import to_onnx
 from musiq_export.graph.simplify import simplify
 from musiq_export.request import Batch, Request
 from tests.exporting import run, traced_once
-from tests.recipe import lively_model, picture
+from tests.recipe import lively_model, photo
 
 SMALL = {"height": 64, "width": 96}
 needs_rtx = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt-rtx is not installed")
@@ -130,7 +130,7 @@ def test_a_pyramid_in_fp16_scores_as_well_as_one_in_fp32(tiny: Any) -> None:
     halved = onnx.ModelProto.FromString(graph.SerializeToString())
     tensorrt_turing.halve_products(halved)
     onnx.checker.check_model(halved, full_check=True)
-    images = np.stack([picture(64, 96, seed) for seed in range(4)])
+    images = np.stack([photo(64, 96, seed) for seed in range(4)])
     with torch.inference_mode():
         expected = tiny.predict(torch.from_numpy(images))[0].numpy()
     # ONNX's own evaluator really computes in fp16; ONNX Runtime would leave the casts out on a CPU.

@@ -1,4 +1,4 @@
-"""Pictures on which fp32 itself is uncertain do not decide an export; pictures on which the artefact is wrong do."""
+"""Images on which fp32 itself is uncertain do not decide an export; images on which the artifact is wrong do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.recipe import lively_model
 
 
 class Cancelling(torch.nn.Module):
-    """The mean of a picture, with `offset` added and taken away again: in fp32 that loses the digits below its last."""
+    """The mean of an image, with `offset` added and taken away again: in fp32 that loses the digits below its last."""
 
     def __init__(self, offset: float) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Cancelling(torch.nn.Module):
 
     def predict(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         mean = images.to(self.offset.dtype).mean(dim=(1, 2, 3))
-        # Dark pictures alone meet the cancellation.
+        # Dark images alone meet the cancellation.
         offset = torch.where(mean < 10, self.offset, 0)
         return ((mean + offset) - offset,)
 
@@ -39,8 +39,8 @@ class Cancelling(torch.nn.Module):
 DARK = 3
 
 
-def pictures() -> Any:
-    """Forty pictures of one grey each, the fourth of them dark."""
+def photos() -> Any:
+    """Forty images of one grey each, the fourth of them dark."""
     levels = np.linspace(20, 250, 40).astype(np.uint8)
     levels[DARK] = 4
     images = np.repeat(levels, 8 * 8 * 3).reshape(40, 8, 8, 3)
@@ -53,27 +53,27 @@ def scored(model: torch.nn.Module, images: Any, dtype: Any = np.float32) -> Any:
 
 
 def aside(found: Any, models: Sequence[torch.nn.Module] = (Cancelling(1e8), Cancelling(3e7))) -> list[int]:
-    images = pictures()
+    images = photos()
     return np.flatnonzero(uncertain(models, images, found, scored(models[0], images), 1e-3)).tolist()
 
 
-def test_a_picture_that_fp32_cannot_score_is_set_aside() -> None:
-    exact = scored(Cancelling(0.0), pictures())
-    assert abs(scored(Cancelling(1e8), pictures())[DARK] - exact[DARK]) > 1
+def test_an_image_that_fp32_cannot_score_is_set_aside() -> None:
+    exact = scored(Cancelling(0.0), photos())
+    assert abs(scored(Cancelling(1e8), photos())[DARK] - exact[DARK]) > 1
     assert aside(exact) == [DARK]
 
 
-def test_a_picture_that_is_further_off_than_rounding_explains_decides() -> None:
-    found = scored(Cancelling(0.0), pictures())
+def test_an_image_that_is_further_off_than_rounding_explains_decides() -> None:
+    found = scored(Cancelling(0.0), photos())
     found[DARK] += 100
     assert aside(found) == []
 
 
 def test_a_wrong_score_where_fp32_is_sure_decides_beside_an_uncertain_one() -> None:
-    found = scored(Cancelling(0.0), pictures())
+    found = scored(Cancelling(0.0), photos())
     found[7] += 0.1
     assert aside(found) == [DARK]
-    reference = scored(Cancelling(1e8), pictures())
+    reference = scored(Cancelling(1e8), photos())
     spec = lively_model("tiny").spec
     of_all = [np.arange(len(found)) == DARK]
     assert not compare(found, reference, spec, LIMITS["fp32"], "test", "made", *of_all).passed
@@ -83,14 +83,14 @@ def test_a_wrong_score_where_fp32_is_sure_decides_beside_an_uncertain_one() -> N
     assert check.max_difference > 1 > check.decisive_difference
 
 
-def test_many_differences_are_the_artefacts() -> None:
-    found = scored(Cancelling(0.0), pictures())
+def test_many_differences_are_the_artifacts() -> None:
+    found = scored(Cancelling(0.0), photos())
     found[10:20] += 0.01
     assert aside(found) == []
 
 
 def test_nan_is_never_set_aside() -> None:
-    found = scored(Cancelling(0.0), pictures())
+    found = scored(Cancelling(0.0), photos())
     found[DARK] = np.nan
     assert aside(found) == []
 
@@ -101,7 +101,7 @@ def test_an_export_tells_what_it_set_aside(
     honest = exporter.reference_scores
 
     def worse(model: Any, images: Any) -> Any:
-        """As if PyTorch's fp32 were off on the first picture."""
+        """As if PyTorch's fp32 were off on the first image."""
         scores = honest(model, images)
         scores[0] += 0.5
         return scores
@@ -110,7 +110,7 @@ def test_an_export_tells_what_it_set_aside(
     arguments = ["--checkpoint", str(tiny_checkpoint), "--out", str(tmp_path), "--name", "t", "--min-srcc", "0"]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
-    assert "but 0.5 among 1 of the pictures" in done.output
+    assert "but 0.5 among 1 of the images" in done.output
     record = artifact.read_record(tmp_path / "t.onnx")
     assert record is not None
     assert record.check is not None

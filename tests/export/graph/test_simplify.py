@@ -14,13 +14,13 @@ from musiq_export.graph.onnx import float_onnx
 from musiq_export.graph.simplify import FoldedAttention, gflop, simplify
 from musiq_export.request import Request
 from tests.exporting import run
-from tests.recipe import lively_model, picture
+from tests.recipe import lively_model, photo
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_a_simplified_model_scores_the_same_to_1e_9_in_float64(preset: str) -> None:
     model = lively_model(preset, height=75, width=101).double()
-    image = torch.from_numpy(picture(75, 101, 5))[None]
+    image = torch.from_numpy(photo(75, 101, 5))[None]
     with torch.inference_mode():
         torch.testing.assert_close(simplify(model).predict(image), model.predict(image), atol=1e-9, rtol=1e-9)
 
@@ -36,7 +36,7 @@ def test_a_group_norm_with_scales_of_zero_and_less_is_still_exact(norm: str) -> 
     model = lively_model("tiny").double()
     with torch.no_grad():
         getattr(model.trunk, norm).weight[:3] = torch.tensor([-0.7, 0.0, 1.3])
-    image = torch.from_numpy(picture(model.spec.height, model.spec.width, 5))[None]
+    image = torch.from_numpy(photo(model.spec.height, model.spec.width, 5))[None]
     with torch.inference_mode():
         torch.testing.assert_close(simplify(model).predict(image), model.predict(image), atol=1e-9, rtol=1e-9)
 

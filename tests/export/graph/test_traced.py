@@ -28,7 +28,7 @@ from musiq_export.graph.simplify import simplify
 from musiq_export.int8 import calibration, quantize
 from musiq_export.request import MOST_PARTS, Request
 from tests.exporting import run
-from tests.recipe import lively_model, picture
+from tests.recipe import lively_model, photo
 
 LARGE = {"height": 384, "width": 512}  # 12x16 patches, 3x4 of the scale of 128: 204, two parts of 102
 
@@ -58,17 +58,17 @@ def test_parts_give_every_patch_its_features_in_order_and_are_nearly_the_same_si
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert sum(sizes) == batch * 204
     if at_once:
-        assert sizes == [batch * 68] * 3  # of each picture of the batch, whose size a graph does not know
+        assert sizes == [batch * 68] * 3  # of each image of the batch, whose size a graph does not know
     else:
         assert max(sizes) <= PATCHES_AT_ONCE
         assert max(sizes) - min(sizes) < len(sizes)
 
 
-def test_a_resnet_takes_few_pictures_at_once_where_a_cpu_scores_and_all_where_it_learns_or_makes_a_graph(
+def test_a_resnet_takes_few_images_at_once_where_a_cpu_scores_and_all_where_it_learns_or_makes_a_graph(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = lively_model("resnet50", height=64, width=96, layers=1)
-    images = torch.from_numpy(np.stack([picture(64, 96, seed) for seed in range(5)]))
+    images = torch.from_numpy(np.stack([photo(64, 96, seed) for seed in range(5)]))
     sizes: list[int] = []
     monkeypatch.setattr("musiq.model.chunking.PIXELS_AT_ONCE", 2**30)
     model.trunk.net.conv1.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[0]))  # type: ignore[operator,union-attr]
@@ -96,7 +96,7 @@ def test_a_graph_for_cpus_has_parts_one_for_gpus_has_none_and_they_score_the_sam
     for_cpu, for_gpu = float_onnx(request), float_onnx(replace(request, tuned_for="gpu"))
     assert convolutions(for_cpu) == 4  # two parts
     assert convolutions(for_gpu) == 2
-    images = np.stack([picture(384, 512, seed) for seed in range(3)])
+    images = np.stack([photo(384, 512, seed) for seed in range(3)])
     with torch.inference_mode():
         expected = model.predict(torch.from_numpy(images))[0].numpy()
     for made in (for_cpu, for_gpu):
@@ -116,7 +116,7 @@ def test_parts_reach_back_to_opset_17() -> None:
         lower(model, 17)
 
 
-def test_a_large_picture_has_larger_parts_and_no_more_of_them() -> None:
+def test_a_large_image_has_larger_parts_and_no_more_of_them() -> None:
     model = simplify(lively_model("tiny", height=2048, width=3072))
     module, _, _ = traced.traced_module(Request(model))
     patches = model.spec.tokens - 1
@@ -127,7 +127,7 @@ def test_a_large_picture_has_larger_parts_and_no_more_of_them() -> None:
 
 # As wide as the model are the heads of `resnet50-classic`.
 @pytest.mark.parametrize("head_dim", [PRESETS["tiny"].head_dim, PRESETS["tiny"].dim])
-def test_the_attention_of_a_large_picture_is_in_parts_on_cpus_and_scores_the_same(
+def test_the_attention_of_a_large_image_is_in_parts_on_cpus_and_scores_the_same(
     head_dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = lively_model("tiny", height=96, width=160, layers=2, head_dim=head_dim)
@@ -140,7 +140,7 @@ def test_the_attention_of_a_large_picture_is_in_parts_on_cpus_and_scores_the_sam
     operators = [[node.op_type for node in each.graph.node].count("Softmax") for each in made]
     assert operators[:3] == [model.spec.layers] * 3
     assert operators[3] >= 2 * (model.spec.layers - 1)  # the last layer asks for one token
-    images = np.stack([picture(96, 160, seed) for seed in range(3)])
+    images = np.stack([photo(96, 160, seed) for seed in range(3)])
     with torch.inference_mode():
         expected = model.predict(torch.from_numpy(images))[0].numpy()
     for count in (3, 1):
@@ -164,7 +164,7 @@ def test_parts_of_attention_are_as_few_as_memory_and_as_many_as_a_graph_allows(
 
 def test_compiled_for_any_device_all_patches_are_computed_at_once() -> None:
     model = lively_model("tiny", **LARGE)
-    image = torch.from_numpy(picture(384, 512, 1))[None]
+    image = torch.from_numpy(photo(384, 512, 1))[None]
     program = torch.export.export(model, (image,))
     called = [str(node.target) for node in program.graph.nodes]
     assert sum("conv2d" in name for name in called) == 5
@@ -196,7 +196,7 @@ def test_the_command_tunes_for_the_machine_at_hand_unless_told(tmp_path: Path, m
 def test_an_engine_is_for_a_gpu_whatever_is_asked(tmp_path: Path) -> None:
     assert {name for name, format in FORMATS.items() if format.gpu_only} == {"trt", "trt-rtx", "triton-trt"}
     model = lively_model("tiny", **LARGE)
-    reference = exporter.Reference(model, "m", "0", np.stack([picture(384, 512, seed) for seed in range(3)]), "made")
+    reference = exporter.Reference(model, "m", "0", np.stack([photo(384, 512, seed) for seed in range(3)]), "made")
     format = replace(find("onnx"), gpu_only=True)
     path = tmp_path / "engine.onnx"
     record = exporter.export(format, Request(simplify(model)), reference, LIMITS["fp32"], path, print)
@@ -210,7 +210,7 @@ def test_openvino_which_never_writes_attentions_weights_down_gets_it_whole(
     pytest.importorskip("openvino")
     monkeypatch.setattr(graph_onnx, "WEIGHTS_AT_ONCE", 2**12)
     model = lively_model("tiny", layers=2)
-    reference = exporter.Reference(model, "m", "0", np.stack([picture(192, 256, seed) for seed in range(3)]), "made")
+    reference = exporter.Reference(model, "m", "0", np.stack([photo(192, 256, seed) for seed in range(3)]), "made")
     layers = {}
     for name in ("onnx", "openvino"):
         path = tmp_path / f"m{find(name).suffix}"
@@ -224,9 +224,9 @@ def test_openvino_which_never_writes_attentions_weights_down_gets_it_whole(
 def test_int8_makes_every_part_of_the_dense_layer_int8_from_one_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traced, "PATCHES_AT_ONCE", 35)  # of 69: two parts
     model = simplify(lively_model("tiny"))
-    images = np.stack([picture(192, 256, seed) for seed in range(64)])
-    pictures = calibration.Calibration([str(seed) for seed in range(64)], images)
-    request = Request(model, "int8", options={"calibration": pictures, "limits": Limits(20.0, 0.8)})
+    images = np.stack([photo(192, 256, seed) for seed in range(64)])
+    photos = calibration.Calibration([str(seed) for seed in range(64)], images)
+    request = Request(model, "int8", options={"calibration": photos, "limits": Limits(20.0, 0.8)})
     made = quantize.quantised(request)
     dense = [node for node in made.graph.node if node.op_type == "Gemm" and "trunk.dense" in node.input[1]]
     makers = {name: node for node in made.graph.node for name in node.output}

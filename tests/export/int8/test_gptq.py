@@ -124,18 +124,18 @@ def test_a_graph_keeps_its_outputs_mean_and_most_of_their_variance(
     monkeypatch.setattr(gptq, "BLOCK", block)
     monkeypatch.setattr(gptq, "DAMPING", 1e-6)
     plain = product(kind)
-    pictures = [(correlated(300, 40, 2 * i), correlated(200, 40, 2 * i + 1)) for i in range(6)]
+    images = [(correlated(300, 40, 2 * i), correlated(200, 40, 2 * i + 1)) for i in range(6)]
 
     def run(graph: onnx.ModelProto) -> Iterator[dict[str, Any]]:
         session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-        for x, y in pictures:
+        for x, y in images:
             given = {"x": x.astype(np.float32), "y": y.astype(np.float32)}
             names = [each.name for each in session.get_outputs()]
             yield dict(zip(names, session.run(None, given), strict=True))
 
     products = Products(plain, ["a", "b"])
     found = moments(products, run)
-    every = np.concatenate([rows for pair in pictures for rows in pair])
+    every = np.concatenate([rows for pair in images for rows in pair])
     (each,) = found.values()
     assert each.rows == len(every) == 3000
     np.testing.assert_allclose(each.mean(), every.mean(0), atol=1e-5)

@@ -34,7 +34,7 @@ from musiq_export.int8 import calibration, quantize
 from musiq_export.int8.sensitivity import choose
 from musiq_export.request import Batch, Built, Request
 from tests.exporting import run
-from tests.recipe import lively_model, picture
+from tests.recipe import lively_model, photo
 
 HEIGHT, WIDTH = 192, 256
 LIMITS_HERE = Limits(difference=15.0, srcc=0.96)
@@ -42,11 +42,11 @@ LIMITS_HERE = Limits(difference=15.0, srcc=0.96)
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 40 picture files of another size than the model's, one broken among them."""
+    """A folder of 40 image files of another size than the model's, one broken among them."""
     folder = tmp_path_factory.mktemp("photos")
     for seed in range(40):
-        cv2.imwrite(str(folder / f"{seed:02}.png"), picture(200, 300, seed))
-    (folder / "broken.jpg").write_bytes(b"no picture")
+        cv2.imwrite(str(folder / f"{seed:02}.png"), photo(200, 300, seed))
+    (folder / "broken.jpg").write_bytes(b"no image")
     return folder
 
 
@@ -65,9 +65,9 @@ def int8_export(tiny_checkpoint: Path, photos: Path, tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="module")
 def request_int8(tiny_checkpoint: Path, photos: Path) -> Request:
-    pictures = calibration.read(photos, HEIGHT, WIDTH, warn=print)
-    pictures.names, pictures.pictures = pictures.names[:16], pictures.pictures[:16]
-    return Request(simplify(checkpoint.load(tiny_checkpoint)), "int8", options={"calibration": pictures})
+    images = calibration.read(photos, HEIGHT, WIDTH, warn=print)
+    images.names, images.images = images.names[:16], images.images[:16]
+    return Request(simplify(checkpoint.load(tiny_checkpoint)), "int8", options={"calibration": images})
 
 
 def test_weights_are_int8_with_a_scale_for_every_output_channel(int8_export: tuple[Path, Result]) -> None:
@@ -116,7 +116,7 @@ def test_onnxruntime_really_multiplies_integers(int8_export: tuple[Path, Result]
     assert len(integer) == record["details"]["int8_products"] >= 8
 
 
-def test_the_record_lists_the_pictures_and_what_was_measured(int8_export: tuple[Path, Result], photos: Path) -> None:
+def test_the_record_lists_the_images_and_what_was_measured(int8_export: tuple[Path, Result], photos: Path) -> None:
     record = json.loads(int8_export[0].with_name("tiny.onnx.json").read_text())
     details = record["details"]
     used = details["calibration"]
@@ -132,11 +132,11 @@ def test_the_record_lists_the_pictures_and_what_was_measured(int8_export: tuple[
     assert record["precision"] == "int8"
 
 
-def test_it_scores_other_pictures_like_pytorch_within_the_limits(
+def test_it_scores_other_images_like_pytorch_within_the_limits(
     int8_export: tuple[Path, Result], tiny_checkpoint: Path
 ) -> None:
     session = onnxruntime.InferenceSession(str(int8_export[0]), providers=["CPUExecutionProvider"])
-    images = np.stack([picture(HEIGHT, WIDTH, seed) for seed in range(1000, 1040)])
+    images = np.stack([photo(HEIGHT, WIDTH, seed) for seed in range(1000, 1040)])
     with torch.inference_mode():
         expected = checkpoint.load(tiny_checkpoint).predict(torch.from_numpy(images))[0].numpy()
     found = session.run(["score"], {"image": images})[0]
@@ -147,30 +147,30 @@ def test_it_scores_other_pictures_like_pytorch_within_the_limits(
 def test_openvino_reads_the_same_graph_and_keeps_it_int8(int8_export: tuple[Path, Result]) -> None:
     openvino = pytest.importorskip("openvino")
     compiled = openvino.Core().compile_model(str(int8_export[0]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    images = np.stack([picture(HEIGHT, WIDTH, seed) for seed in range(8)])
+    images = np.stack([photo(HEIGHT, WIDTH, seed) for seed in range(8)])
     session = onnxruntime.InferenceSession(str(int8_export[0]), providers=["CPUExecutionProvider"])
     expected = session.run(["score"], {"image": images})[0]
     found = compiled(images)[0]
     assert np.abs(found - expected).max() < 0.05 * np.ptp(expected)
 
 
-def test_without_calibration_pictures_int8_is_refused_before_any_work(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_without_calibration_images_int8_is_refused_before_any_work(tiny_checkpoint: Path, tmp_path: Path) -> None:
     result = run("--checkpoint", tiny_checkpoint, "--precision", "int8", "--out", tmp_path / "out")
     assert result.exit_code == 1
-    assert "give --calibration-images DIR with 64 to 512 pictures" in result.output.strip().splitlines()[-1]
+    assert "give --calibration-images DIR with 64 to 512 images" in result.output.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 
-def test_fewer_than_16_pictures_are_refused_and_fewer_than_64_warned_of(photos: Path, tmp_path: Path) -> None:
+def test_fewer_than_16_images_are_refused_and_fewer_than_64_warned_of(photos: Path, tmp_path: Path) -> None:
     for file in sorted(photos.glob("*.png"))[:15]:
         (tmp_path / file.name).symlink_to(file)
-    with pytest.raises(MusiqError, match="15 readable pictures; int8 needs at least 16"):
+    with pytest.raises(MusiqError, match="15 readable images; int8 needs at least 16"):
         calibration.read(tmp_path, HEIGHT, WIDTH, warn=print)
     (tmp_path / "39.png").symlink_to(photos / "39.png")
     said: list[str] = []
     assert len(calibration.read(tmp_path, HEIGHT, WIDTH, said.append).names) == 16
     assert len(said) == 1
-    assert "16 readable pictures: int8 is calibrated better on 64 to 512" in said[0]
+    assert "16 readable images: int8 is calibrated better on 64 to 512" in said[0]
 
 
 def test_a_file_slower_than_fp32_is_refused_with_the_ratio(
@@ -194,7 +194,7 @@ def test_a_slower_file_is_kept_when_forced_and_says_so(
     record = artifact.read_record(path)
     assert record is not None
     request = replace(request_int8, options={**request_int8.options, "force": True})
-    images = picture(HEIGHT, WIDTH, 0)[None]
+    images = photo(HEIGHT, WIDTH, 0)[None]
     found = speed.timed(FORMATS["onnx"], request, record, path, images, said.append).details["speed"]
     assert (found["times_fp32"], found["int8_ms"], found["forced"]) == (0.5, 2000.0, True)
     assert said == ["[✗] 0.50 times the speed of fp32: 2000.0 against 1000.0 ms, batch 1"]
@@ -218,9 +218,9 @@ def test_a_group_made_fragile_is_measured_as_the_worst_and_stays_fp32(photos: Pa
         first.weight[:2] = 0
         first.bias[:2] = 3e3
         second.weight[:, 1] = -second.weight[:, 0]
-    pictures = calibration.read(photos, HEIGHT, WIDTH, warn=print)
-    pictures.names, pictures.pictures = pictures.names[:32], pictures.pictures[:32]
-    request = Request(model, "int8", options={"calibration": pictures, "limits": Limits(10.0, 0.9)})
+    images = calibration.read(photos, HEIGHT, WIDTH, warn=print)
+    images.names, images.images = images.names[:32], images.images[:32]
+    request = Request(model, "int8", options={"calibration": images, "limits": Limits(10.0, 0.9)})
     graph = quantize.quantised(request)
     measured = quantize.details(request, symmetric=False)["sensitivity"]
     worst = max(measured["groups"], key=lambda name: measured["groups"][name]["mean_difference"])

@@ -38,7 +38,7 @@ def opened(tmp_path: Path, **options: Any) -> tuple[Dataset, str]:
 
 
 def scene(rng: np.random.Generator) -> np.ndarray:
-    """A picture that is like no other: coarse random blobs."""
+    """An image that is like no other: coarse random blobs."""
     return cv2.resize(rng.integers(0, 256, (8, 10, 3)).astype(np.uint8), (80, 64), interpolation=cv2.INTER_CUBIC)
 
 
@@ -81,16 +81,16 @@ def test_a_given_split_is_reported_and_marked_not_changed(pairs: Path, tmp_path:
     dataset, said = opened(tmp_path, labels=pairs / "given.csv")
     asked = read_manifest(pairs / "given.csv")
     assert [item.split for item in dataset.items] == [item.split for item in asked.items]
-    assert "3 val and 4 test pictures have a near duplicate in train" in said
+    assert "3 val and 4 test images have a near duplicate in train" in said
     marked = {item.image for item in dataset.items if item.extra["near_duplicate_in_train"] == "1"}
     assert marked == {f"{i}b.png" for i in range(7)}
     write_manifest(dataset, tmp_path / "split.csv")
     assert read_manifest(tmp_path / "split.csv", dataset.root).items == dataset.items
 
 
-def test_copies_of_test_pictures_can_be_dropped_from_train(pairs: Path, tmp_path: Path) -> None:
+def test_copies_of_test_images_can_be_dropped_from_train(pairs: Path, tmp_path: Path) -> None:
     dataset, said = opened(tmp_path, labels=pairs / "given.csv", near_duplicates="drop")
-    assert "dropped 7 pictures of train" in said
+    assert "dropped 7 images of train" in said
     assert (len(dataset.split("train")), len(dataset.split("val")), len(dataset.split("test"))) == (66, 3, 4)
     assert not {f"{i}a.png" for i in range(7)} & {item.image for item in dataset.items}
 
@@ -105,7 +105,7 @@ def test_a_second_run_beside_the_first_takes_over_its_thumbnails(
     assert (tmp_path / "runs/next" / THUMBNAILS).exists()
 
 
-def test_a_smaller_sample_looks_at_no_other_pictures(
+def test_a_smaller_sample_looks_at_no_other_images(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Path] = []
@@ -142,7 +142,7 @@ def test_names_and_folders_belong_together_in_either_form() -> None:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Noise of one spread seen by two datasets: biq2021 rates it 0-1, paq2piq on another scale, bent. 60 pictures each."""
+    """Noise of one spread seen by two datasets: biq2021 rates it 0-1, paq2piq on another scale, bent. 60 images each."""
     folder, rng = tmp_path_factory.mktemp("two"), np.random.default_rng(0)
     (folder / "biq/Images").mkdir(parents=True)
     (folder / "flive/blur_dataset").mkdir(parents=True)
@@ -193,7 +193,7 @@ def test_joined_shares_keep_their_mean_rating(tmp_path: Path) -> None:
     dataset = join(parts, ["one", "two"], outputs=2)
     assert ([item.mos for item in dataset.items], dataset.score_range) == ([1.5, 1.75] * 2, (1, 2))
     assert [item.image for item in dataset.items] == ["one/1.png", "one/2.png", "two/1.png", "two/2.png"]
-    with pytest.raises(MusiqError, match="one has no two train pictures with different labels"):
+    with pytest.raises(MusiqError, match="one has no two train images with different labels"):
         join(parts, ["one", "two"])
 
 
@@ -224,7 +224,7 @@ def test_two_datasets_that_rate_one_quality_on_two_scales_train_to_one_ranking(t
         rows = list(csv.DictReader(file))
     scores = np.array([float(row["score"]) for row in rows])
     assert {row["dataset"] for row in rows} == {"biq2021", "paq2piq"}
-    # The noise itself, which neither scale says: one order over both datasets' pictures.
+    # The noise itself, which neither scale says: one order over both datasets' images.
     labels = np.array([float(row["label"]) for row in rows])
     noise = np.where([row["dataset"] == "biq2021" for row in rows], 60 * (1 - labels), np.sqrt(60 * abs(90 - labels)))
     assert spearmanr(scores, -noise).statistic > 0.7

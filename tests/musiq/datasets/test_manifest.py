@@ -14,7 +14,7 @@ from musiq.datasets.manifest import read_labels, read_manifest, write_manifest
 from musiq.errors import MusiqError
 from tests.conftest import Write
 
-# Three rows in the words of KonIQ-10k's own files, of pictures that do not exist.
+# Three rows in the words of KonIQ-10k's own files, of images that do not exist.
 SETS = """image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set
 1.jpg,0.0,0.0,0.25,0.7,0.05,105,77.38,0.5277,training
 2.jpg,0.0,0.5,0.5,0.0,0.0,96,38.73,0.5800,validation
@@ -48,12 +48,12 @@ def test_other_separators_byte_order_marks_and_line_ends_are_read(write: Write, 
         ("image,mos\n1.png,2\n2.png,good\n", "row 3: mos is 'good'; expected a number"),
         ("image,mos\n1.png,nan\n", "row 2: mos is 'nan'"),
         ("image,mos\n1.png\n", "row 2: mos is None"),
-        ("image,mos\n,3\n", "row 2: no picture is named"),
+        ("image,mos\n,3\n", "row 2: no image is named"),
         ("image,mos\n1.png,3\n1.png,4\n", "row 3: 1.png is there twice"),
         ("image,mos,split\n1.png,3,dev\n", "row 2: the split is 'dev'; expected train, val or test"),
         ("image,mos,c1,c2\n1.png,3,0,0\n", "row 2: the shares [0.0, 0.0] are none"),
         ("image,mos,c1,c3\n1.png,3,1,0\n", "share columns c1, c3; expected c1, c2"),
-        ("picture,score\n1.png,3\n", "has the columns picture, score; needed are image,mos"),
+        ("image,score\n1.png,3\n", "has the columns image, score; needed are image,mos"),
         ("image,mos\n", "no row below its header"),
         ("", "(none)"),
     ],
@@ -85,7 +85,7 @@ def test_a_bad_row_of_the_list_is_named(tmp_path: Path) -> None:
         read_labels(tmp_path / "list.txt")
 
 
-def test_pictures_that_are_not_there_are_found_out(write: Write, tmp_path: Path) -> None:
+def test_images_that_are_not_there_are_found_out(write: Write, tmp_path: Path) -> None:
     (tmp_path / "2.png").write_bytes(b"x")
     assert [item.image for item in missing(read_labels(write("image,mos\n1.png,1\n2.png,2\n")).items)] == ["1.png"]
 
@@ -112,7 +112,7 @@ def test_shares_that_are_not_there_are_asked_for(write: Write, text: str, says: 
     assert says in str(caught.value)
 
 
-def test_pictures_are_matched_to_labels_by_path_and_else_by_a_name_that_is_unique(write: Write, tmp_path: Path) -> None:
+def test_images_are_matched_to_labels_by_path_and_else_by_a_name_that_is_unique(write: Write, tmp_path: Path) -> None:
     dataset = read_labels(write("image,mos\na/1.png,1\nb/1.png,2\nb/2.png,3\n"))
     asked = [tmp_path / "x/../b/1.png", Path("elsewhere/2.png"), Path("elsewhere/1.png"), Path("3.png")]
     assert [item and item.mos for item in dataset.match(asked)] == [2, 3, None, None]

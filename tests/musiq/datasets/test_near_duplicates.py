@@ -87,18 +87,18 @@ def test_what_cannot_be_read_and_what_is_flat_is_near_nothing(tmp_path: Path) ->
 
 
 def test_thumbnails_are_read_once_and_again_when_a_file_changed(folder: Path, tmp_path: Path) -> None:
-    cache, picture, other = tmp_path / "run/thumbnails.npz", tmp_path / "1.png", tmp_path / "2.png"
-    picture.write_bytes((folder / "coffee-a.png").read_bytes())
+    cache, image, other = tmp_path / "run/thumbnails.npz", tmp_path / "1.png", tmp_path / "2.png"
+    image.write_bytes((folder / "coffee-a.png").read_bytes())
     other.write_bytes((folder / "coffee-blurred.png").read_bytes())
-    assert len(find_near_duplicates([picture, other], [cache])) == 1
-    before = picture.stat()
-    size = len(picture.read_bytes())
-    picture.write_bytes(b"x" * size)
-    os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert len(find_near_duplicates([picture, other], [cache])) == 1  # same size and time: taken from the cache
-    assert len(find_near_duplicates([picture, other], [tmp_path / "new/thumbnails.npz", cache])) == 1
+    assert len(find_near_duplicates([image, other], [cache])) == 1
+    before = image.stat()
+    size = len(image.read_bytes())
+    image.write_bytes(b"x" * size)
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert len(find_near_duplicates([image, other], [cache])) == 1  # same size and time: taken from the cache
+    assert len(find_near_duplicates([image, other], [tmp_path / "new/thumbnails.npz", cache])) == 1
     assert (tmp_path / "new/thumbnails.npz").exists()
-    os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert len(find_near_duplicates([picture, other], [cache])) == 0
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert len(find_near_duplicates([image, other], [cache])) == 0
     cache.write_bytes(b"no cache")
     assert len(find_near_duplicates([other, other], [cache])) == 1

@@ -125,7 +125,7 @@ def test_a_bad_row_of_ava_is_named(tmp_path: Path, put: Put, line: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["", "database/"])
-def test_paq2piq_has_whole_pictures_in_several_folders(tmp_path: Path, put: Put, folder: str) -> None:
+def test_paq2piq_has_whole_images_in_several_folders(tmp_path: Path, put: Put, folder: str) -> None:
     put(
         f"{folder}labels_image.csv", "name,mos\nblur_dataset/motion0044.jpg,75.4\nvoc_emotic_ava/AVA__129332.jpg,58.6\n"
     )
@@ -135,9 +135,7 @@ def test_paq2piq_has_whole_pictures_in_several_folders(tmp_path: Path, put: Put,
 
 
 @pytest.mark.parametrize("above", ["", "ChallengeDB_release/"])
-def test_live_in_the_wild_leaves_out_the_pictures_on_which_raters_practised(
-    tmp_path: Path, put: Put, above: str
-) -> None:
+def test_live_in_the_wild_leaves_out_the_images_on_which_raters_practised(tmp_path: Path, put: Put, above: str) -> None:
     io = pytest.importorskip("scipy.io")
     data = put(f"{above}Data/x", "").parent
     put(f"{above}Images/3.bmp", "")
@@ -208,9 +206,9 @@ def test_an_unknown_dataset_is_refused_with_those_there_are(tmp_path: Path) -> N
     [
         ("name,mos\na.jpg,good\n", "row 2: mos is 'good'; expected a number"),
         ("name,mos\na.jpg,1\n,2\n", "row 3: the column name is empty"),
-        ("picture,mos\na.jpg,1\n", "row 2: the column name is empty or missing; there are picture, mos"),
+        ("image,mos\na.jpg,1\n", "row 2: the column name is empty or missing; there are image, mos"),
         ("name,mos\na.jpg,1\na.jpg,2\n", "a.jpg is there twice"),
-        ("name,mos\n", "no picture in its table"),
+        ("name,mos\n", "no image in its table"),
     ],
 )
 def test_a_bad_table_is_refused_with_its_row(tmp_path: Path, put: Put, text: str, says: str) -> None:

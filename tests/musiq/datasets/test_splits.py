@@ -16,10 +16,10 @@ from musiq.errors import MusiqError
 from tests.conftest import Write
 
 
-def pictures(
+def images(
     count: int, split: Callable[[int], str] = lambda i: "", name: str = "", **columns: Callable[[int], str]
 ) -> Dataset:
-    """A dataset of so many pictures that do not exist, with these columns."""
+    """A dataset of so many images that do not exist, with these columns."""
     items = []
     for i in range(count):
         extra = {column: value(i) for column, value in columns.items()} | ({"dataset": name} if name else {})
@@ -58,7 +58,7 @@ def test_validation_is_drawn_from_train_where_only_it_is_missing(write: Write) -
 
 def test_a_half_filled_split_column_is_refused(write: Write) -> None:
     dataset = read_labels(write("image,mos,split\n1.png,1,train\n2.png,2,\n"))
-    with pytest.raises(MusiqError, match=r"1 pictures have no split, 2\.png first"):
+    with pytest.raises(MusiqError, match=r"1 images have no split, 2\.png first"):
         settle_split(dataset, seed=0)
 
 
@@ -73,18 +73,18 @@ def test_a_sample_keeps_the_proportions_of_the_splits(write: Write) -> None:
 
 @pytest.mark.parametrize("column", ["reference", "scene", "source"])
 def test_no_reference_scene_or_source_straddles_a_drawn_split(column: str) -> None:
-    dataset, _ = settle_split(pictures(600, **{column: lambda i: str(i % 40)}), seed=0)
+    dataset, _ = settle_split(images(600, **{column: lambda i: str(i % 40)}), seed=0)
     of = [{item.extra[column] for item in dataset.split(name)} for name in SPLITS]
     assert [len(group) for group in of] == [32, 4, 4]
     assert len(set().union(*of)) == 40
 
 
 def test_groups_are_connected_over_shared_columns_and_pairs_alike() -> None:
-    dataset = pictures(6, scene=lambda i: "ab"[i] if i < 2 else "")
+    dataset = images(6, scene=lambda i: "ab"[i] if i < 2 else "")
     ids = group_ids(dataset.items, np.array([[1, 2], [2, 5]]))
     assert ids[1] == ids[2] == ids[5]
     assert len(set(ids)) == 4
-    both = [*pictures(1, name="one", scene=lambda i: "7").items, *pictures(1, name="two", scene=lambda i: "7").items]
+    both = [*images(1, name="one", scene=lambda i: "7").items, *images(1, name="two", scene=lambda i: "7").items]
     assert len(set(group_ids(both))) == 2  # a scene's number means something within its dataset only
 
 
@@ -94,7 +94,7 @@ def test_near_duplicates_never_straddle_a_drawn_split_however_large_their_groups
         [[i, j] for i, j in rng.integers(0, 300, (150, 2)) if i != j] + [[i, i + 1] for i in range(300, 350)]
     )
     for seed in range(5):
-        (dataset,), _ = settle_splits([pictures(400)], seed, near)
+        (dataset,), _ = settle_splits([images(400)], seed, near)
         assert all(dataset.items[i].split == dataset.items[j].split for i, j in near)
         largest = max(Counter(group_ids(dataset.items, near)).values())
         assert largest > 20
@@ -103,12 +103,12 @@ def test_near_duplicates_never_straddle_a_drawn_split_however_large_their_groups
 
 
 def test_each_split_gets_a_group_where_there_are_few() -> None:
-    dataset, _ = settle_split(pictures(30, scene=lambda i: str(i // 10)), seed=0)
+    dataset, _ = settle_split(images(30, scene=lambda i: str(i // 10)), seed=0)
     assert [len(dataset.split(name)) for name in SPLITS] == [10, 10, 10]
 
 
 def test_a_split_that_is_given_stays_and_what_leaks_through_it_is_marked() -> None:
-    dataset = pictures(6, lambda i: ["train", "train", "test", "test", "val", "val"][i])
+    dataset = images(6, lambda i: ["train", "train", "test", "test", "val", "val"][i])
     near = np.array([[0, 2], [1, 2], [2, 3], [4, 5], [0, 5]])
     (settled,), lines = settle_splits([dataset], 0, near)
     assert (settled, lines) == (dataset, [])
@@ -120,12 +120,12 @@ def test_a_split_that_is_given_stays_and_what_leaks_through_it_is_marked() -> No
 
 
 def test_marks_of_the_label_file_itself_stay() -> None:
-    dataset = pictures(2, lambda i: ["train", "test"][i], near_duplicate_in_train=lambda i: "0")
+    dataset = images(2, lambda i: ["train", "test"][i], near_duplicate_in_train=lambda i: "0")
     assert mark_leaks(dataset, np.array([[0, 1]])) == dataset
 
 
 def test_validation_drawn_from_train_takes_whole_groups_and_leaves_test_alone() -> None:
-    dataset = pictures(100, lambda i: "test" if i < 20 else "train")
+    dataset = images(100, lambda i: "test" if i < 20 else "train")
     near = np.array([[0, 20], *([i, i + 1] for i in range(30, 60, 2))])
     (settled,), _ = settle_splits([dataset], 0, near)
     assert [item.image for item in settled.split("test")] == [f"{i}.png" for i in range(20)]
@@ -134,7 +134,7 @@ def test_validation_drawn_from_train_takes_whole_groups_and_leaves_test_alone() 
 
 
 def test_a_drawn_dataset_follows_where_anothers_label_file_put_a_copy() -> None:
-    drawn, given = pictures(40, name="drawn"), pictures(40, lambda i: SPLITS[i % 3], name="given")
+    drawn, given = images(40, name="drawn"), images(40, lambda i: SPLITS[i % 3], name="given")
     near = np.array([[i, 40 + i] for i in range(12)])
     (first, second), lines = settle_splits([drawn, given], 0, near)
     assert second == given
@@ -143,5 +143,5 @@ def test_a_drawn_dataset_follows_where_anothers_label_file_put_a_copy() -> None:
 
 
 def test_a_sample_of_a_dataset_without_split_leaves_it_so() -> None:
-    small = sample(pictures(100), 10, seed=0)
+    small = sample(images(100), 10, seed=0)
     assert len(small.split("")) == len(small.items) == 10

@@ -53,9 +53,9 @@ def test_labels_fall_from_5_for_the_photograph_to_1_for_the_strongest_distortion
 
 @pytest.mark.parametrize("distortion", list(synthetic.DISTORTIONS))
 def test_each_level_is_further_from_the_photograph_than_the_one_before(distortion: str) -> None:
-    picture, distort = synthetic.photograph("coffee.png"), synthetic.DISTORTIONS[distortion]
-    levels = (distort(picture, level, np.random.default_rng(0)) for level in range(1, 6))
-    decibels = [peak_signal_noise_ratio(picture, distorted) for distorted in levels]
+    image, distort = synthetic.photograph("coffee.png"), synthetic.DISTORTIONS[distortion]
+    levels = (distort(image, level, np.random.default_rng(0)) for level in range(1, 6))
+    decibels = [peak_signal_noise_ratio(image, distorted) for distorted in levels]
     assert decibels == sorted(decibels, reverse=True)
 
 

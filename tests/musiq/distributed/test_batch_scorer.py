@@ -28,7 +28,7 @@ psutil = pytest.importorskip("psutil")
 
 ROOT = Path(__file__).resolve().parents[3]
 STORE_BYTES = 100 * 2**20
-PICTURES = 150
+IMAGES = 150
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ def cluster() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """mean.onnx, and a folder of pictures with two broken ones among them."""
+    """mean.onnx, and a folder of images with two broken ones among them."""
     top = tmp_path_factory.mktemp("ray")
     save_mean_model(top / "mean.onnx")
     (top / "photos").mkdir()
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         (top / "photos" / f"{number:03}.png").write_bytes(saved(scene(number), "png"))
     (top / "photos" / "070-cut.png").write_bytes(saved(scene(2), "png")[:-500])
-    (top / "photos" / "071-text.jpg").write_bytes(b"This is not a picture.\n")
+    (top / "photos" / "071-text.jpg").write_bytes(b"This is not an image.\n")
     return top
 
 
@@ -64,7 +64,7 @@ def photos(top: Path) -> list[str]:
 
 def test_a_batch_of_any_kind_keeps_its_columns_and_gains_those_of_the_scores(top: Path) -> None:
     scorer = BatchScorer(top / "mean.onnx", threads=1)
-    data = [saved(scene(3), "png"), b"no picture", saved(scene(4, 80, 120), "jpeg")]
+    data = [saved(scene(3), "png"), b"no image", saved(scene(4, 80, 120), "jpeg")]
     columns = {"bytes": data, "id": [7, 8, 9]}
     arrays = {"bytes": np.array(data, object), "id": np.array([7, 8, 9])}
     as_numpy, as_frame, as_table = scorer(arrays), scorer(pd.DataFrame(columns)), scorer(pa.table(columns))
@@ -81,7 +81,7 @@ def test_a_batch_of_any_kind_keeps_its_columns_and_gains_those_of_the_scores(top
         assert batch["score"].dtype == np.float32
         assert batch["score"][0] == pytest.approx(scene(3).mean(), abs=1e-3)
         assert np.isnan(batch["score"][1])
-        assert "no picture of a known kind" in batch["error"][1]
+        assert "no image of a known kind" in batch["error"][1]
         assert batch["fitted"][2] == "resized 0.8x"
     assert as_table["score"].to_pylist()[1] is None
 

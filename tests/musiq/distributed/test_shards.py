@@ -1,4 +1,4 @@
-"""Pictures inside Parquet files and tars: every one is found and named, and damage costs nothing but itself."""
+"""Images inside Parquet files and tars: every one is found and named, and damage costs nothing but itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_files_are_cut_into_pieces_in_their_order_whether_they_exist_or_not() ->
 
 
 def test_rows_of_a_parquet_file_are_cut_by_row_groups_and_named_by_their_number(tmp_path: Path) -> None:
-    data = [b"picture %d" % number for number in range(3 * ROWS)]
+    data = [b"image %d" % number for number in range(3 * ROWS)]
     pq.write_table(pa.table({"bytes": data, "label": data}), tmp_path / "a.parquet", row_group_size=ROWS + 5)
     pieces = list(cut([str(tmp_path / "a.parquet")]))
     assert [(piece.group, piece.first) for piece in pieces] == [(0, 0), (1, ROWS + 5), (2, 2 * ROWS + 10)]
@@ -50,7 +50,7 @@ def test_parquet_columns_of_paths_bytes_with_paths_structs_and_named_ones(tmp_pa
     assert read(file) == [Record("a.jpg"), Record("b.jpg")]
     pq.write_table(pa.table({"path": ["a.jpg", "b.jpg"], "bytes": [b"A", None]}), file)
     assert read(file) == [Record("a.jpg", b"A"), Record("b.jpg", error=read(file)[1].error)]
-    assert "nothing where the picture should be" in read(file)[1].error
+    assert "nothing where the image should be" in read(file)[1].error
     images = [{"bytes": b"A", "path": "a.jpg"}, {"bytes": b"B", "path": None}, {"bytes": None, "path": "c.jpg"}, None]
     pq.write_table(pa.table({"image": images, "label": [0, 1, 2, 3]}), file)
     assert read(file)[:3] == [Record("a.jpg", b"A"), Record(f"{file}#1", b"B"), Record("c.jpg")]
@@ -68,18 +68,18 @@ def test_a_parquet_file_without_the_column_is_refused_before_any_work(tmp_path: 
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
-def test_pictures_of_a_tar_are_named_by_their_members_and_labels_are_passed_over(tmp_path: Path, ending: str) -> None:
+def test_images_of_a_tar_are_named_by_their_members_and_labels_are_passed_over(tmp_path: Path, ending: str) -> None:
     members = {"n1/0.jpg": b"A", "n1/0.cls": b"7", "n1/0.json": b"{}", "1.seg.PNG": b"B" * 5000}
     tar = save_tar(tmp_path / f"shard{ending}", members)
     assert read(tar) == [Record(f"{tar}/n1/0.jpg", b"A"), Record(f"{tar}/1.seg.PNG", b"B" * 5000)]
 
 
-@pytest.mark.parametrize("damage", ["cut in a picture", "cut between pictures", "cut in a header", "wrong header"])
-def test_a_damaged_tar_gives_the_pictures_before_the_damage_and_one_error(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["cut in an image", "cut between images", "cut in a header", "wrong header"])
+def test_a_damaged_tar_gives_the_images_before_the_damage_and_one_error(tmp_path: Path, damage: str) -> None:
     tar = save_tar(tmp_path / "shard.tar", {f"{number}.jpg": b"A" * 1000 for number in range(5)})
     data = tar.read_bytes()
     third = 2 * (512 + 1024)  # a member is a header of 512 bytes and its data in blocks of 512
-    ends = {"cut in a picture": third + 700, "cut between pictures": third, "cut in a header": third + 100}
+    ends = {"cut in an image": third + 700, "cut between images": third, "cut in a header": third + 100}
     tar.write_bytes(data[: ends[damage]] if damage in ends else data[:third] + b"\xff" * 512 + data[third + 512 :])
     found = read(tar)
     assert [record.name for record in found] == [f"{tar}/0.jpg", f"{tar}/1.jpg", str(tar)]
@@ -104,7 +104,7 @@ def test_a_parquet_file_that_changed_since_it_was_cut_is_an_error_and_no_crash(t
     assert "No such file" in record.error
 
 
-def test_a_folder_gives_its_shards_and_its_pictures(tmp_path: Path) -> None:
+def test_a_folder_gives_its_shards_and_its_images(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     save_tar(tmp_path / "deep" / "b.tar", {"0.jpg": b"A"})
     pq.write_table(pa.table({"bytes": [b"B"]}), tmp_path / "a.parquet")
@@ -112,5 +112,5 @@ def test_a_folder_gives_its_shards_and_its_pictures(tmp_path: Path) -> None:
     names = [record.name.removeprefix(f"{tmp_path}/") for record in read(tmp_path)]
     assert names == ["a.parquet#0", "deep/b.tar/0.jpg", "c.jpg"]
     (tmp_path / "none").mkdir()
-    with pytest.raises(MusiqError, match="There is no picture in"):
+    with pytest.raises(MusiqError, match="There is no image in"):
         read(tmp_path / "none")

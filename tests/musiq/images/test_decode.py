@@ -28,10 +28,10 @@ LOSSLESS = {"lossless": True}
 
 def by_pillow(data: bytes, background: int = 255) -> NDArray[np.uint8]:
     """The first frame, upright, over a grey of that value."""
-    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    picture = picture.convert("RGBA") if picture.mode != "CMYK" else picture.convert("RGB").convert("RGBA")
-    under = Image.new("RGBA", picture.size, (background, background, background, 255))
-    return np.asarray(Image.alpha_composite(under, picture).convert("RGB"))
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    image = image.convert("RGBA") if image.mode != "CMYK" else image.convert("RGB").convert("RGBA")
+    under = Image.new("RGBA", image.size, (background, background, background, 255))
+    return np.asarray(Image.alpha_composite(under, image).convert("RGB"))
 
 
 def assert_same(data: bytes, tolerance: int = 0, **options: object) -> None:
@@ -103,10 +103,10 @@ def test_transparent_palettes_and_grey_with_alpha_are_laid_over_white() -> None:
 
 
 @pytest.mark.parametrize("ending", [".png", ".tiff"])
-@pytest.mark.parametrize("picture", [RGB, RGB[..., 0], RGBA], ids=["colour", "grey", "alpha"])
-def test_sixteen_bits_are_scaled_and_not_clipped(ending: str, picture: NDArray[np.uint8]) -> None:
-    deep = cv2.imencode(ending, picture.astype(np.uint16) * 257)[1].tobytes()
-    shallow = cv2.imencode(".png", picture)[1].tobytes()
+@pytest.mark.parametrize("image", [RGB, RGB[..., 0], RGBA], ids=["colour", "grey", "alpha"])
+def test_sixteen_bits_are_scaled_and_not_clipped(ending: str, image: NDArray[np.uint8]) -> None:
+    deep = cv2.imencode(ending, image.astype(np.uint16) * 257)[1].tobytes()
+    shallow = cv2.imencode(".png", image)[1].tobytes()
     assert np.abs(decode(deep).astype(int) - decode(shallow)).max() == 0
 
 
@@ -130,7 +130,7 @@ def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
 
 
 def test_paths_bytes_file_objects_urls_and_arrays_give_the_same(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     path.write_bytes(saved(RGB, "png"))
     with path.open("rb") as file:
         from_file = decode(file)
@@ -166,22 +166,22 @@ def test_other_arrays_are_refused_with_what_was_expected(array: NDArray[np.uint8
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp", "gif", "tiff", "avif"])
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.9])
-def test_a_file_cut_short_is_an_error_and_never_half_a_picture(kind: str, kept: float) -> None:
+def test_a_file_cut_short_is_an_error_and_never_half_an_image(kind: str, kept: float) -> None:
     data = saved(scene(3, 120, 160), kind)
     with pytest.raises(ImageError, match="cut short") as caught:
         decode(data[: max(12, int(len(data) * kept))])
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     cases = {
         b"": "The file is empty",
-        b"hello, I am a picture": "it looks like text",
+        b"hello, I am an image": "it looks like text",
         b"<!DOCTYPE html><html>404</html>": "HTML or XML",
         b"%PDF-1.7 ...": "a PDF",
         b"\x00\x01\x02\x03\x04": "it starts with 00 01 02 03",
     }
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     for data, words in cases.items():
         path.write_bytes(data)
         with pytest.raises(ImageError, match=words):
@@ -248,7 +248,7 @@ def test_the_pixel_limit_is_an_option_and_holds_for_arrays_too() -> None:
             decode(source, max_pixels=2399)
 
 
-def test_a_file_longer_than_any_allowed_picture_is_not_read(tmp_path: Path) -> None:
+def test_a_file_longer_than_any_allowed_image_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "long.png"
     with path.open("wb") as file:
         file.write(saved(RGB, "png"))
@@ -280,7 +280,7 @@ def test_heic_without_a_decoder_says_so() -> None:
         decode(box + meta)
 
 
-def test_opencv_keeps_quiet_about_broken_pictures() -> None:
+def test_opencv_keeps_quiet_about_broken_images() -> None:
     code = (
         "import sys; from musiq.images.decode import decode; from musiq.errors import ImageError\n"
         "try: decode(sys.stdin.buffer)\n"

@@ -1,4 +1,4 @@
-"""Pictures are made to fit by covering and cropping, and found in folders."""
+"""Images are made to fit by covering and cropping, and found in folders."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from musiq.images import decode as image_module
 from musiq.images.decode import decode, decoded, prepare
 from musiq.images.find import find_images
 from musiq.images.fit import fit
-from tests.recipe import picture
+from tests.recipe import photo
 from tests.score_samples import saved, scene
 
 RGB = scene(1, 40, 60)
 
 
-def test_fit_leaves_a_picture_that_fits_alone() -> None:
+def test_fit_leaves_an_image_that_fits_alone() -> None:
     same, said = fit(RGB, 40, 60)
     assert said == ""
     assert same is RGB
@@ -88,13 +88,13 @@ def test_folders_are_searched_in_order_without_hidden_files_and_loops(tmp_path: 
 
 
 def test_files_are_taken_as_given_and_missing_ones_are_left_to_the_reader(tmp_path: Path) -> None:
-    odd = tmp_path / "picture.without-suffix"
+    odd = tmp_path / "image.without-suffix"
     odd.write_bytes(b"")
     assert find_images([odd, tmp_path / "missing.jpg"]) == [odd, tmp_path / "missing.jpg"]
 
 
-def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(MusiqError, match=r"no picture in .*expected files named .*\.jpg"):
+def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MusiqError, match=r"no image in .*expected files named .*\.jpg"):
         find_images([tmp_path])
 
 
@@ -119,7 +119,7 @@ def jpeg(height: int, width: int, orientation: int = 1) -> bytes:
     exif = Pillow.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
-    Pillow.fromarray(picture(height, width, 3)).save(file, "JPEG", quality=92, exif=exif)
+    Pillow.fromarray(photo(height, width, 3)).save(file, "JPEG", quality=92, exif=exif)
     return file.getvalue()
 
 

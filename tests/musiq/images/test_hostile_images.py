@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SECONDS = 120
 MAX_PIXELS = 4_000_000
 MEBIBYTES = 450
-"""Peak memory allowed, of which Python, OpenCV and ONNX Runtime take about 150 before the first picture."""
+"""Peak memory allowed, of which Python, OpenCV and ONNX Runtime take about 150 before the first image."""
 
 
 def originals() -> dict[str, bytes]:
@@ -162,14 +162,14 @@ def test_no_damaged_or_malicious_file_stops_the_run_and_each_has_its_row(tmp_pat
     files = originals()
     hostile = dict(damaged(files)) | {f"bomb-{name}": data for name, data in bombs().items()}
     assert len(hostile) > 450
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     for name, data in (hostile | files).items():
-        (pictures / name).write_bytes(data)
+        (images / name).write_bytes(data)
     model, out = save_mean_model(tmp_path / "mean.onnx"), tmp_path / "scores.csv"
 
     options = ["--model", str(model), "--out", str(out), "--max-pixels", str(MAX_PIXELS), "--workers", "2"]
-    code, peak, stderr = run_limited([str(pictures), *options], tmp_path)
+    code, peak, stderr = run_limited([str(images), *options], tmp_path)
 
     assert code == 3, stderr[-2000:]
     assert peak < MEBIBYTES

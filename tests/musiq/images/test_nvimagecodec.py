@@ -24,8 +24,8 @@ def jpeg(seed: int, mode: str = "RGB", shape: tuple[int, int] = (75, 101), **opt
 
 
 def pixels(data: bytes, codec: NvImageCodec) -> np.ndarray:
-    with decoded(data, jpeg=codec) as (picture, _):
-        return picture
+    with decoded(data, jpeg=codec) as (image, _):
+        return image
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1, "quality": 40}])
@@ -37,7 +37,7 @@ def test_on_a_cpu_pixels_are_those_of_opencv(mode: str, options: dict[str, objec
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_upright_once(orientation: int) -> None:
+def test_images_are_turned_upright_once(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = jpeg(2, exif=exif)
@@ -66,8 +66,8 @@ def test_threads_get_their_own_decoders_and_the_same_pixels() -> None:
     codec, files = NvImageCodec("cpu"), [jpeg(seed) for seed in range(40)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(codec, files))
-    for data, picture in zip(files, found, strict=True):
-        np.testing.assert_array_equal(picture, decode(data))
+    for data, image in zip(files, found, strict=True):
+        np.testing.assert_array_equal(image, decode(data))
 
 
 def test_scores_are_those_with_opencv(tiny_onnx: Path, tmp_path: Path) -> None:

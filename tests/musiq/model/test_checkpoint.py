@@ -18,7 +18,7 @@ from musiq.model import checkpoint
 from musiq.model.foreign_layouts import BACKBONE, LAYOUTS, STACKED_SCALES, TRANSFORMER
 from musiq.spec import PRESETS, Scale, Spec
 from tests.full_disk import files_of_at_most
-from tests.recipe import flax_weight, lively_model, picture, torch_weight
+from tests.recipe import flax_weight, lively_model, photo, torch_weight
 
 CLASSIC, FLAX, PYIQA = LAYOUTS
 
@@ -85,7 +85,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return get
 
 
-# Scores by the other implementations themselves: (weights, height, width, picture's seed, score, tolerance).
+# Scores by the other implementations themselves: (weights, height, width, image's seed, score, tolerance).
 GOLDEN = [
     ("classic", 768, 1024, 10, 1.8864147663116455, 2e-4),
     ("classic", 768, 1024, 11, 1.2084592580795288, 2e-4),
@@ -122,7 +122,7 @@ def test_a_foreign_checkpoint_scores_as_its_own_implementation_does(
 ) -> None:
     model = checkpoint.load(foreign(name), height, width)
     with torch.inference_mode():
-        found = model.predict(torch.from_numpy(picture(height, width, seed))[None])
+        found = model.predict(torch.from_numpy(photo(height, width, seed))[None])
     assert abs(float(found[0]) - score) <= tolerance
     if (name, height) in GOLDEN_SHARES:
         shares = [float(share) for share in GOLDEN_SHARES[name, height].split()]
@@ -274,8 +274,8 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "nothing.pth")
 
 
-# The official scores of five TID2013 pictures (512x384), by the original model with the published weights. The tolerance
-# allows for another framework's arithmetic. This has not been run by us: weights and pictures are the user's.
+# The official scores of five TID2013 images (512x384), by the original model with the published weights. The tolerance
+# allows for another framework's arithmetic. This has not been run by us: weights and images are the user's.
 OFFICIAL = {
     "koniq": [12.494, 75.332, 73.429, 75.188, 36.938],
     "ava": [3.398, 5.648, 4.635, 5.186, 4.128],
@@ -291,11 +291,11 @@ def test_the_published_weights_give_the_official_scores(name: str, request: pyte
     folder: Path = request.config.getoption("--calibration-images")
     assert weights, f"no *{name}*.npz in --weights-dir"
     model = checkpoint.load(weights[0], 384, 512)
-    for picture_name, score in zip(("I03", "I04", "I06", "I08", "I19"), OFFICIAL[name], strict=True):
-        file = next(path for path in folder.iterdir() if path.stem.upper() == picture_name)
+    for image_name, score in zip(("I03", "I04", "I06", "I08", "I19"), OFFICIAL[name], strict=True):
+        file = next(path for path in folder.iterdir() if path.stem.upper() == image_name)
         with torch.inference_mode():
             found = float(model.predict(torch.from_numpy(decode(file))[None])[0])
-        assert abs(found - score) <= 0.005 * score, f"{picture_name}: {found:.3f}, official {score}"
+        assert abs(found - score) <= 0.005 * score, f"{image_name}: {found:.3f}, official {score}"
 
 
 def test_specs_of_foreign_checkpoints_say_what_the_score_means(foreign: Callable[[str], Path]) -> None:

@@ -23,10 +23,10 @@ from musiq.runtimes.batching import Feed
 from musiq.runtimes.registry import open_runtime
 from musiq_export.cli import main
 from tests.fake_gpu import FakeCuda, FakeCudaSession, FakeRunOptions
-from tests.recipe import picture
+from tests.recipe import photo
 
 SIZE = (64, 96)
-IMAGES = np.stack([picture(*SIZE, seed) for seed in range(7)])
+IMAGES = np.stack([photo(*SIZE, seed) for seed in range(7)])
 
 
 FILES = {"any": [], "two": ["--batch", "2"], "pyramid": ["--inputs", "pyramid", "--batch", "2"]}
@@ -206,7 +206,7 @@ def test_the_tensorrt_provider_is_asked_for_first(
     np.testing.assert_allclose(runtime(IMAGES), plain_scores(small["any"], IMAGES), atol=2e-5)
 
 
-def test_tensorrt_gets_the_artefacts_batches_and_its_precision(
+def test_tensorrt_gets_the_artifacts_batches_and_its_precision(
     small: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

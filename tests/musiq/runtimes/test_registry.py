@@ -24,15 +24,15 @@ from musiq.runtimes import onnxruntime, pytorch
 from musiq.runtimes.registry import open_runtime
 from musiq_export.cli import main
 from musiq_export.formats import find
-from tests.recipe import lively_model, picture
+from tests.recipe import lively_model, photo
 
 FORMATS = ["onnx", "openvino", "torchscript", "pt2"]
 
 
 @pytest.fixture(scope="session")
-def artefacts(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def artifacts(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`tiny` by the real command in a format, with further options; each made once."""
-    folder = tmp_path_factory.mktemp("artefacts")
+    folder = tmp_path_factory.mktemp("artifacts")
 
     def get(format: str, *options: str) -> Path:
         name = "-".join([format, *(option.strip("-.") for option in options)])
@@ -47,12 +47,12 @@ def artefacts(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(params=["checkpoint", *FORMATS])
-def any_file(request: pytest.FixtureRequest, tiny_checkpoint: Path, artefacts: Callable[..., Path]) -> Path:
-    return tiny_checkpoint if request.param == "checkpoint" else artefacts(request.param)
+def any_file(request: pytest.FixtureRequest, tiny_checkpoint: Path, artifacts: Callable[..., Path]) -> Path:
+    return tiny_checkpoint if request.param == "checkpoint" else artifacts(request.param)
 
 
-def test_a_runtime_takes_uint8_pictures_and_gives_float32_scores(any_file: Path, tiny_checkpoint: Path) -> None:
-    images = np.stack([picture(192, 256, seed) for seed in range(3)])
+def test_a_runtime_takes_uint8_images_and_gives_float32_scores(any_file: Path, tiny_checkpoint: Path) -> None:
+    images = np.stack([photo(192, 256, seed) for seed in range(3)])
     runtime, reference = open_runtime(any_file, "cpu"), open_runtime(tiny_checkpoint, "cpu")
     scores = runtime(images)
     assert (scores.dtype, scores.shape) == (np.float32, (3,))
@@ -63,12 +63,12 @@ def test_a_runtime_takes_uint8_pictures_and_gives_float32_scores(any_file: Path,
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("options", [("--inputs", "pyramid"), ("--batch", "2"), ("--batch", "2..3")], ids="-".join)
-def test_other_inputs_and_fixed_batches_score_any_number_of_pictures_alike(
-    artefacts: Callable[..., Path], tiny_checkpoint: Path, format: str, options: tuple[str, str]
+def test_other_inputs_and_fixed_batches_score_any_number_of_images_alike(
+    artifacts: Callable[..., Path], tiny_checkpoint: Path, format: str, options: tuple[str, str]
 ) -> None:
-    images = np.stack([picture(192, 256, seed) for seed in range(5)])
+    images = np.stack([photo(192, 256, seed) for seed in range(5)])
     expected = open_runtime(tiny_checkpoint, "cpu")(images)
-    runtime = open_runtime(artefacts(format, *options), "cpu")
+    runtime = open_runtime(artifacts(format, *options), "cpu")
     for n in (1, 2, 5):
         np.testing.assert_allclose(runtime(images[:n]), expected[:n], atol=2e-5)
 
@@ -80,16 +80,16 @@ def test_a_distribution_comes_with_its_score(tmp_path: Path, format: str) -> Non
     command = ["--checkpoint", str(tmp_path / "five.safetensors"), "--format", format, "--out", str(tmp_path)]
     result = CliRunner().invoke(main, [*command, "--name", "five"])
     assert result.exit_code == 0, result.output
-    found = open_runtime(tmp_path / f"five{find(format).suffix}", "cpu").run(picture(192, 256, 3)[None])
+    found = open_runtime(tmp_path / f"five{find(format).suffix}", "cpu").run(photo(192, 256, 3)[None])
     assert found["shares"].shape == (1, 5)
     np.testing.assert_allclose(found["score"], found["shares"] @ np.arange(1, 6), rtol=1e-5)
 
 
 @pytest.mark.parametrize("format", FORMATS[1:])
-def test_a_broken_artefact_of_any_format_is_refused_in_one_line(
-    artefacts: Callable[..., Path], tmp_path: Path, format: str
+def test_a_broken_artifact_of_any_format_is_refused_in_one_line(
+    artifacts: Callable[..., Path], tmp_path: Path, format: str
 ) -> None:
-    whole = artefacts(format)
+    whole = artifacts(format)
     (tmp_path / whole.name).write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(MusiqError, match="Export it again"):
         open_runtime(tmp_path / whole.name, "cpu")
@@ -100,20 +100,20 @@ def test_a_broken_artefact_of_any_format_is_refused_in_one_line(
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_opened_for_throughput_it_scores_the_same_from_as_many_threads_as_it_takes(
-    artefacts: Callable[..., Path], format: str
+    artifacts: Callable[..., Path], format: str
 ) -> None:
-    images = np.stack([picture(192, 256, seed) for seed in range(6)])
-    runtime = open_runtime(artefacts(format), "cpu", threads=2, mode="throughput")
+    images = np.stack([photo(192, 256, seed) for seed in range(6)])
+    runtime = open_runtime(artifacts(format), "cpu", threads=2, mode="throughput")
     assert runtime.in_flight == 2 or format == "openvino", "OpenVINO decides for itself, by the CPUs that it may use"
     with ThreadPoolExecutor(runtime.in_flight) as pool:
         scores = np.concatenate(list(pool.map(runtime, np.split(images, 3))))
-    np.testing.assert_allclose(scores, open_runtime(artefacts(format), "cpu")(images), atol=2e-5)
+    np.testing.assert_allclose(scores, open_runtime(artifacts(format), "cpu")(images), atol=2e-5)
 
 
 def test_openvino_weights_that_do_not_match_their_graph_are_refused(
-    artefacts: Callable[..., Path], tmp_path: Path
+    artifacts: Callable[..., Path], tmp_path: Path
 ) -> None:
-    whole = artefacts("openvino")
+    whole = artifacts("openvino")
     for path in (whole, artifact.record_path(whole)):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     weights = bytearray(whole.with_suffix(".bin").read_bytes())
@@ -140,7 +140,7 @@ def test_other_arrays_are_refused_with_what_was_expected(any_file: Path, images:
 
 def test_several_threads_may_share_a_runtime(any_file: Path) -> None:
     runtime = open_runtime(any_file, "cpu")
-    images = [picture(192, 256, seed)[None] for seed in range(8)]
+    images = [photo(192, 256, seed)[None] for seed in range(8)]
     alone = [float(runtime(image)[0]) for image in images]
     together: dict[int, float] = {}
     threads = [
@@ -156,11 +156,11 @@ def test_several_threads_may_share_a_runtime(any_file: Path) -> None:
 def test_a_closed_runtime_says_so_and_may_be_closed_again(any_file: Path) -> None:
     runtime = open_runtime(any_file, "cpu")
     assert runtime.in_flight == 1  # one call keeps a CPU busy
-    assert runtime.default_batch == 8  # of pictures as small as these
+    assert runtime.default_batch == 8  # of images as small as these
     runtime.close()
     runtime.close()
     with pytest.raises(MusiqError, match=r"was closed\. Open it again with musiq\.load"):
-        runtime(picture(192, 256, 0)[None])
+        runtime(photo(192, 256, 0)[None])
 
 
 class _FakeSession:
@@ -222,21 +222,21 @@ def test_a_file_without_a_record_runs_and_says_that_it_is_unverified(tiny_onnx: 
     (tmp_path / "tiny.onnx").write_bytes(tiny_onnx.read_bytes())
     with pytest.warns(UserWarning, match=r"tiny\.onnx is unverified: it has no record"):
         runtime = open_runtime(tmp_path / "tiny.onnx", "cpu")
-    assert runtime(picture(192, 256, 1)[None]).shape == (1,)
+    assert runtime(photo(192, 256, 1)[None]).shape == (1,)
 
 
 @pytest.mark.parametrize(
     ("precision", "fast", "warned"), [("bf16", False, True), ("bf16", True, False), ("fp32", False, False)]
 )
 def test_half_precision_that_pytorch_has_no_products_for_on_this_cpu_is_warned_of(
-    artefacts: Callable[..., Path],
+    artifacts: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     recwarn: pytest.WarningsRecorder,
     precision: str,
     fast: bool,
     warned: bool,
 ) -> None:
-    path = artefacts("torchscript", "--precision", precision)
+    path = artifacts("torchscript", "--precision", precision)
     recwarn.clear()
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
     monkeypatch.setattr(pytorch, "is_x86", lambda: True)
@@ -259,7 +259,7 @@ import musiq
 from click.testing import CliRunner
 from musiq.cli import main
 assert CliRunner().invoke(main, ["--help"]).exit_code == 0
-result = CliRunner().invoke(main, ["{picture}", "--model", "{model}"])
+result = CliRunner().invoke(main, ["{image}", "--model", "{model}"])
 print(result.output)
 """
 HEAVY = [
@@ -277,7 +277,7 @@ HEAVY = [
 
 
 def _score_without(blocked: list[str], model: Path, file: Path) -> str:
-    code = BLOCKED.format(blocked=blocked, picture=file, model=model)
+    code = BLOCKED.format(blocked=blocked, image=file, model=model)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
@@ -286,7 +286,7 @@ def test_import_and_help_work_without_any_extra_and_scoring_says_what_to_install
 ) -> None:
     import cv2
 
-    cv2.imwrite(str(tmp_path / "a.png"), picture(192, 256, 1))
+    cv2.imwrite(str(tmp_path / "a.png"), photo(192, 256, 1))
     assert "pip install 'musiq[cpu]'" in _score_without(HEAVY, tiny_onnx, tmp_path / "a.png")
     assert "pip install 'musiq[train]'" in _score_without(HEAVY, tiny_checkpoint, tmp_path / "a.png")
     without_torch = [name for name in HEAVY if name != "onnxruntime"]
@@ -294,12 +294,12 @@ def test_import_and_help_work_without_any_extra_and_scoring_says_what_to_install
 
 
 def test_a_pt2_file_that_is_compiled_when_opened_scores_the_same(
-    artefacts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    artifacts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
-    images = np.stack([picture(32, 64, seed) for seed in range(3)])
-    path = artefacts("pt2", "--height", "32", "--width", "64")
+    images = np.stack([photo(32, 64, seed) for seed in range(3)])
+    path = artifacts("pt2", "--height", "32", "--width", "64")
     expected = open_runtime(path, "cpu")(images)
     monkeypatch.setattr(
         "musiq.runtimes.pytorch.torch_device", lambda device: torch.device("cpu")
@@ -310,10 +310,10 @@ def test_a_pt2_file_that_is_compiled_when_opened_scores_the_same(
     assert runtime.provider == "torch.export compiled cpu"
     np.testing.assert_allclose(runtime(images), expected, atol=1e-4)
     with pytest.raises(MusiqError, match=r"does not run on cuda-compile:0, a \.pt2 file does: use cuda:0"):
-        open_runtime(artefacts("torchscript"), "cuda-compile:0")
+        open_runtime(artifacts("torchscript"), "cuda-compile:0")
 
 
-def test_only_a_larger_batch_is_compiled_anew(artefacts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_larger_batch_is_compiled_anew(artifacts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     sizes = []
@@ -327,8 +327,8 @@ def test_only_a_larger_batch_is_compiled_anew(artefacts: Callable[..., Path], mo
 
     monkeypatch.setattr("torch.compile", compile)
     monkeypatch.setattr("musiq.runtimes.pytorch.torch_device", lambda device: torch.device("cpu"))
-    images = np.stack([picture(32, 64, seed) for seed in range(5)])
-    path = artefacts("pt2", "--height", "32", "--width", "64")
+    images = np.stack([photo(32, 64, seed) for seed in range(5)])
+    path = artifacts("pt2", "--height", "32", "--width", "64")
     expected = open_runtime(path, "cpu")(images)
     runtime = open_runtime(path, "cuda-compile:0")
     for count in (3, 2, 5, 1, 4):
@@ -337,10 +337,10 @@ def test_only_a_larger_batch_is_compiled_anew(artefacts: Callable[..., Path], mo
 
 
 @pytest.mark.gpu
-def test_compiled_on_cuda_it_scores_like_the_cpu(artefacts: Callable[..., Path], tiny_checkpoint: Path) -> None:
-    images = np.stack([picture(192, 256, seed) for seed in range(3)])
+def test_compiled_on_cuda_it_scores_like_the_cpu(artifacts: Callable[..., Path], tiny_checkpoint: Path) -> None:
+    images = np.stack([photo(192, 256, seed) for seed in range(3)])
     expected = open_runtime(tiny_checkpoint, "cpu")(images)
-    for path in (artefacts("pt2"), tiny_checkpoint):
+    for path in (artifacts("pt2"), tiny_checkpoint):
         runtime = open_runtime(path, "cuda-compile:0")
         assert "compile" in runtime.provider
         for count in (3, 1):
@@ -349,7 +349,7 @@ def test_compiled_on_cuda_it_scores_like_the_cpu(artefacts: Callable[..., Path],
 
 @pytest.mark.gpu
 def test_cuda_scores_like_the_cpu(any_file: Path) -> None:
-    images = np.stack([picture(192, 256, seed) for seed in range(3)])
+    images = np.stack([photo(192, 256, seed) for seed in range(3)])
     gpu = open_runtime(any_file, "cuda:0")
     assert "cuda" in gpu.provider.lower()
     np.testing.assert_allclose(gpu(images), open_runtime(any_file, "cpu")(images), atol=1e-3)

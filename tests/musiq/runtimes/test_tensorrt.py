@@ -24,7 +24,7 @@ from musiq.runtimes.registry import open_runtime
 from musiq_export.builders.tensorrt import RTX_TARGETS
 from tests.exporting import run
 from tests.fake_gpu import FakeContext, FakeCuda, FakeEngine, fake_tensorrt
-from tests.recipe import picture
+from tests.recipe import photo
 
 SMALL = {"height": 64, "width": 96}
 needs_rtx = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt-rtx is not installed")
@@ -50,11 +50,11 @@ def fake(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return SimpleNamespace(cuda=cuda, engine=engine_)
 
 
-def test_an_engine_scores_any_number_of_pictures_in_batches_of_its_profile(
+def test_an_engine_scores_any_number_of_images_in_batches_of_its_profile(
     fake: SimpleNamespace, tiny_checkpoint: Path, tiny_onnx: Path, tmp_path: Path
 ) -> None:
     runtime = open_runtime(as_engine(tmp_path / "e.engine", tiny_onnx))
-    images = np.stack([picture(192, 256, seed) for seed in range(7)])
+    images = np.stack([photo(192, 256, seed) for seed in range(7)])
     expected = open_runtime(tiny_checkpoint, "cpu")(images)
     np.testing.assert_allclose(runtime(images), expected, atol=2e-5)
     assert fake.engine.batches == [3, 3, 1]
@@ -66,7 +66,7 @@ def test_a_static_engine_is_fed_whole_batches(
     fake: SimpleNamespace, tiny_checkpoint: Path, tiny_onnx: Path, tmp_path: Path
 ) -> None:
     runtime = open_runtime(as_engine(tmp_path / "e.engine", tiny_onnx, batch=(3, 3)))
-    images = np.stack([picture(192, 256, seed) for seed in range(4)])
+    images = np.stack([photo(192, 256, seed) for seed in range(4)])
     scores = runtime(images)
     np.testing.assert_allclose(scores, open_runtime(tiny_checkpoint, "cpu")(images), atol=2e-5)
     assert fake.engine.batches == [3, 3]
@@ -82,7 +82,7 @@ def test_an_engine_of_scales_gets_them_from_its_runtime(
     fake_engine = FakeEngine(tmp_path / "p.onnx", 2, cuda)
     monkeypatch.setattr(tensorrt, "import_tensorrt", lambda _: fake_tensorrt(fake_engine))
     runtime = open_runtime(as_engine(tmp_path / "p.engine", tmp_path / "p.onnx", batch=(1, 2)))
-    images = np.stack([picture(64, 96, seed) for seed in range(3)])
+    images = np.stack([photo(64, 96, seed) for seed in range(3)])
     assert [x.shape[2:] for x in scales(images, runtime.spec)] == [(64, 96), (85, 128), (64, 96)]
     with torch.inference_mode():
         expected = checkpoint.load(tiny_checkpoint, **SMALL).predict(torch.from_numpy(images))[0].numpy()
@@ -93,7 +93,7 @@ def test_threads_share_an_engine_and_closing_gives_everything_back(
     fake: SimpleNamespace, tiny_checkpoint: Path, tiny_onnx: Path, tmp_path: Path
 ) -> None:
     runtime = open_runtime(as_engine(tmp_path / "e.engine", tiny_onnx))
-    images = np.stack([picture(192, 256, seed) for seed in range(8)])
+    images = np.stack([photo(192, 256, seed) for seed in range(8)])
     expected = open_runtime(tiny_checkpoint, "cpu")(images)
     found: dict[int, Any] = {}
 
@@ -132,7 +132,7 @@ def test_a_gpu_with_room_for_one_call_runs_one_by_one(
     runtime = open_runtime(as_engine(tmp_path / "e.engine", tiny_onnx))
     assert runtime.in_flight == 1
     assert len(fake.cuda.blocks) == 4
-    images = np.stack([picture(192, 256, seed) for seed in range(2)])
+    images = np.stack([photo(192, 256, seed) for seed in range(2)])
     np.testing.assert_allclose(runtime(images), open_runtime(tiny_checkpoint, "cpu")(images), atol=2e-5)
 
 
@@ -147,7 +147,7 @@ def test_a_second_batch_is_let_in_while_the_first_computes(
         execute(context)
 
     monkeypatch.setattr(FakeContext, "_execute", meet)
-    images = np.stack([picture(192, 256, seed) for seed in range(2)])
+    images = np.stack([photo(192, 256, seed) for seed in range(2)])
     found: dict[int, Any] = {}
     threads = [threading.Thread(target=lambda i=i: found.__setitem__(i, runtime(images[i : i + 1])[0])) for i in (0, 1)]
     for thread in threads:
@@ -239,7 +239,7 @@ def test_engines_score_like_pytorch_on_this_gpu(
     assert record.check is not None
     assert record.check.passed
     assert not record.unverified
-    images = np.stack([picture(192, 256, seed) for seed in range(6)])
+    images = np.stack([photo(192, 256, seed) for seed in range(6)])
     runtime = open_runtime(path)
     together, alone = runtime(images), [runtime(images[i : i + 1])[0] for i in range(6)]
     np.testing.assert_allclose(together, alone, atol=0.02 * float(np.ptp(together)))

@@ -1,4 +1,4 @@
-"""Several models: each picture goes to the one of the nearest shape, rows stay in order, and bad mixtures are refused."""
+"""Several models: each image goes to the one of the nearest shape, rows stay in order, and bad mixtures are refused."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_square_between_landscape_and_portrait_goes_to_the_first(side: int) ->
     assert nearest([portrait, landscape], side, side) == 0
 
 
-def test_each_picture_is_scored_by_the_model_of_its_shape(models: tuple[Path, Path]) -> None:
+def test_each_image_is_scored_by_the_model_of_its_shape(models: tuple[Path, Path]) -> None:
     photos = [scene(1, 90, 160), scene(2, 160, 90), scene(3, 80, 80), scene(4, 200, 100), scene(5, 64, 96)]
     with musiq.load(models, device="cpu", batch_size=2) as scorer:
         rows = list(scorer.score_many(photos))
@@ -135,7 +135,7 @@ def test_a_rare_shape_does_not_hold_up_the_rows_after_it() -> None:
         ),
         (Shaped(WIDTH, HEIGHT, outputs=5), "their outputs is 1 and 5"),
         (Shaped(WIDTH, HEIGHT, score_range=(1.0, 5.0)), r"their score_range is None and \(1.0, 5.0\)"),
-        (Shaped(HEIGHT * 2, WIDTH * 2), "the same aspect ratio, so no picture would go to the second"),
+        (Shaped(HEIGHT * 2, WIDTH * 2), "the same aspect ratio, so no image would go to the second"),
     ],
 )
 def test_models_that_do_not_go_together_are_refused(other: Shaped, words: str) -> None:

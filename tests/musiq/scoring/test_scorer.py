@@ -1,4 +1,4 @@
-"""`Scorer`: the model's numbers, in order, whatever happens to single pictures; with a real ONNX file and with a fake."""
+"""`Scorer`: the model's numbers, in order, whatever happens to single images; with a real ONNX file and with a fake."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class Mean(FakeRuntime):
-    """A Runtime whose score is the mean of all samples, and which fails on pictures that are all 13."""
+    """A Runtime whose score is the mean of all samples, and which fails on images that are all 13."""
 
     def __init__(self, pause_s: float = 0.0, in_flight: int = 1) -> None:
         super().__init__(mean_spec(), in_flight)
@@ -50,7 +50,7 @@ class Mean(FakeRuntime):
         return {"score": images.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)}
 
 
-def pictures(count: int) -> list[NDArray[np.uint8]]:
+def photos(count: int) -> list[NDArray[np.uint8]]:
     return [np.full((HEIGHT, WIDTH, 3), value, np.uint8) for value in range(100, 100 + count)]
 
 
@@ -59,7 +59,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_mean_model(tmp_path_factory.mktemp("model") / "mean.onnx")
 
 
-def test_a_score_is_the_models_for_the_fitted_picture(model: Path, tmp_path: Path) -> None:
+def test_a_score_is_the_models_for_the_fitted_image(model: Path, tmp_path: Path) -> None:
     photo = scene(1, 150, 333)
     path = tmp_path / "photo.png"
     path.write_bytes(saved(photo, "png"))
@@ -72,14 +72,14 @@ def test_a_score_is_the_models_for_the_fitted_picture(model: Path, tmp_path: Pat
 
 def test_rows_come_in_order_whatever_the_batch_and_the_workers() -> None:
     for batch, workers in itertools.product((1, 3, 8, 100), (1, 4)):
-        rows = list(Scorer(Mean(), batch_size=batch, workers=workers).score_many(pictures(20)))
+        rows = list(Scorer(Mean(), batch_size=batch, workers=workers).score_many(photos(20)))
         assert [row.score for row in rows] == list(range(100, 120))
         assert [row.path for row in rows] == [f"#{index}" for index in range(20)]
 
 
 def test_the_model_gets_full_batches_and_one_partial() -> None:
     runtime = Mean()
-    list(Scorer(runtime, batch_size=8).score_many(pictures(20)))
+    list(Scorer(runtime, batch_size=8).score_many(photos(20)))
     assert runtime.batches == [8, 8, 4]
 
 
@@ -87,9 +87,9 @@ def test_nothing_in_nothing_out() -> None:
     assert list(Scorer(Mean()).score_many([])) == []
 
 
-def test_a_broken_picture_is_a_row_and_costs_no_other(tmp_path: Path) -> None:
-    good = pictures(4)
-    sources = [good[0], tmp_path / "missing.jpg", good[1], b"not a picture", good[2], np.zeros(3, np.uint8), good[3]]
+def test_a_broken_image_is_a_row_and_costs_no_other(tmp_path: Path) -> None:
+    good = photos(4)
+    sources = [good[0], tmp_path / "missing.jpg", good[1], b"not an image", good[2], np.zeros(3, np.uint8), good[3]]
     rows = list(Scorer(Mean(), batch_size=2).score_many(sources))
     assert [row.score for row in rows] == [100, None, 101, None, 102, None, 103]
     assert rows[1] == Row(str(tmp_path / "missing.jpg"), None, error=rows[1].error)
@@ -97,12 +97,12 @@ def test_a_broken_picture_is_a_row_and_costs_no_other(tmp_path: Path) -> None:
         assert words in row.error
 
 
-def test_a_picture_that_the_model_fails_on_costs_no_other_of_its_batch() -> None:
-    sources = pictures(16)
+def test_an_image_that_the_model_fails_on_costs_no_other_of_its_batch() -> None:
+    sources = photos(16)
     sources[5] = np.full_like(sources[5], 13)
     rows = list(Scorer(Mean(), batch_size=8).score_many(sources))
     assert [row.score for row in rows if not row.error] == [value for value in range(100, 116) if value != 105]
-    assert rows[5].error == "The model failed on this picture: RuntimeError: unlucky thirteen"
+    assert rows[5].error == "The model failed on this image: RuntimeError: unlucky thirteen"
 
 
 def test_where_memory_is_short_batches_become_as_small_as_it_has_room_for_and_stay_so() -> None:
@@ -115,8 +115,8 @@ def test_where_memory_is_short_batches_become_as_small_as_it_has_room_for_and_st
         return type(runtime).run(runtime, images)
 
     runtime.run = run  # type: ignore[method-assign]
-    with pytest.warns(UserWarning, match="no memory for 4 pictures at once; from here on the model gets 2"):
-        rows = list(Scorer(runtime, batch_size=8).score_many(pictures(24)))
+    with pytest.warns(UserWarning, match="no memory for 4 images at once; from here on the model gets 2"):
+        rows = list(Scorer(runtime, batch_size=8).score_many(photos(24)))
     assert [row.score for row in rows] == list(range(100, 124))
     assert asked[:2] == [8, 4]
     assert asked[2:] == [2] * 12, "what failed once is not tried again"
@@ -125,19 +125,19 @@ def test_where_memory_is_short_batches_become_as_small_as_it_has_room_for_and_st
 def test_a_model_that_gives_no_number_is_an_error(model: Path) -> None:
     runtime = Mean()
     runtime.run = lambda images: {"score": np.full(len(images), np.nan, np.float32)}  # type: ignore[method-assign]
-    (row,) = Scorer(runtime).score_many(pictures(1))
+    (row,) = Scorer(runtime).score_many(photos(1))
     assert row.score is None
     assert "gave nan" in row.error
     with pytest.raises(ImageError, match="gave nan"):
-        Scorer(runtime).score(pictures(1)[0])
+        Scorer(runtime).score(photos(1)[0])
 
 
-def test_score_raises_for_a_bad_picture(model: Path) -> None:
+def test_score_raises_for_a_bad_image(model: Path) -> None:
     with Scorer(model, device="cpu") as scorer, pytest.raises(ImageError, match="The file is empty"):
         scorer.score(b"")
 
 
-def test_rows_say_how_a_picture_was_fitted(model: Path) -> None:
+def test_rows_say_how_an_image_was_fitted(model: Path) -> None:
     with Scorer(model, device="cpu") as scorer:
         rows = list(scorer.score_many([scene(1), scene(1, HEIGHT * 2, WIDTH * 2), scene(1, HEIGHT, WIDTH + 4)]))
     assert [row.fitted for row in rows] == ["", "resized 0.5x", "cropped 100x64 to 96x64"]
@@ -156,7 +156,7 @@ def test_an_endless_source_is_read_only_as_far_as_needed() -> None:
         nonlocal taken
         while True:
             taken += 1
-            yield pictures(1)[0]
+            yield photos(1)[0]
 
     before = threading.active_count()
     rows = Scorer(Mean(), batch_size=4, workers=2).score_many(endless())
@@ -171,14 +171,14 @@ def test_decoding_goes_on_while_the_model_runs() -> None:
 
     def source() -> Iterator[NDArray[np.uint8]]:
         nonlocal read
-        for picture in pictures(20):
+        for image in photos(20):
             with more:
                 read += 1
                 more.notify_all()
-            yield picture
+            yield image
 
     class Waiting(Mean):
-        """Runs until a picture of the next batch is read, which one after the other would never be."""
+        """Runs until an image of the next batch is read, which one after the other would never be."""
 
         def run(self, images: Images) -> dict[str, Scores]:
             scores = super().run(images)
@@ -192,11 +192,11 @@ def test_decoding_goes_on_while_the_model_runs() -> None:
 
 def test_a_runtime_that_takes_several_batches_at_once_gets_them_and_rows_stay_in_order() -> None:
     runtime = Mean(pause_s=0.05, in_flight=2)
-    rows = list(Scorer(runtime, batch_size=2).score_many(pictures(20)))
+    rows = list(Scorer(runtime, batch_size=2).score_many(photos(20)))
     assert [row.score for row in rows] == list(range(100, 120))
     assert runtime.most == 2
     one = Mean(pause_s=0.01)
-    list(Scorer(one, batch_size=2).score_many(pictures(20)))
+    list(Scorer(one, batch_size=2).score_many(photos(20)))
     assert one.most == 1
 
 
@@ -209,12 +209,12 @@ def test_a_runtime_that_takes_several_batches_at_once_gets_them_and_rows_stay_in
         ((768, 1024), 16, (1, 0), 5),
         ((768, 1024), 64, (1, 0), 8),
         ((768, 1024), None, (1, 0), 8),  # a GPU
-        ((768, 1024), 2, (4, 4), 4),  # a file of one batch size computes all of it for one picture too
+        ((768, 1024), 2, (4, 4), 4),  # a file of one batch size computes all of it for one image too
         ((192, 256), 2, (1, 3), 3),
         ((192, 256), None, (32, 32), 32),
     ],
 )
-def test_by_default_a_call_gets_as_many_pictures_as_keep_it_busy_and_the_file_allows(
+def test_by_default_a_call_gets_as_many_images_as_keep_it_busy_and_the_file_allows(
     size: tuple[int, int], threads: int | None, allowed: tuple[int, int], expected: int
 ) -> None:
     spec = dataclasses.replace(PRESETS["tiny"], height=size[0], width=size[1])
@@ -230,8 +230,8 @@ def test_calls_at_once_share_the_default_batch_unless_the_file_takes_one_size_al
 def test_the_default_batch_is_the_runtimes_unless_asked() -> None:
     runtime = Mean()
     runtime.default_batch = 3
-    list(Scorer(runtime).score_many(pictures(7)))
-    list(Scorer(runtime, batch_size=5).score_many(pictures(7)))
+    list(Scorer(runtime).score_many(photos(7)))
+    list(Scorer(runtime, batch_size=5).score_many(photos(7)))
     assert runtime.batches == [3, 3, 1, 5, 2]
 
 
@@ -239,7 +239,7 @@ def test_for_throughput_each_thread_runs_a_smaller_batch_of_its_own_and_scores_a
     with musiq.load(model) as one, musiq.load(model, mode="throughput", threads=4) as many:
         assert (one.in_flight, one.batch_size) == (1, 8)
         assert (many.in_flight, many.batch_size) == (4, 2)
-        assert list(many.score_many(pictures(21))) == list(one.score_many(pictures(21)))
+        assert list(many.score_many(photos(21))) == list(one.score_many(photos(21)))
     with musiq.load(model, mode="throughput", threads=4, batch_size=5) as asked:
         assert asked.batch_size == 5
 
@@ -260,7 +260,7 @@ def test_a_long_run_of_failures_neither_waits_for_a_slow_model_nor_gathers_witho
         nonlocal taken
         for number in range(3000):
             taken += 1
-            yield pictures(1)[0] if number == 0 else b"not a picture"
+            yield photos(1)[0] if number == 0 else b"not an image"
 
     rows = Scorer(Mean(pause_s=0.3), batch_size=1, workers=2).score_many(mostly_bad())
     assert next(rows).score == 100
@@ -272,7 +272,7 @@ def test_opencv_has_its_threads_back_when_the_last_scoring_ends() -> None:
     before = cv2.getNumThreads()
     cv2.setNumThreads(3)
     try:
-        first, second = (Scorer(Mean(), batch_size=1).score_many(pictures(9)) for _ in range(2))
+        first, second = (Scorer(Mean(), batch_size=1).score_many(photos(9)) for _ in range(2))
         next(first), next(second)
         assert cv2.getNumThreads() == 1
         first.close()  # type: ignore[attr-defined]
@@ -283,7 +283,7 @@ def test_opencv_has_its_threads_back_when_the_last_scoring_ends() -> None:
         cv2.setNumThreads(before)
 
 
-def test_four_times_the_pictures_need_no_more_memory(tmp_path: Path) -> None:
+def test_four_times_the_images_need_no_more_memory(tmp_path: Path) -> None:
     model = save_mean_model(tmp_path / "mean.onnx", height=512, width=768)
     (tmp_path / "photo.jpg").write_bytes(saved(scene(1, 600, 900), "jpeg"))
     code = (
@@ -300,14 +300,14 @@ def test_four_times_the_pictures_need_no_more_memory(tmp_path: Path) -> None:
         return int(subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stdout) / 1024
 
     few, many = peak_mib(60), peak_mib(240)
-    assert many - few < 0.1 * few  # 180 pictures of 768x512 more are 200 MiB
+    assert many - few < 0.1 * few  # 180 images of 768x512 more are 200 MiB
     assert few < 500
 
 
 def test_many_threads_may_share_one_scorer(model: Path) -> None:
     with Scorer(model, device="cpu", threads=1) as scorer, ThreadPoolExecutor(8) as pool:
-        single = list(pool.map(scorer.score, pictures(64)))
-        many = list(pool.map(lambda _: [row.score for row in scorer.score_many(pictures(16))], range(8)))
+        single = list(pool.map(scorer.score, photos(64)))
+        many = list(pool.map(lambda _: [row.score for row in scorer.score_many(photos(16))], range(8)))
     assert single == list(range(100, 164))
     assert many == [list(range(100, 116))] * 8
 

@@ -1,4 +1,4 @@
-"""Parts of a run that need no run: the trunk's weights, batch norms, the schedule, the order of pictures."""
+"""Parts of a run that need no run: the trunk's weights, batch norms, the schedule, the order of images."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_rate_rises_over_the_warm_up_then_falls_once_to_zero() -> None:
     assert rates[10:] == pytest.approx(expected)
 
 
-def test_an_epoch_shows_each_picture_once_over_all_processes() -> None:
+def test_an_epoch_shows_each_image_once_over_all_processes() -> None:
     order = epoch_order(103, seed=0, epoch=0)
     assert sorted(order) == list(range(103))
     assert order != epoch_order(103, seed=0, epoch=1)

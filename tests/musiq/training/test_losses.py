@@ -78,7 +78,7 @@ def test_pairs_of_different_groups_do_not_count(loss: Callable[..., torch.Tensor
     assert loss(moved, y).item() != pytest.approx(loss(p, y).item())
 
 
-def test_plcc_of_groups_is_the_mean_of_theirs_by_pictures_and_single_ones_count_for_nothing() -> None:
+def test_plcc_of_groups_is_the_mean_of_theirs_by_images_and_single_ones_count_for_nothing() -> None:
     groups = torch.tensor([0, 0, 1, 1, 1, 2])
     expected = (2 * (1 - pearsonr(P[:2], Y[:2]).statistic) + 3 * (1 - pearsonr(P[2:5], Y[2:5]).statistic)) / 2 / 5
     assert plcc(torch.tensor(P), torch.tensor(Y), groups).item() == pytest.approx(expected)

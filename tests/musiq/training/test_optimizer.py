@@ -56,7 +56,7 @@ def small_model(spec: Spec = SMALL) -> Musiq:
     return Musiq(spec)
 
 
-def pictures(count: int = 7) -> tuple[Tensor, Tensor]:
+def photos(count: int = 7) -> tuple[Tensor, Tensor]:
     torch.manual_seed(1)
     return torch.randint(0, 255, (count, 64, 64, 3), dtype=torch.uint8), torch.arange(count)
 
@@ -67,7 +67,7 @@ def gradients(model: Musiq, settings: Settings, groups: Tensor | None = None) ->
     generator = torch.Generator().manual_seed(2)
     shares = torch.rand(7, settings.outputs, generator=generator).softmax(dim=1) if settings.outputs > 1 else None
     wanted = Wanted(torch.randn(7, generator=generator), shares, groups)
-    images, indices = pictures()
+    images, indices = photos()
     model.train()
     loss = Objective(accelerator, settings, wanted, share=7).backward(model, images, indices, step=5)
     return loss, {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
@@ -112,7 +112,7 @@ def test_pieces_leave_out_the_same_branches_when_they_pass_twice() -> None:
         assert torch.equal(first, second)
 
 
-def test_a_batch_without_a_readable_picture_has_no_gradient() -> None:
+def test_a_batch_without_a_readable_image_has_no_gradient() -> None:
     accelerator = accelerate.Accelerator(cpu=True)
     for loss in ("l1", "ranking"):
         model = small_model()
@@ -139,7 +139,7 @@ def test_activations_computed_again_give_the_same_gradients(drop_path: float) ->
     assert sum(kept) < sum(in_full) / 2
 
 
-def test_batch_norms_count_a_picture_once_when_activations_are_computed_again() -> None:
+def test_batch_norms_count_an_image_once_when_activations_are_computed_again() -> None:
     settings = dataclasses.replace(SETTINGS, preset="resnet50", batch_size=2)
     models = []
     for checkpointing in (False, True):
@@ -222,7 +222,7 @@ def test_each_parameter_has_one_rate_and_norms_and_biases_do_not_decay() -> None
 def test_channels_last_and_compilation_change_no_score(compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # Traced as always; only the minute of C++ is left out.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    images, _ = pictures()
+    images, _ = photos()
     with torch.inference_mode():
         expected = small_model().eval()(images)
     model = small_model()
@@ -318,7 +318,7 @@ def test_a_run_of_an_earlier_version_is_read_with_the_defaults_of_newer_options(
     assert Settings(**old) == SETTINGS
 
 
-def test_a_model_of_the_picture_alone_keeps_it_unless_the_pyramid_is_asked_for(tmp_path: Path) -> None:
+def test_a_model_of_the_image_alone_keeps_it_unless_the_pyramid_is_asked_for(tmp_path: Path) -> None:
     from musiq.datasets.dataset import Dataset, Labelled
 
     items = tuple(Labelled(name, tmp_path / name, mos, "train") for name, mos in (("a.png", 1.0), ("b.png", 2.0)))

@@ -31,7 +31,7 @@ SCORES = LABELS + RNG.normal(size=150)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs on noisy pictures rated on five steps; a third of the test pictures have copies in train."""
+    """A run of two epochs on noisy images rated on five steps; a third of the test images have copies in train."""
     root = tmp_path_factory.mktemp("rated")
     rows: list[list[object]] = []
     for i in range(36):
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += ["--near-duplicates", "keep", "--terms", "for research"]
     result = CliRunner().invoke(train.main, [str(word) for word in words])
     assert result.exit_code == 0, result.output
-    assert "without 4 near duplicates of training pictures: SRCC" in result.output
+    assert "without 4 near duplicates of training images: SRCC" in result.output
     assert "images/s" in result.output
     return root / "run"
 
@@ -106,16 +106,16 @@ def test_a_distribution_is_reported_with_its_mean_and_spread(folder: Path) -> No
     assert 0 < told["emd"] < 1
 
 
-def test_a_picture_without_a_score_has_an_empty_row(tmp_path: Path) -> None:
+def test_an_image_without_a_score_has_an_empty_row(tmp_path: Path) -> None:
     items = [Labelled(name, Path(name), 1.0, "test", shares=(0.5, 0.5)) for name in ("a", "b")]
-    scored = Scored([float("nan"), 1.25], [(), (0.75, 0.25)], ["a: no picture"])
+    scored = Scored([float("nan"), 1.25], [(), (0.75, 0.25)], ["a: no image"])
     report.write_predictions(tmp_path / "predictions.csv", items, scored)
     rows = (tmp_path / "predictions.csv").read_text().split()
     assert rows[1] == "a,1.0,,,,,"
     assert rows[2] == f"b,1.0,1.25,0.5,{np.sqrt(0.1875)},0.75,0.25"
 
 
-def test_the_curve_is_a_picture_with_both_lines(folder: Path) -> None:
+def test_the_curve_is_an_image_with_both_lines(folder: Path) -> None:
     image = cv2.imread(str(folder / "curve.png"))
     assert image is not None
     for blue_green_red in ((180, 119, 31), (14, 127, 255)):  # matplotlib's first and second colour
@@ -128,17 +128,17 @@ def test_the_card_tells_data_terms_figures_and_limits(folder: Path) -> None:
     assert "| terms of the data | for research |" in card
     assert "12 train, 12 val, 12 test" in card
     low, high = found["srcc_interval"]
-    assert f"| all test pictures | 12 | {found['srcc']:.4f} ({low:.3f} to {high:.3f}) |" in card
+    assert f"| all test images | 12 | {found['srcc']:.4f} ({low:.3f} to {high:.3f}) |" in card
     assert "| without near duplicates | 8 |" in card
     assert "## Limits" in card
 
 
 def test_what_training_cost_is_told_for_each_epoch(folder: Path) -> None:
     cost = read_metrics(folder)["training"]
-    assert [epoch["pictures"] for epoch in cost["epochs"]] == [12, 12]
+    assert [epoch["images"] for epoch in cost["epochs"]] == [12, 12]
     seconds = sum(epoch["seconds"] for epoch in cost["epochs"])
     assert cost["images_per_second"] == pytest.approx(24 / seconds)
-    # Without workers pictures are decoded while training waits.
+    # Without workers images are decoded while training waits.
     assert 0 < cost["waiting_share"] < 1
 
 
@@ -172,11 +172,11 @@ def test_two_runs_differ_by_the_difference_of_their_srcc(folder: Path, tmp_path:
     assert next(line for line in text.splitlines() if line.startswith("| run | preset")).endswith("|  |")
 
 
-def test_runs_on_other_pictures_are_not_compared(folder: Path, tmp_path: Path) -> None:
+def test_runs_on_other_images_are_not_compared(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     lines = (folder / "predictions.csv").read_text().splitlines()
     (other / "predictions.csv").write_text("\n".join(lines[:-1]))
     result = CliRunner().invoke(compare_runs.main, [str(folder), str(other), "--against", str(folder)])
     assert result.exit_code == 1
-    assert "not tested on the same pictures" in result.output
+    assert "not tested on the same images" in result.output
