@@ -24,11 +24,7 @@ from musiq.runtimes.base import MODES
 from musiq.runtimes.batching import USUAL_BATCH
 from musiq.scoring.row import Row
 from musiq.scoring.scorer import JPEG_DECODERS, MAX_WORKERS, Scorer
-from musiq.terminal import Command, per_second, progress
-
-if TYPE_CHECKING:
-    from musiq.distributed.ray_scorer import RayScorer
-from typing import TYPE_CHECKING
+from musiq.terminal import Command, per_second, progress_bar
 
 if TYPE_CHECKING:
     from musiq.distributed.ray_scorer import RayScorer
@@ -247,19 +243,16 @@ def score_all(
     """Score and write each, with progress on stderr, and say at the end how it went; the count of errors."""
     start, scored, errors = time.perf_counter(), 0, 0
     known = len(sources) if isinstance(scorer, Scorer) else None  # a folder or a shard holds as many as it holds
-    with progress(known, quiet) as advance:
+    with progress_bar(total=known, quiet=quiet) as bar:
         for row in scorer.score_many(sources):
             write(row)
             scored, errors = scored + (not row.error), errors + bool(row.error)
             if row.error and fail_on_error:
                 raise MusiqError(f"{row.path}: {row.error}")
-            advance(errors)
+            bar.advance()
+            bar.tell(note=f"{per_second(bar.per_second)}, {errors} error{'' if errors == 1 else 's'}")
     click.echo(summary(scorer, scored, errors, time.perf_counter() - start), err=True)
     return errors
-
-
-if __name__ == "__main__":
-    main()
 
 
 def summary(scorer: Scorer | RayScorer, scored: int, errors: int, seconds: float) -> str:
@@ -271,3 +264,7 @@ def summary(scorer: Scorer | RayScorer, scored: int, errors: int, seconds: float
         return said
     decode, model = scorer.busy.decode_s / scorer.workers, scorer.busy.model_s / scorer.in_flight
     return f"{said} (decode {min(decode / seconds, 1):.0%}, model {min(model / seconds, 1):.0%} busy)"
+
+
+if __name__ == "__main__":
+    main()

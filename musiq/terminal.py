@@ -1,14 +1,11 @@
-"""What a person at the terminal sees of a run: a bar while it goes on, and one line at its end."""
+"""The terminal: how a command's errors end, and the one progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,32 +13,7 @@ import click
 from musiq.errors import MusiqError
 
 if TYPE_CHECKING:
-    pass
-
-
-def per_second(rate: float) -> str:
-    return f"{rate:,.0f} images/s" if rate >= 100 else f"{rate:.3g} images/s"
-
-
-@contextmanager
-def progress(total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr with count, rate, time left and errors, where stderr is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    rate, wrong = TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[errors]} errors")
-    columns = BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), wrong
-    if quiet or not console.is_terminal:
-        yield lambda errors: None
-        return
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=total, rate="", errors=0)
-
-        def advance(errors: int) -> None:
-            bar.update(task, advance=1, rate=per_second(bar.tasks[0].speed or 0.0), errors=errors)
-
-        yield advance
+    from rich.progress import Progress, TaskID
 
 
 class Command(click.Command):
@@ -71,3 +43,76 @@ def _plain_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = before
+
+
+class ProgressBar:
+    """The handle that `progress_bar` yields; it does nothing where there is no bar to see."""
+
+    def __init__(self, bar: Progress | None = None, task: TaskID | None = None) -> None:
+        self._bar, self._task = bar, task
+
+    def advance(self, steps: int = 1) -> None:
+        """Count `steps` as done."""
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task, steps)
+
+    def tell(self, title: str | None = None, note: str | None = None) -> None:
+        """Change the text before the bar (`title`) or behind it (`note`)."""
+        if self._bar is not None and self._task is not None:
+            if note is not None:
+                self._bar.update(self._task, note=note)
+            self._bar.update(self._task, description=title)
+
+    @property
+    def per_second(self) -> float:
+        """Steps a second of late; 0 where that is not known."""
+        return (self._bar.tasks[0].speed if self._bar is not None else None) or 0.0
+
+
+@contextmanager
+def progress_bar(
+    title: str = "", total: int | None = None, *, done: int = 0, quiet: bool = False
+) -> Iterator[ProgressBar]:
+    """Show work on stderr while the block runs: title, bar, count, time taken, time left, note.
+
+    Nothing is shown where stderr is no terminal, so that logs stay clean.
+
+    Args:
+        title: What is being done; may be changed with `ProgressBar.tell`.
+        total: Steps in all; None where that is not known, which shows a bar that moves to and fro.
+        done: Steps that were done before, of a run that goes on.
+        quiet: Show nothing.
+
+    Yields:
+        The bar, to `advance` and to `tell`.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield ProgressBar()
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    # Lines that the work prints go above the bar; where stdout is a file or a pipe, they go there.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+        yield ProgressBar(bar, bar.add_task(title, total=total, completed=done, note=""))
+
+
+def per_second(rate: float) -> str:
+    """A rate for people: "1,234 images/s", "2.31 images/s"."""
+    return f"{rate:,.0f} images/s" if rate >= 100 else f"{rate:.3g} images/s"

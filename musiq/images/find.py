@@ -1,15 +1,15 @@
-"""From a file, bytes or an array to what a model takes: uint8 RGB of its height and width.
-
-Training and scoring go through the same two functions, `decode` and `fit`, so that they cannot drift apart.
-"""
+"""The images of a folder, and a few of them evenly spread."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from musiq.errors import MusiqError
+
+T = TypeVar("T")
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
@@ -55,3 +55,10 @@ def _walk(top: Path) -> Iterator[Path]:
 
 def _wanted(folder: Path, name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES or os.path.isdir(folder / name)
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of `items` (0: all), evenly spread over them: a folder's first images are often of one scene."""
+    if not 0 < most < len(items):
+        return list(items)
+    return [items[index * len(items) // most] for index in range(most)]
