@@ -69,7 +69,7 @@ def export_repository(
     with staging(folder) as stage:
         part = stage / folder.name
         record = export(format, request, reference, limits, part / path.parent.name / path.name, say)
-        with files.whole(part / CONFIG) as file:
+        with files.atomic_write(part / CONFIG) as file:
             file.write_text(config(folder.name, path.name, request, record))
         _put_in_place(part, folder, stage / "replaced")
     return record

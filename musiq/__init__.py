@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musiq.errors import ImageError, MusiqError
+from musiq.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from musiq.errors import MusiqError
-from musiq.files import sha256, whole
+from musiq.files import atomic_write, sha256
 from musiq.spec import Spec
 
 
@@ -74,7 +74,7 @@ def record_path(artifact: Path) -> Path:
 
 
 def write_record(artifact: Path, record: Record) -> None:
-    with whole(record_path(artifact)) as part:
+    with atomic_write(record_path(artifact)) as part:
         part.write_text(record.to_json())
 
 

@@ -16,7 +16,7 @@ from musiq.errors import MusiqError
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path`, on any error it is removed.
 
     The temporary name ends like `path`, for writers that look at the ending. Raises MusiqError where the folder cannot be

@@ -1,10 +1,3 @@
-"""MUSIQ, the multi-scale image quality transformer, for production. Importing this needs numpy, OpenCV and click alone."""
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+"""The version of this package."""
 
 __version__ = "0.1.0"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from musiq.errors import MusiqError
-from musiq.files import whole
+from musiq.files import atomic_write
 from musiq.images.find import find_images
 from musiq.terminal import Command
 
@@ -190,9 +190,9 @@ def main(
         "over_size": [asdict(call) for call in over_size],
         "runs": [asdict(run) for run in runs],
     }
-    with whole(out) as part:
+    with atomic_write(out) as part:
         part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    with whole(out.with_suffix(".png")) as part:
+    with atomic_write(out.with_suffix(".png")) as part:
         part.write_bytes(draw(over_batch, over_size, runs))
     click.echo("\n".join(lines(over_batch, over_size, runs)))
 

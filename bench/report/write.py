@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from musiq.errors import MusiqError
-from musiq.files import whole
+from musiq.files import atomic_write
 
 from .html import page
 from .latency import Latency
@@ -41,7 +41,7 @@ def write(report: Report, folder: Path) -> list[Path]:
 
 
 def _put(path: Path, content: str | bytes) -> None:
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

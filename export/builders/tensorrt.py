@@ -277,7 +277,7 @@ def timing_cache(trt: Any, config: Any, request: Request, package: str) -> Itera
         config.set_timing_cache(config.create_timing_cache(b""), False)
     yield
     # A cache that cannot be kept costs time, not the engine; one that was asked for by name is worth an error.
-    with suppress(*(() if chosen else (MusiqError,))), files.whole(path) as part:
+    with suppress(*(() if chosen else (MusiqError,))), files.atomic_write(path) as part:
         part.write_bytes(config.get_timing_cache().serialize())
 
 

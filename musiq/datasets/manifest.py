@@ -14,7 +14,7 @@ from pathlib import Path
 
 from musiq.datasets.dataset import KONIQ_MOS, KONIQ_RATING, Dataset, Labelled
 from musiq.errors import MusiqError
-from musiq.files import whole
+from musiq.files import atomic_write
 
 KONIQ_FOLDER = "1024x768"
 
@@ -163,7 +163,7 @@ def write_manifest(dataset: Dataset, path: Path) -> None:
     """Write what `read_manifest(path, dataset.root)` reads back equal, splits included."""
     ratings = len(dataset.items[0].shares or ())
     extra = list(dataset.items[0].extra)
-    with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "mos", "split", "std", *(f"c{k + 1}" for k in range(ratings)), *extra])
         for item in dataset.items:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musiq.errors import ImageError
-from musiq.files import whole
+from musiq.files import atomic_write
 from musiq.hardware import available_cpus
 from musiq.images.decode import decode
 from musiq.images.header import read_header
@@ -109,7 +109,7 @@ def _thumbnails(paths: Sequence[Path], caches: Sequence[Path], tick: Callable[[]
     with ThreadPoolExecutor(available_cpus()) as pool:
         thumbnails = np.array(list(pool.map(one, range(len(paths)))), np.uint8).reshape(-1, SIDE, SIDE)
     if caches and not (caches[0].exists() and known.keys() >= set(keys)):
-        with whole(caches[0]) as part, part.open("wb") as file:
+        with atomic_write(caches[0]) as part, part.open("wb") as file:
             np.savez(file, keys=np.array(keys), thumbnails=thumbnails)
     return thumbnails
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from musiq.errors import MusiqError
-from musiq.files import whole
+from musiq.files import atomic_write
 from musiq.images.decode import decode
 from musiq.images.fit import Image
 from musiq.spec import PRESETS
@@ -118,7 +118,7 @@ def make(out: Path, versions: int = 6, seed: int = 0) -> int:
     """
     photographs = {name: photograph(name) for name in PHOTOGRAPHS}
     rows = []
-    with whole(out / "labels.csv") as part:  # gets its name when every image is there
+    with atomic_write(out / "labels.csv") as part:  # gets its name when every image is there
         for number, (name, image) in enumerate(photographs.items()):
             rng = np.random.default_rng([seed, number])
             stem, split = Path(name).stem, PHOTOGRAPHS[name][1]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from musiq.errors import MusiqError
-from musiq.files import whole
+from musiq.files import atomic_write
 from musiq.model.foreign_layouts import (
     BACKBONE,
     LAYOUTS,
@@ -40,7 +40,7 @@ def save(model: Musiq, path: Path, notes: Mapping[str, object] | None = None) ->
 
     metadata = {"format": "pt", SPEC_KEY: model.spec.to_json(), NOTES_KEY: json.dumps(dict(notes or {}))}
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with whole(path) as part:
+    with atomic_write(path) as part:
         # Its own save_file makes files that others may not read, and calls a full disk by an error of its own.
         part.write_bytes(_in_order(serialise(tensors, metadata)))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from musiq.errors import MusiqError
-from musiq.files import whole
+from musiq.files import atomic_write
 from musiq.output import parquet
 from musiq.output.text import Table
 from musiq.scoring.row import Row
@@ -78,7 +78,7 @@ class RowFile:
         """Make NAME.part of NAME in one step, as half of it would lose rows when killed again."""
         if self.table.kind == "txt":
             raise MusiqError("rows that do not say which model they are of")
-        with self._file, whole(self.part) as copy:
+        with self._file, atomic_write(self.part) as copy:
             if self.table.kind == "parquet":
                 with copy.open("wb") as file:
                     file.writelines(map(self._rows.text, parquet.read(self.path)))
@@ -122,7 +122,7 @@ class RowFile:
     def _convert(self) -> None:
         self._file.seek(0)
         records = (record for _, record in self._rows.read(self._file))
-        with whole(self.path) as copy:
+        with atomic_write(self.path) as copy:
             if self.table.kind == "parquet":
                 parquet.write(copy, records, self.table.outputs)
             else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from musiq.datasets.dataset import Dataset
 from musiq.datasets.public import DATASETS
-from musiq.files import whole
+from musiq.files import atomic_write
 from musiq.training.run_folder import Settings
 from musiq.version import __version__
 
@@ -72,7 +72,7 @@ def write_card(folder: Path, settings: Settings, dataset: Dataset, metrics: dict
         "best_epoch": metrics["best_epoch"],
         "figures": "\n".join(figure_table(metrics)),
     }
-    with whole(folder / "MODEL_CARD.md") as part:
+    with atomic_write(folder / "MODEL_CARD.md") as part:
         part.write_text(CARD.format(**facts), encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from musiq.datasets.dataset import NEAR_DUPLICATE, Labelled, rating_moments
-from musiq.files import whole
+from musiq.files import atomic_write
 from musiq.metrics import agreement, intervals, srcc, undefined
 from musiq.model import checkpoint
 from musiq.spec import share_columns
@@ -122,7 +122,7 @@ def write_predictions(path: Path, items: Sequence[Labelled], scored: Scored) -> 
     """One row for each image: label, score, for distributions both spreads and the shares, the labels' other columns."""
     several = max(map(len, scored.shares), default=0)
     header = ["image", "mos", "score", *(["mos_spread", "score_spread"] if several else []), *share_columns(several)]
-    with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*header, *(items[0].extra if items else [])])
         for item, score, given in zip(items, scored.scores, scored.shares, strict=True):
@@ -155,5 +155,5 @@ def draw_curve(run: Run) -> None:
     right.set_ylabel("validation SRCC")
     left.yaxis.label.set_color("C0")
     right.yaxis.label.set_color("C1")
-    with whole(run.folder / "curve.png") as part:
+    with atomic_write(run.folder / "curve.png") as part:
         figure.savefig(part, dpi=120)

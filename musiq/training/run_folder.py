@@ -24,7 +24,7 @@ from typing import Any
 from musiq.datasets.dataset import Dataset
 from musiq.datasets.manifest import read_manifest, write_manifest
 from musiq.errors import MusiqError
-from musiq.files import whole
+from musiq.files import atomic_write
 
 RUNS = Path("runs")
 STATE, BEFORE = "state.pt", "state-before.pt"
@@ -152,7 +152,7 @@ def check_same(settings: Settings, asked: dict[str, Any], given: Collection[str]
 
 
 def write_json(path: Path, value: object) -> None:
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
@@ -163,7 +163,7 @@ def save_state(folder: Path, state: State, parts: dict[str, Any]) -> None:
     """
     import torch
 
-    with whole(folder / STATE) as part:
+    with atomic_write(folder / STATE) as part:
         try:
             torch.save({"state": dataclasses.asdict(state), **parts}, part)
         except RuntimeError as problem:  # what torch makes of a disk that is full
