@@ -14,7 +14,7 @@ from musiq.pyramid import scales
 from musiq.runtimes.base import Images, Scores, check_images
 from musiq.spec import Spec
 
-SPEC, INPUTS, BATCH, PRECISION = "musiq.spec", "musiq.inputs", "musiq.batch", "musiq.model.half_precision"
+SPEC, INPUTS, BATCH, PRECISION = "musiq.spec", "musiq.inputs", "musiq.batch", "musiq.precision"
 """Keys of the facts that every artifact whose format has room for them carries inside."""
 
 OUTPUTS = ("score", "shares")

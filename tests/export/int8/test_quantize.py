@@ -285,7 +285,7 @@ def test_static_batches_and_pyramid_inputs_are_calibrated_too(request_int8: Requ
     assert [entry.name for entry in graph.graph.input] == ["native", "scale_128", "scale_96"]
     assert quantize.int8_products(graph) > 0
     properties = {entry.key: entry.value for entry in graph.metadata_props}
-    assert (properties["musiq.model.half_precision"], properties["musiq.inputs"]) == ("int8", "pyramid")
+    assert (properties["musiq.precision"], properties["musiq.inputs"]) == ("int8", "pyramid")
 
 
 def test_several_formats_share_one_measuring(request_int8: Request, monkeypatch: pytest.MonkeyPatch) -> None:
