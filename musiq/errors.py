@@ -31,3 +31,9 @@ def causes(problem: BaseException) -> list[BaseException]:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
     return chain
+
+
+def one_line(problem: BaseException | str, most: int = 300) -> str:
+    """The first line of what an exception says, cut to `most` characters; its type's name where it says nothing."""
+    lines = str(problem).strip().splitlines()
+    return lines[0][:most] if lines else type(problem).__name__
