@@ -1,17 +1,20 @@
-"""How well scores agree with labels: SRCC, KRCC, PLCC (raw and after the usual logistic fit) and RMSE.
+"""Agreement of scores with labels: SRCC, KRCC, PLCC (raw and after the usual logistic fit), RMSE, bootstrap intervals.
 
-Each is `f(predicted, labels) -> float` over two sequences of n numbers. Where a figure is undefined the answer is NaN,
-never an exception or a warning, and `undefined(predicted, labels)` says why in words.
+Each metric is `f(predicted, labels) -> float` over two sequences of n numbers. Where a figure is undefined the answer is
+NaN, never an exception or a warning, and `undefined(predicted, labels)` says why in words. The correlations are scipy's.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from musiq.errors import MusiqError
 
 Floats = NDArray[np.float64]
 
@@ -19,7 +22,18 @@ FEWEST = 3  # two points always lie on a line: a correlation of fewer than three
 
 
 def undefined(predicted: ArrayLike, labels: ArrayLike) -> str:
-    """Why no correlation of these exists, "" if one does: too few, not finite, or one side constant."""
+    """Why there is no correlation of these.
+
+    Args:
+        predicted: n scores.
+        labels: n labels.
+
+    Returns:
+        The reason in a few words: too few, not finite, or one side constant; "" where there is a correlation.
+
+    Raises:
+        ValueError: There are not as many labels as scores.
+    """
     scores, wanted = _pair(predicted, labels)
     if len(scores) < FEWEST:
         return f"fewer than {FEWEST} images"
@@ -31,40 +45,100 @@ def undefined(predicted: ArrayLike, labels: ArrayLike) -> str:
 
 
 def srcc(predicted: ArrayLike, labels: ArrayLike) -> float:
-    """Spearman's rank correlation in [-1, 1], ties with their average rank; NaN where `undefined`."""
+    """Spearman's rank correlation coefficient; ties have their average rank.
+
+    Args:
+        predicted: n scores, in any units.
+        labels: n labels, such as mean opinion scores (MOS).
+
+    Returns:
+        A number in [-1, 1], 1 for the same order; NaN where `undefined`.
+
+    Raises:
+        ValueError: There are not as many labels as scores.
+        MusiqError: scipy is not installed.
+
+    References:
+        C. Spearman (1904). "The proof and measurement of association between two things". American Journal of
+        Psychology 15(1), 72-101. https://doi.org/10.2307/1412159
+    """
     if undefined(predicted, labels):
         return math.nan
-    scores, wanted = _pair(predicted, labels)
-    return _pearson(ranks(scores), ranks(wanted))
+    return float(_scipy_stats().spearmanr(*_pair(predicted, labels)).statistic)
 
 
 def krcc(predicted: ArrayLike, labels: ArrayLike) -> float:
-    """Kendall's tau-b in [-1, 1], which allows for ties; NaN where `undefined`. Time grows with n squared."""
+    """Kendall's rank correlation coefficient, tau-b, which allows for ties. Time grows with n log n.
+
+    Args:
+        predicted: n scores, in any units.
+        labels: n labels.
+
+    Returns:
+        A number in [-1, 1], 1 for the same order; NaN where `undefined`.
+
+    Raises:
+        ValueError: There are not as many labels as scores.
+        MusiqError: scipy is not installed.
+
+    References:
+        M. G. Kendall (1945). "The treatment of ties in ranking problems". Biometrika 33(3), 239-251.
+        https://doi.org/10.1093/biomet/33.3.239
+    """
     if undefined(predicted, labels):
         return math.nan
-    scores, wanted = _pair(predicted, labels)
-    agreeing, score_pairs, label_pairs = 0.0, 0, 0
-    for i in range(1, len(scores)):  # one row of the pair matrix at a time: n numbers in memory, not n squared
-        by_score, by_label = np.sign(scores[:i] - scores[i]), np.sign(wanted[:i] - wanted[i])
-        agreeing += float(by_score @ by_label)
-        score_pairs += int(np.count_nonzero(by_score))
-        label_pairs += int(np.count_nonzero(by_label))
-    return agreeing / math.sqrt(score_pairs) / math.sqrt(label_pairs)
+    # The method is that of the p-value, which nobody asks for: this one takes no time.
+    return float(_scipy_stats().kendalltau(*_pair(predicted, labels), method="asymptotic").statistic)
 
 
 def plcc(predicted: ArrayLike, labels: ArrayLike) -> float:
-    """Pearson's linear correlation in [-1, 1], raw; NaN where `undefined`."""
+    """Pearson's linear correlation coefficient, of the numbers as they are.
+
+    Args:
+        predicted: n scores, in any units.
+        labels: n labels.
+
+    Returns:
+        A number in [-1, 1], 1 for points on a rising line; NaN where `undefined`.
+
+    Raises:
+        ValueError: There are not as many labels as scores.
+        MusiqError: scipy is not installed.
+
+    References:
+        K. Pearson (1895). "Notes on regression and inheritance in the case of two parents". Proceedings of the Royal
+        Society of London 58, 240-242. https://doi.org/10.1098/rspl.1895.0041
+    """
     if undefined(predicted, labels):
         return math.nan
-    return _pearson(*_pair(predicted, labels))
+    # Centred and to [-1, 1], so that no square leaves double precision.
+    centred = (side - side.mean() for side in _pair(predicted, labels))
+    scores, wanted = (side / (np.abs(side).max() or 1) for side in centred)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sides that are nearly constant
+        return float(_scipy_stats().pearsonr(scores, wanted).statistic)
 
 
 def plcc_fitted(predicted: ArrayLike, labels: ArrayLike) -> float:
     """Pearson's correlation after a 4-parameter logistic is fitted from scores to labels.
 
-    y = (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) + b2, the mapping of the VQEG reports (FR-TV phase I, 2000). NaN where
-    `undefined`, with fewer than 5 images (as many parameters as points), where the fit does not converge, and where
-    scipy is not installed.
+    y = (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) + b2
+
+    Args:
+        predicted: n scores, in any units.
+        labels: n labels.
+
+    Returns:
+        A number in [-1, 1]; NaN where `undefined`, with fewer than 5 images (as many parameters as points), and where
+        the fit does not converge.
+
+    Raises:
+        ValueError: There are not as many labels as scores.
+        MusiqError: scipy is not installed.
+
+    References:
+        Video Quality Experts Group (2000). "Final report from the Video Quality Experts Group on the validation of
+        objective models of video quality assessment" (FR-TV phase I). https://www.vqeg.org
     """
     scores, wanted = _pair(predicted, labels)
     if undefined(scores, wanted) or len(scores) < 5:
@@ -75,7 +149,18 @@ def plcc_fitted(predicted: ArrayLike, labels: ArrayLike) -> float:
 
 
 def rmse(predicted: ArrayLike, labels: ArrayLike) -> float:
-    """Root of the mean squared difference, in the labels' units; NaN for no images or a number that is not finite."""
+    """Root of the mean squared difference.
+
+    Args:
+        predicted: n scores, in the units of the labels.
+        labels: n labels.
+
+    Returns:
+        A number of at least 0 in the labels' units; NaN for no images or a number that is not finite.
+
+    Raises:
+        ValueError: There are not as many labels as scores.
+    """
     scores, wanted = _pair(predicted, labels)
     if not len(scores) or not (np.isfinite(scores).all() and np.isfinite(wanted).all()):
         return math.nan
@@ -84,10 +169,11 @@ def rmse(predicted: ArrayLike, labels: ArrayLike) -> float:
 
 
 METRICS = {"srcc": srcc, "plcc": plcc, "plcc_fitted": plcc_fitted, "krcc": krcc, "rmse": rmse}
+"""Every metric by its name in reports."""
 
 
 def agreement(predicted: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Every figure of this module by its name."""
+    """Every metric of METRICS by its name; NaN where it is undefined. Arguments and errors are those of `srcc`."""
     return {name: metric(predicted, labels) for name, metric in METRICS.items()}
 
 
@@ -95,68 +181,84 @@ RESAMPLES = 1000
 """Bootstrap resamples of an interval: the customary least for a 95% percentile interval (Efron & Tibshirani 1993, 13)."""
 
 
-def intervals(predicted: ArrayLike, labels: ArrayLike, seed: int = 0) -> dict[str, tuple[float, float] | None]:
-    """The 95% intervals of srcc, plcc, krcc and rmse: percentile bootstrap over images, the same for the same seed.
+def bootstrap(statistic: Callable[..., float], *samples: ArrayLike) -> tuple[float, float] | None:
+    """The 95% interval of a statistic: percentile bootstrap over images, always with the same draws.
 
-    None where a figure is undefined, also in too many resamples to tell. `plcc_fitted` has none: a thousand fits take
-    minutes. Time: some seconds for 2,000 images.
+    Args:
+        statistic: Called with resampled `samples`, all drawn at the same places; gives a number, not a finite one where
+            it is undefined.
+        samples: Sequences of n values each, one a image: scores, labels.
+
+    Returns:
+        The ends of the middle 95% of RESAMPLES values; None where more than a tenth of them are not finite.
+
+    References:
+        B. Efron, R. J. Tibshirani (1993). "An Introduction to the Bootstrap". Chapman & Hall, chapter 13.
+        https://doi.org/10.1201/9780429246593
     """
-    scores, wanted = _pair(predicted, labels)
-    if undefined(scores, wanted):
-        return dict.fromkeys(RESAMPLED)
-    return {
-        name: middle([metric(scores[sample], wanted[sample]) for sample in resamples(len(scores), seed)])
-        for name, metric in RESAMPLED.items()
-    }
-
-
-def srcc_difference(
-    predicted: ArrayLike, reference: ArrayLike, labels: ArrayLike, seed: int = 0
-) -> tuple[float, tuple[float, float] | None]:
-    """SRCC of `predicted` minus SRCC of `reference`, and its 95% interval, paired: both on the same resampled images.
-
-    Far narrower than the intervals of the two by themselves, because what makes a sample of images hard is hard for
-    both. NaN and None where one of the two is undefined; None too where that is so in too many resamples.
-    """
-    (ours, wanted), (theirs, _) = _pair(predicted, labels), _pair(reference, labels)
-    if undefined(ours, wanted) or undefined(theirs, wanted):
-        return math.nan, None
-    drawn = [srcc(ours[i], wanted[i]) - srcc(theirs[i], wanted[i]) for i in resamples(len(wanted), seed)]
-    return srcc(ours, wanted) - srcc(theirs, wanted), middle(drawn)
-
-
-def resamples(count: int, seed: int = 0) -> NDArray[np.int64]:
-    """RESAMPLES drawings of `count` places with replacement, int64 (RESAMPLES, count), the same for the same seed."""
-    return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
-
-
-def middle(values: Sequence[float]) -> tuple[float, float] | None:
-    """The ends of the middle 95% of resampled values; None where more than a tenth of them are not finite."""
-    sound = [value for value in values if math.isfinite(value)]
-    if not sound or len(sound) < 0.9 * len(values):
+    arrays = [np.asarray(sample, np.float64).ravel() for sample in samples]
+    count = len(arrays[0])
+    drawn = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
+    values = [statistic(*(array[places] for array in arrays)) for places in drawn]
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < 0.9 * len(values):
         return None
-    low, high = np.percentile(sound, (2.5, 97.5))
+    low, high = np.percentile(finite, (2.5, 97.5))
     return float(low), float(high)
 
 
-def _kendall(predicted: ArrayLike, labels: ArrayLike) -> float:
-    """As `krcc`, in n log n; NaN without scipy."""
-    try:
-        from scipy.stats import kendalltau
-    except ImportError:
-        return math.nan
-    return math.nan if undefined(predicted, labels) else float(kendalltau(*_pair(predicted, labels)).statistic)
+def intervals(predicted: ArrayLike, labels: ArrayLike) -> dict[str, tuple[float, float] | None]:
+    """The 95% intervals of srcc, plcc, krcc and rmse, as `bootstrap` finds them. Some seconds for 2,000 images.
+
+    `plcc_fitted` has none: a thousand fits take minutes.
+
+    Args:
+        predicted: n scores.
+        labels: n labels.
+
+    Returns:
+        For each metric its low and high end; None where a figure is undefined, also in too many resamples to tell.
+
+    Raises:
+        ValueError: There are not as many labels as scores.
+        MusiqError: scipy is not installed.
+    """
+    scores, wanted = _pair(predicted, labels)
+    resampled = {name: metric for name, metric in METRICS.items() if metric is not plcc_fitted}
+    if undefined(scores, wanted):
+        return dict.fromkeys(resampled)
+    return {name: bootstrap(metric, scores, wanted) for name, metric in resampled.items()}
 
 
-RESAMPLED = {"srcc": srcc, "plcc": plcc, "krcc": _kendall, "rmse": rmse}
+def srcc_difference(
+    predicted: ArrayLike, reference: ArrayLike, labels: ArrayLike
+) -> tuple[float, tuple[float, float] | None]:
+    """SRCC of `predicted` minus SRCC of `reference` and its 95% interval, paired: both on the same resampled images.
 
+    Far narrower than the intervals of the two by themselves, because what makes a sample of images hard is hard for
+    both.
 
-def ranks(values: ArrayLike) -> Floats:
-    """Ranks 1..n of n numbers, ties with the average of the ranks they share."""
-    _, places, counts = np.unique(np.asarray(values, np.float64), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    averages: Floats = last - (counts - 1) / 2
-    return averages[places]
+    Args:
+        predicted: n scores of one model.
+        reference: n scores of another model on the same images.
+        labels: n labels of these images.
+
+    Returns:
+        The difference, in [-2, 2], and the ends of its interval; NaN and None where one of the two SRCCs is undefined,
+        None too where that is so in too many resamples.
+
+    Raises:
+        ValueError: There are not as many labels as scores.
+        MusiqError: scipy is not installed.
+    """
+
+    def difference(ours: Floats, theirs: Floats, wanted: Floats) -> float:
+        return srcc(ours, wanted) - srcc(theirs, wanted)
+
+    (ours, wanted), (theirs, _) = _pair(predicted, labels), _pair(reference, labels)
+    if undefined(ours, wanted) or undefined(theirs, wanted):
+        return math.nan, None
+    return difference(ours, theirs, wanted), bootstrap(difference, ours, theirs, wanted)
 
 
 def _pair(predicted: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
@@ -166,22 +268,22 @@ def _pair(predicted: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
     return scores, wanted
 
 
-def _pearson(x: Floats, y: Floats) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    # To [-1, 1], so that no square leaves double precision.
-    x, y = x / (np.abs(x).max() or 1), y / (np.abs(y).max() or 1)
-    product = float(np.linalg.norm(x) * np.linalg.norm(y))
-    return float(np.clip(x @ y / product, -1, 1)) if product > 0 else math.nan
+def _scipy_stats() -> ModuleType:
+    try:
+        from scipy import stats
+    except ImportError as problem:
+        raise MusiqError(
+            f"Correlations need scipy ({problem}): pip install 'musiq[train]' or 'musiq[bench]'."
+        ) from problem
+    return stats
 
 
 def _fit_logistic(x: Floats, y: Floats) -> Floats | None:
     """The logistic's values at x (standardised, so that its start suits any units); None where there is no fit."""
-    try:
-        from scipy.optimize import OptimizeWarning, curve_fit
-    except ImportError:
-        return None
     # The start slopes the way the scores do: |b4| alone cannot turn a falling curve into a rising one.
-    rising = _pearson(x, y) >= 0
+    rising = plcc(x, y) >= 0
+    from scipy.optimize import OptimizeWarning, curve_fit
+
     start = [y.max(), y.min(), 0.0, 0.5] if rising else [y.min(), y.max(), 0.0, 0.5]
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():

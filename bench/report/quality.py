@@ -51,7 +51,7 @@ def against_reference(scores: ArrayLike, reference: ArrayLike) -> Quality:
     return quality
 
 
-def against_labels(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike | None = None, seed: int = 0) -> Quality:
+def against_labels(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike | None = None) -> Quality:
     """`srcc`, `plcc`, `plcc_fitted`, `krcc`, `rmse` with their 95% intervals `*_interval`, and with a reference the
     paired difference `srcc_delta`: SRCC of `scores` minus SRCC of `reference`, both on the same resampled images.
 
@@ -60,22 +60,17 @@ def against_labels(scores: ArrayLike, labels: ArrayLike, reference: ArrayLike | 
     ours, wanted = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
     quality = Quality()
     word = metrics.undefined(ours, wanted)
-    samples = metrics.resamples(len(ours), seed)
+    ends = metrics.intervals(ours, wanted)
     for name, metric in metrics.METRICS.items():
-        value = metric(ours, wanted)
-        quality.put(name, value, word or "no fit")
-        resampled = metrics.RESAMPLED.get(name)
-        if word or resampled is None or quality.figures[name] is None:
-            quality.figures[f"{name}_interval"] = None
+        quality.put(name, metric(ours, wanted), word or "no fit")
+        quality.figures[f"{name}_interval"] = ends.get(name)
+        if name not in ends:
             quality.words[f"{name}_interval"] = word or "not resampled: a thousand fits take minutes"
-        else:
-            middle = metrics.middle([resampled(ours[i], wanted[i]) for i in samples])
-            quality.figures[f"{name}_interval"] = middle
-            if middle is None:
-                quality.words[f"{name}_interval"] = "too many resamples are degenerate"
+        elif ends[name] is None:
+            quality.words[f"{name}_interval"] = word or "too many resamples are degenerate"
     quality.figures["srcc_delta"] = quality.figures["srcc_delta_interval"] = None
     if reference is not None:
-        delta, interval = metrics.srcc_difference(ours, reference, wanted, seed)
+        delta, interval = metrics.srcc_difference(ours, reference, wanted)
         quality.put("srcc_delta", delta, word or metrics.undefined(reference, wanted))
         quality.figures["srcc_delta_interval"] = interval
     return quality

@@ -5,13 +5,27 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from musiq.metrics import METRICS, agreement, krcc, plcc, plcc_fitted, ranks, rmse, srcc, srcc_difference, undefined
+from musiq.errors import MusiqError
+from musiq.metrics import (
+    METRICS,
+    agreement,
+    bootstrap,
+    intervals,
+    krcc,
+    plcc,
+    plcc_fitted,
+    rmse,
+    srcc,
+    srcc_difference,
+    undefined,
+)
 
 
 def scores_and_labels(seed: int, ties: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -30,9 +44,17 @@ def test_correlations_are_those_of_scipy(seed: int, ties: bool) -> None:
     assert plcc(scores, labels) == pytest.approx(stats.pearsonr(scores, labels).statistic, abs=1e-12)
 
 
-def test_ranks_of_ties_are_averaged_as_scipy_does() -> None:
-    values = [3, 1, 3, 2, 2, 2, 9]
-    assert ranks(values).tolist() == stats.rankdata(values).tolist()
+def test_correlations_of_ties_are_those_worked_out_by_hand() -> None:
+    scores, labels = [1, 2, 2, 3], [1, 2, 3, 4]  # ranks 1, 2.5, 2.5, 4; five of six pairs agree, one is tied
+    assert srcc(scores, labels) == pytest.approx(4.5 / math.sqrt(4.5 * 5), abs=1e-12)
+    assert krcc(scores, labels) == pytest.approx(5 / math.sqrt(5 * 6), abs=1e-12)
+
+
+def test_correlations_depend_on_no_units_however_large_or_small() -> None:
+    scores, labels = scores_and_labels(0, ties=False)
+    for scale in (1e-200, 1e300):
+        assert plcc(scores * scale, labels) == pytest.approx(plcc(scores, labels), abs=1e-12)
+        assert srcc(scores * scale, labels) == srcc(scores, labels)
 
 
 def test_rmse_is_in_the_units_of_the_labels() -> None:
@@ -86,14 +108,14 @@ def test_huge_scores_end_in_no_exception_and_no_warning() -> None:
         assert set(agreement([1e300, 2e300, 3e300, 4e300, 5e300], [1, 2, 3, 4, 5])) == set(METRICS)
 
 
-def test_without_scipy_all_but_the_fit_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, labels = scores_and_labels(0, ties=True)
-    expected = agreement(scores, labels)
-    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    found = agreement(scores, labels)
-    assert math.isnan(found.pop("plcc_fitted"))
-    expected.pop("plcc_fitted")
-    assert found == expected
+@pytest.mark.parametrize("metric", [srcc, krcc, plcc, plcc_fitted])
+def test_without_scipy_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, metric: Callable[[object, object], float]
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(MusiqError, match=r"need scipy .*: pip install 'musiq\[train\]' or 'musiq\[bench\]'"):
+        metric(*scores_and_labels(0, ties=True))
+    assert math.isnan(metric([1, 2], [2, 1]))  # what is undefined needs none
 
 
 def test_scores_without_their_labels_are_a_defect_of_the_caller() -> None:
@@ -124,3 +146,35 @@ def test_a_difference_to_constant_scores_is_undefined() -> None:
     delta, interval = srcc_difference(np.ones(200), scores, labels)
     assert math.isnan(delta)
     assert interval is None
+
+
+def test_intervals_are_the_percentile_bootstraps() -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.normal(size=150)
+    scores = labels + draw.normal(size=150)
+    found = intervals(scores, labels)
+    for name, statistic in (("srcc", stats.spearmanr), ("plcc", stats.pearsonr), ("krcc", stats.kendalltau)):
+        expected = stats.bootstrap(
+            (scores, labels),
+            lambda x, y, statistic=statistic: statistic(x, y).statistic,
+            paired=True,
+            vectorized=False,
+            n_resamples=1000,
+            method="percentile",
+            random_state=1,
+        ).confidence_interval
+        assert found[name] == pytest.approx((expected.low, expected.high), abs=0.03), name
+    assert found == intervals(scores, labels)
+    low, high = found["rmse"] or (0, 0)
+    assert low < np.sqrt(np.mean((scores - labels) ** 2)) < high
+
+
+def test_there_is_no_interval_where_there_is_no_figure() -> None:
+    assert set(intervals([1, 1, 1], [1, 2, 3]).values()) == {None}
+
+
+def test_there_is_no_interval_where_too_many_resamples_are_degenerate() -> None:
+    one_of_few = [0.0, 0, 0, 0, 0, 1]  # a third of its resamples lack the one that differs
+    assert srcc(one_of_few, [1, 2, 3, 4, 5, 6]) > 0
+    assert intervals(one_of_few, [1, 2, 3, 4, 5, 6])["srcc"] is None
+    assert bootstrap(lambda drawn: float(np.mean(drawn)), one_of_few) is not None

@@ -18,15 +18,12 @@ pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
 import train
-from musiq import metrics
 from musiq.datasets.dataset import Labelled
 from musiq.model import checkpoint
 from musiq.training import compare_runs, report
 from musiq.training.evaluate import Scored
 
 RNG = np.random.default_rng(0)
-LABELS = RNG.normal(size=150)
-SCORES = LABELS + RNG.normal(size=150)
 
 
 @pytest.fixture(scope="module")
@@ -55,29 +52,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "metrics.json").read_text()))
-
-
-def test_intervals_are_the_percentile_bootstraps() -> None:
-    found = metrics.intervals(SCORES, LABELS)
-    for name, statistic in (("srcc", stats.spearmanr), ("plcc", stats.pearsonr), ("krcc", stats.kendalltau)):
-        expected = stats.bootstrap(
-            (SCORES, LABELS),
-            lambda x, y, statistic=statistic: statistic(x, y).statistic,
-            paired=True,
-            vectorized=False,
-            n_resamples=1000,
-            method="percentile",
-            random_state=1,
-        ).confidence_interval
-        assert found[name] == pytest.approx((expected.low, expected.high), abs=0.03), name
-    assert found == metrics.intervals(SCORES, LABELS)
-    low, high = found["rmse"] or (0, 0)
-    assert low < np.sqrt(np.mean((SCORES - LABELS) ** 2)) < high
-
-
-def test_there_is_no_interval_where_there_is_no_figure() -> None:
-    assert set(metrics.intervals([1, 1, 1], [1, 2, 3]).values()) == {None}
-    assert metrics.middle([1.0] * 85 + [float("nan")] * 15) is None
 
 
 def test_figures_without_near_duplicates_are_those_of_the_other_rows(folder: Path) -> None:
