@@ -7,6 +7,7 @@ antialiasing. Each row of a matrix sums to 1, so that normalising pixel values b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,23 @@ GAUSSIAN_SIGMA, GAUSSIAN_RADIUS = 0.5, 1.5  # tf.image.ResizeMethod.GAUSSIAN
 
 
 def resize_matrix(inputs: int, outputs: int, kernel: str) -> NDArray[np.float64]:
-    """The matrix (outputs, inputs) that resizes a column of pixels.
+    """The matrix that resizes a column of pixels: `matrix @ column`.
 
-    Kernel "cubic": four taps with a = -0.75, edges replicated: cv2.INTER_CUBIC. Kernel "gaussian":
-    exp(-x^2 / (2 * 0.5^2)) for |x| < 1.5, pixels outside the image left out: TensorFlow's GAUSSIAN.
+    Args:
+        inputs: Pixels of the column.
+        outputs: Pixels of the resized column.
+        kernel: "cubic": four taps with a = -0.75, edges replicated, as cv2.INTER_CUBIC. "gaussian":
+            exp(-x^2 / (2 * 0.5^2)) for |x| < 1.5, pixels outside the image left out, as TensorFlow's GAUSSIAN.
+
+    Returns:
+        float64 (outputs, inputs), each row with a sum of 1.
+
+    Raises:
+        MusiqError: There is no such kernel.
+
+    References:
+        Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29(6), 1981.
+        tf.image.resize with tf.image.ResizeMethod.GAUSSIAN and antialias=False.
     """
     centres = (np.arange(outputs) + 0.5) * inputs / outputs
     if kernel == "gaussian":
@@ -49,16 +63,21 @@ def _tensorflow_distances(inputs: int, outputs: int) -> NDArray[np.float64]:
 
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys' cubic convolution kernel at the distances x >= 0 (IEEE TASSP 29(6), 1981)."""
+    """Keys' cubic convolution kernel at the distances x >= 0."""
     near = ((CUBIC_A + 2) * x - (CUBIC_A + 3)) * x * x + 1
     far = ((CUBIC_A * x - 5 * CUBIC_A) * x + 8 * CUBIC_A) * x - 4 * CUBIC_A
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
 def scale_matrices(spec: Spec, scale: Scale) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The matrices (rows, spec.height) and (spec.width, columns) that make `scale` of an image.
+    """The two matrices that make `scale` of an image: `left @ channel @ right` for each channel (height, width).
 
-    `left @ channel @ right` is the resized channel, already cut to `scale.rows`.
+    Args:
+        spec: The model's, for its image size, its kernel and its rounding.
+        scale: One of `spec.scales` that has a length.
+
+    Returns:
+        left, float64 (rows, spec.height), already cut to `scale.rows`, and right, float64 (spec.width, columns).
     """
     rows, columns = spec.size(scale)
     kept, _ = spec.kept_size(scale)
@@ -68,37 +87,52 @@ def scale_matrices(spec: Spec, scale: Scale) -> tuple[NDArray[np.float64], NDArr
 
 @dataclass(frozen=True)
 class Bands:
-    """A matrix (m, n) whose rows read a few neighbouring columns each, as k blocks of r rows that read w columns: for the
-    rows of `musiq` at 1024x768, which read four columns of 768, a fourteenth of the arithmetic."""
+    """A matrix (m, n) whose rows read a few neighbouring columns each, as blocks of rows that read the same few columns.
 
-    blocks: NDArray[np.float64]  # (k, r, w), the rows in the order of what they read, at the end rows of zeros
-    columns: NDArray[np.int64]  # (k * w,), what the blocks read, one after another
-    rows: NDArray[np.int64]  # (m,), where each row is among the k * r
+    A row of a resize reads four of an image's hundreds of rows: as one matrix, nearly all products would be with zeros.
+
+    Attributes:
+        blocks: float64 (k, r, w): k blocks of r rows that read w columns each; rows of zeros fill up the last one.
+        columns: int64 (k * w,): which columns the blocks read, one block after another.
+        rows: int64 (m,): where each row of the matrix is among the k * r.
+    """
+
+    blocks: NDArray[np.float64]
+    columns: NDArray[np.int64]
+    rows: NDArray[np.int64]
 
     @classmethod
     def of(cls, matrix: NDArray[np.float64]) -> Bands:
+        """The bands of a matrix (m, n): the rows of `blocks @ x[columns]`, taken by `rows`, are those of `matrix @ x`."""
         m, n = matrix.shape
         reads = matrix != 0
-        first, last = reads.argmax(axis=1), n - 1 - reads[:, ::-1].argmax(axis=1)
-        order = np.argsort(first + last, kind="stable")
-        each = -(-m // max(1, round(n / BAND)))
-        parts = [order[i : i + each] for i in range(0, m, each)]
-        width = max(int(last[part].max() - first[part].min()) + 1 for part in parts)
-        starts = [min(int(first[part].min()), n - width) for part in parts]
-        blocks = np.zeros((len(parts), each, width))
+        first, last = reads.argmax(axis=1), n - 1 - reads[:, ::-1].argmax(axis=1)  # (m,): the columns that a row reads
+        order = np.argsort(first + last, kind="stable")  # (m,): rows of neighbouring columns become neighbours
+        r = ceil(m / max(1, round(n / BAND)))
+        parts = [order[i : i + r] for i in range(0, m, r)]  # k of (r,), the last one perhaps shorter
+        w = max(int(last[part].max() - first[part].min()) + 1 for part in parts)
+        starts = [min(int(first[part].min()), n - w) for part in parts]  # k: where each part's w columns begin
+        blocks = np.zeros((len(parts), r, w))
         for block, part, start in zip(blocks, parts, starts, strict=True):
-            block[: len(part)] = matrix[part, start : start + width]
-        columns = np.concatenate([np.arange(start, start + width) for start in starts])
-        return cls(blocks, columns, np.argsort(order))
+            block[: len(part)] = matrix[part, start : start + w]
+        columns = np.concatenate([np.arange(start, start + w) for start in starts])
+        return cls(blocks, columns, np.argsort(order))  # argsort of a permutation is its inverse
 
 
 BAND = 48
-"""Columns for each block, about. 32, 48 and 96 take the same time (`musiq` at 1024x768, ONNX Runtime, Intel Xeon)."""
+"""Columns of the matrix for each block, about: fewer read more of them twice, more multiply with more zeros."""
 
 
 def scales(images: NDArray[np.uint8], spec: Spec) -> list[NDArray[np.float32]]:
-    """What the model's own pyramid makes of uint8 (N, H, W, 3) images: normalised float32 (N, 3, h, w) in the Spec's
-    order. For artifacts that take the scales as their inputs."""
+    """The pyramid of images in numpy, for artifacts that take the scales as their inputs.
+
+    Args:
+        images: uint8 RGB (N, spec.height, spec.width, 3).
+        spec: The model's.
+
+    Returns:
+        For each of `spec.scales`, in their order, normalised float32 (N, 3, h, w).
+    """
     mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
     native = np.ascontiguousarray(((images / np.float32(255) - mean) / std).transpose(0, 3, 1, 2), np.float32)
     found = []

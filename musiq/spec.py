@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Scale:
     """One image of the pyramid.
 
-    `length` is the pixels of `side` ("longer" or "width") after the resize, None for the image as it is; `rows` keeps
-    only so many rows from the top; `embedding` is the row of the scale embedding that its tokens get.
+    Attributes:
+        length: Pixels of `side` after the resize; None for the image as it is.
+        side: Which side `length` measures: "longer" or "width".
+        rows: Rows kept from the top after the resize; None for all.
+        embedding: The row of the scale embedding that its tokens get, from 0.
     """
 
     length: int | None = None
@@ -37,6 +41,7 @@ class Scale:
 
     @property
     def name(self) -> str:
+        """Its input in artifacts that take the pyramid: "native", "scale_384", ..."""
         return "native" if self.length is None else f"scale_{self.length}"
 
 
@@ -44,42 +49,75 @@ class Scale:
 class Spec:
     """Everything needed to rebuild a model besides its weights, and to read its score.
 
-    Images are uint8 RGB (N, height, width, 3). `mean` and `std` are per channel, for pixel values in [0, 1]. The score
-    is `score_shift + score_scale * head` for one output, and the same of the mean rating (1..outputs) for a distribution.
-    `score_range` is (worst, best) as the training target defines it, None if unknown; a model can leave it slightly.
+    Images are uint8 RGB (N, height, width, 3). The score is `score_shift + score_scale * head` for one output, and the
+    same of the mean rating (1..outputs) for a distribution.
+
+    Attributes:
+        preset: The name in PRESETS that it was made from.
+        trunk: "resnet50" (torchvision's, over each whole scale) or "patch" (the paper's, over each 32x32 patch).
+        scales: The images of the pyramid, in the order of their tokens.
+        kernel: Of the pyramid's resizes: "cubic" or "gaussian", see `musiq.pyramid`.
+        height: Pixels of an image's height, at least 32.
+        width: Pixels of an image's width, at least 32.
+        rounding: Of a resized side: "nearest", "nearest-float32" (the ratio in float32, as TensorFlow) or "floor".
+        mean: Per channel, subtracted from pixel values in [0, 1].
+        std: Per channel, what the difference is divided by.
+        trunk_channels: Of the patch trunk's first convolution; its last one has four times as many.
+        trunk_groups: Of the patch trunk's group norms.
+        unbiased_std: Whether the patch trunk's standardised convolutions divide by n - 1 instead of n.
+        dim: Width of the transformer.
+        layers: Layers of the transformer.
+        heads: Attention heads of each layer.
+        head_dim: Width of each head.
+        mlp_dim: Width of each layer's hidden layer.
+        norm: "pre" (norms before each block, and a final one) or "post" (after each residual sum, none at the end).
+        norm_eps: Added to variances in layer norms.
+        gelu: torch's name for the kind of GELU: "none" (exact) or "tanh" (approximation).
+        position_grid: Rows and columns of the grid that positions are hashed to.
+        position_rule: Row r of R becomes r * grid // R ("integer") or int(r / R * grid) ("float64").
+        scale_embeddings: Rows of the scale embedding.
+        head_hidden: Width of the head's hidden layer, without biases; 0 for one linear layer with bias.
+        outputs: 1 for a score, K > 1 for shares of the ratings 1..K.
+        score_shift: In units of the score.
+        score_scale: Units of the score per unit of the head's output, or per rating.
+        score_range: (worst, best) as the training target defines it, None if unknown; a model can leave it slightly.
+        target: What the score was trained to predict, as every figure names it.
+        source: Where the weights come from.
+
+    Raises:
+        MusiqError: A field has a value that there is none of, or an image is smaller than one patch.
     """
 
     preset: str
-    trunk: str  # "resnet50": torchvision's, over each whole scale; "patch": the paper's, per 32x32 patch
-    scales: tuple[Scale, ...]  # in the order of their tokens
-    kernel: str  # of the pyramid: "cubic" or "gaussian", see musiq.pyramid
+    trunk: str
+    scales: tuple[Scale, ...]
+    kernel: str
     height: int = 768
     width: int = 1024
-    rounding: str = "nearest"  # of a resized side: "nearest", "nearest-float32" (ratio in float32) or "floor"
-    fit: str = "cover"  # images of another size: resized to cover height x width, then cropped in the middle
+    rounding: str = "nearest"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    trunk_channels: int = 64  # patch trunk: channels of its first convolution, a quarter of its last
-    trunk_groups: int = 32  # patch trunk: groups of its group norms
-    unbiased_std: bool = False  # patch trunk: divisor n - 1 in the standardised convolution
+    trunk_channels: int = 64
+    trunk_groups: int = 32
+    unbiased_std: bool = False
     dim: int = 384
     layers: int = 14
     heads: int = 6
     head_dim: int = 64
     mlp_dim: int = 1152
-    norm: str = "pre"  # "pre" (with a final norm) or "post" (without)
+    norm: str = "pre"
     norm_eps: float = 1e-6
-    gelu: str = "none"  # torch's name for the exact one; "tanh" for the approximation
+    gelu: str = "none"
     position_grid: int = 10
-    position_rule: str = "integer"  # r * grid // rows, or "float64": int(r / rows * grid)
+    position_rule: str = "integer"
     scale_embeddings: int = 3
-    head_hidden: int = 0  # 0: one linear layer with bias; else a hidden layer and no biases
-    outputs: int = 1  # 1: a score; K > 1: shares of the ratings 1..K
+    head_hidden: int = 0
+    outputs: int = 1
     score_shift: float = 0.0
     score_scale: float = 1.0
     score_range: tuple[float, float] | None = None
-    target: str = "unknown"  # what the score was trained to predict, as every figure names it
-    source: str = ""  # where the weights come from
+    target: str = "unknown"
+    source: str = ""
 
     def __post_init__(self) -> None:
         for field, allowed in CHOICES.items():
@@ -94,7 +132,7 @@ class Spec:
             raise MusiqError(f"A scale names an embedding row beyond the {self.scale_embeddings} there are.")
 
     def size(self, scale: Scale) -> tuple[int, int]:
-        """(rows, columns) of the resized image, before `scale.rows` cuts it."""
+        """(rows, columns) in pixels of the resized image, before `scale.rows` cuts it."""
         if scale.length is None:
             return self.height, self.width
         side = self.width if scale.side == "width" else max(self.height, self.width)
@@ -108,14 +146,14 @@ class Spec:
         return max(1, round(pixels * length / side))
 
     def kept_size(self, scale: Scale) -> tuple[int, int]:
-        """(rows, columns) of the image that the trunk sees."""
+        """(rows, columns) in pixels of the image that the trunk sees."""
         rows, columns = self.size(scale)
         return min(rows, scale.rows or rows), columns
 
     def grid(self, scale: Scale) -> tuple[int, int]:
-        """(rows, columns) of the tokens of one scale: both trunks round up to whole patches."""
+        """(rows, columns) in tokens of one scale: both trunks round up to whole patches."""
         rows, columns = self.kept_size(scale)
-        return -(-rows // PATCH), -(-columns // PATCH)
+        return ceil(rows / PATCH), ceil(columns / PATCH)
 
     @property
     def tokens(self) -> int:
@@ -131,9 +169,15 @@ class Spec:
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
-        """Raises MusiqError for text that is no Spec, or one with fields that this version does not know."""
+        """The Spec of a checkpoint's, an artifact's or a record's JSON.
+
+        Raises:
+            MusiqError: The text is no Spec, or one with fields that this version does not know.
+        """
         try:
             values: dict[str, Any] = json.loads(text)
+            if values.get("fit") == "cover":  # written when the one way to make images fit had a field
+                del values["fit"]
             values["scales"] = tuple(Scale(**scale) for scale in values["scales"])
             for field in ("mean", "std", "score_range"):
                 if values.get(field) is not None:
@@ -147,7 +191,6 @@ class Spec:
 
 
 CHOICES = {
-    "fit": ("cover",),
     "trunk": ("resnet50", "patch"),
     "kernel": ("cubic", "gaussian"),
     "rounding": ("nearest", "nearest-float32", "floor"),
@@ -202,7 +245,16 @@ PRESETS: dict[str, Spec] = {
 
 
 def preset(name: str, height: int | None = None, width: int | None = None) -> Spec:
-    """The Spec of a named preset, for images of `height` x `width` pixels where given."""
+    """The Spec of a named preset.
+
+    Args:
+        name: One of PRESETS.
+        height: Pixels of the images' height; None for the preset's own.
+        width: Pixels of the images' width; None for the preset's own.
+
+    Raises:
+        MusiqError: There is no such preset, or a side is smaller than one patch of 32 pixels.
+    """
     if name not in PRESETS:
         raise MusiqError(f"There is no preset {name!r}; the presets are {', '.join(PRESETS)}.")
     return PRESETS[name].at(height, width)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from musiq.model.chunking import each_patch
-from musiq.model.network import PatchTrunk, padded_for_root, pool_root
+from musiq.model.network import PatchTrunk, cut_patches, padded_for_root, pool_root
 from musiq.spec import PATCH
 
 ROOT_SIDE, SIDE = PATCH // 2, PATCH // 4
@@ -112,7 +112,7 @@ class FoldedPatchTrunk(nn.Module):
         self.dense.weight.data = self.dense.weight * row(last.factor, SIDE)
 
     def forward(self, scales: list[Tensor]) -> Tensor:
-        return each_patch(self.patch, scales, self.at_once)
+        return each_patch(self.patch, cut_patches(scales), self.at_once)
 
     def patch(self, x: Tensor) -> Tensor:
         x = self._root(self.conv_root(padded_for_root(x)))  # rows of (P, 64, 8, 8)

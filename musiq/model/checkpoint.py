@@ -1,13 +1,11 @@
-"""Checkpoints: ours (safetensors with the Spec inside) written and read, three foreign layouts read.
+"""Saves and loads checkpoints: ours (safetensors with the Spec inside), and three foreign layouts, which are only read.
 
-A file is recognised by its content, never by its name, and nothing in it is ever executed: torch files are read with
-`weights_only=True`, numpy's with `allow_pickle=False`, and there is no fallback to less.
+A file is recognised by its content, never by its name, and nothing in it is ever executed (`musiq.model.tensor_files`).
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,13 +27,23 @@ from musiq.model.foreign_layouts import (
     stack_scales,
 )
 from musiq.model.network import Musiq
+from musiq.model.tensor_files import read_npz, read_torch
 from musiq.spec import Spec
 
 SPEC_KEY, NOTES_KEY = "musiq.spec", "musiq.notes"
 
 
 def save(model: Musiq, path: Path, notes: Mapping[str, object] | None = None) -> None:
-    """Write `model` as safetensors, its Spec and the caller's `notes` (JSON-able) in the metadata; whole or not at all."""
+    """Write a checkpoint: safetensors with the model's Spec in its metadata. Equal models make equal files.
+
+    Args:
+        model: Its weights are written as they are, whatever their device.
+        path: The file; it is written whole or not at all.
+        notes: What else to keep in the metadata: anything that JSON can hold, read back by `notes`.
+
+    Raises:
+        MusiqError: The folder cannot be written, or the disk is full.
+    """
     from safetensors.torch import save as serialise
 
     metadata = {"format": "pt", SPEC_KEY: model.spec.to_json(), NOTES_KEY: json.dumps(dict(notes or {}))}
@@ -56,10 +64,16 @@ def _in_order(file: bytes) -> bytes:
 
 
 def load(path: Path | str, height: int | None = None, width: int | None = None) -> Musiq:
-    """The model of a checkpoint of any known layout, fp32, in eval mode, for images of `height` x `width`.
+    """The model of a checkpoint of any known layout, in fp32, on the CPU, in eval mode.
 
-    Without a size: the one that a checkpoint of ours was trained for, 768x1024 for a foreign one. Raises MusiqError for
-    a file that is missing, broken, of no known layout, or whose tensors do not fit its layout.
+    Args:
+        path: A checkpoint of ours, of the published ResNet-50 reimplementation or of pyiqa (torch files), or the original
+            Flax weights (.npz).
+        height: Pixels of the images' height; None for what a checkpoint of ours was trained for, 768 for a foreign one.
+        width: Pixels of the images' width; None alike, with 1024 for a foreign one.
+
+    Raises:
+        MusiqError: The file is missing, broken or of no known layout, or its tensors do not fit its layout.
     """
     path = Path(path)
     tensors, spec = _read(path)
@@ -70,7 +84,11 @@ def load(path: Path | str, height: int | None = None, width: int | None = None) 
 
 
 def notes(path: Path) -> dict[str, Any]:
-    """What `save` was told to note in a checkpoint of ours."""
+    """What `save` was given as `notes`; nothing for a checkpoint without any.
+
+    Args:
+        path: A checkpoint of ours.
+    """
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -108,20 +126,20 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Spec | None]:
     if not head:
         raise MusiqError(f"{path} is empty. Give a complete checkpoint file.")
     if head[8:] == b"{":
-        return _read_safetensors(path)
+        return _safetensors(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith(".npy") for name in archive.namelist()):
-                return _read_npz(path), None
-        return _read_torch(path), None
+                return _npz_tensors(path), None
+        return _torch_tensors(path), None
     if head[:1] == b"\x80":  # a pickle: torch's format before 1.6
-        return _read_torch(path), None
+        return _torch_tensors(path), None
     raise MusiqError(
         f"{path} is no checkpoint: neither safetensors, nor a torch file, nor an .npz; it may be cut short."
     )
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Spec | None]:
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], Spec | None]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -133,25 +151,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Spec | None]:
     return tensors, Spec.from_json(metadata[SPEC_KEY]) if SPEC_KEY in metadata else None
 
 
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name]) for name in file.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as problem:
-        raise MusiqError(f"{path} is broken or holds Python objects, which are refused ({problem}).") from problem
-    numeric = {name: array.astype(np.float32) for name, array in arrays.items() if array.dtype.kind == "f"}
-    return normalise_flax({name: torch.from_numpy(array) for name, array in numeric.items()})
+def _npz_tensors(path: Path) -> dict[str, Tensor]:
+    arrays = {name: array for name, array in read_npz(path).items() if array.dtype.kind == "f"}
+    return normalise_flax({name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()})
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise MusiqError(
-            f"{path} is broken, or holds more than tensors, which is refused because it could run code ({reason}). "
-            "Save it again as plain state dicts."
-        ) from problem
+def _torch_tensors(path: Path) -> dict[str, Tensor]:
+    content = read_torch(path)
     if not isinstance(content, Mapping):
         raise MusiqError(f"{path} holds a {type(content).__name__}; expected a dict of tensors.")
     parts = {prefix: content[prefix[:-1]] for prefix in (BACKBONE, TRANSFORMER) if prefix[:-1] in content}

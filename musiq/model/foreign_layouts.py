@@ -1,4 +1,4 @@
-"""Foreign checkpoint layouts: which of their tensors becomes which of ours, and how.
+"""Converts foreign checkpoints: which of their tensors becomes which of ours, and how.
 
 Three layouts are known: the published PyTorch reimplementation with a ResNet-50 trunk ("classic", two state dicts), pyiqa's
 ("pyiqa", one state dict) and the original Flax weights ("flax", an .npz). Each is a list of `Entry` made from the Spec, so
@@ -8,7 +8,7 @@ that a missing, surplus or misshapen tensor can be named with what was expected.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -23,7 +23,15 @@ CELLS = PATCH // 4  # rows and columns of a patch where the trunk flattens it: t
 
 @dataclass(frozen=True)
 class Entry:
-    """Their tensor `theirs` of `shape` is ours `ours` after viewing it as `view` and permuting the axes by `order`."""
+    """One tensor of a foreign checkpoint and what becomes of it.
+
+    Attributes:
+        ours: The name in the state dict of `Musiq`.
+        theirs: The name in the foreign checkpoint.
+        shape: Its shape there.
+        view: What it is viewed as before its axes are permuted; None for `shape`.
+        order: How its axes are permuted; None for not at all.
+    """
 
     ours: str
     theirs: str
@@ -40,7 +48,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """`owns` tells by content whether a checkpoint is of this layout; `spec` reads from its shapes what can vary."""
+    """One kind of foreign checkpoint.
+
+    Attributes:
+        name: What errors call it.
+        owns: Tells by its tensors' names whether a checkpoint is of this layout.
+        spec: The Spec of a checkpoint, from the shapes of its tensors where models of this layout differ.
+        entries: What a checkpoint of that Spec must hold.
+    """
 
     name: str
     owns: Callable[[Mapping[str, Tensor]], bool]
@@ -51,7 +66,14 @@ class Layout:
 def convert(layout: Layout, tensors: Mapping[str, Tensor], model: nn.Module, spec: Spec) -> dict[str, Tensor]:
     """The state dict of `model` from the tensors of a foreign checkpoint.
 
-    Raises MusiqError that names each missing, surplus or misshapen tensor (the first few of many).
+    Args:
+        layout: The checkpoint's.
+        tensors: Its tensors by their own names.
+        model: Made from `spec`; what it holds is only asked for its shapes.
+        spec: `layout.spec(tensors)`, at whatever image size.
+
+    Raises:
+        MusiqError: Tensors are missing, surplus or misshapen; each is named (the first few of many).
     """
     entries = list(layout.entries(spec))
     check_names({entry.theirs: entry.shape for entry in entries}, tensors, f"the {layout.name} layout")
@@ -77,8 +99,9 @@ def check_names(expected: Mapping[str, Shape], found: Mapping[str, Tensor], what
 
 
 def _same_shape(found: Shape, expected: Shape) -> bool:
-    """Flax stores some norm scales as (1, 1, 1, C)."""
-    return found == expected or (len(expected) == 1 and prod(found) == found[-1:][0] == expected[0] if found else False)
+    """Whether a shape is the expected one; of a vector also (1, 1, 1, C), as Flax stores some norm scales."""
+    is_vector = len(expected) == 1 and found[-1:] == expected and prod(found) == expected[0]
+    return found == expected or is_vector
 
 
 # --- the published PyTorch reimplementation, ResNet-50 trunk ---------------------------------------------------------
@@ -276,12 +299,17 @@ def _paper_targets(spec: Spec) -> Spec:
     return dataclasses.replace(spec, score_range=(0.0, 100.0), target="MOS (0-100) of the weights' own dataset")
 
 
-def _has(names: Iterable[str]) -> Callable[[Mapping[str, Tensor]], bool]:
-    return lambda tensors: any(found.startswith(name) for found in tensors for name in names)
+def _has_names_that_start_with(*starts: str) -> Callable[[Mapping[str, Tensor]], bool]:
+    return lambda tensors: any(name.startswith(starts) for name in tensors)
 
 
 LAYOUTS = (
-    Layout("classic", _has((BACKBONE, TRANSFORMER)), _classic_spec, _classic_entries),
-    Layout("flax", _has((FLAX,)), _flax_spec, _flax_entries),
-    Layout("pyiqa", _has(("conv_root.", "transformer_encoder.", "block1.")), _pyiqa_spec, _pyiqa_entries),
+    Layout("classic", _has_names_that_start_with(BACKBONE, TRANSFORMER), _classic_spec, _classic_entries),
+    Layout("flax", _has_names_that_start_with(FLAX), _flax_spec, _flax_entries),
+    Layout(
+        "pyiqa",
+        _has_names_that_start_with("conv_root.", "transformer_encoder.", "block1."),
+        _pyiqa_spec,
+        _pyiqa_entries,
+    ),
 )

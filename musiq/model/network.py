@@ -13,10 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from musiq.model.chunking import PIXELS_AT_ONCE, _all_at_once, each_patch
+from musiq.model.chunking import each_patch, few_images
 from musiq.pyramid import Bands, scale_matrices
 from musiq.spec import PATCH, Spec
 
@@ -79,14 +80,8 @@ class ResNetTrunk(nn.Module):
         self.project = nn.Conv2d(2048, spec.dim, 1)
 
     def forward(self, scales: list[Tensor]) -> Tensor:
-        return torch.cat([self._few_at_once(x) for x in scales], dim=2).transpose(1, 2)  # (B, N-1, D)
-
-    def _few_at_once(self, x: Tensor) -> Tensor:
-        # Batch norms that learn need the whole batch, and a graph must not know how many images it was traced with.
-        if self.training or _all_at_once(x):
-            return self._tokens(x)
-        few = max(1, PIXELS_AT_ONCE // (x.shape[2] * x.shape[3]))
-        return torch.cat([self._tokens(part) for part in x.split(few)])
+        found = [few_images(self._tokens, x, self.training) for x in scales]  # each (B, D, R*C)
+        return torch.cat(found, dim=2).transpose(1, 2)  # (B, N-1, D)
 
     def _tokens(self, x: Tensor) -> Tensor:
         net = self.net
@@ -133,9 +128,10 @@ class PatchTrunk(nn.Module):
         self.dense = nn.Linear(wide * (PATCH // 4) ** 2, spec.dim)
 
     def forward(self, scales: list[Tensor]) -> Tensor:
-        return each_patch(self.patch, scales)
+        return each_patch(self.patch, cut_patches(scales))  # (B, N-1, D)
 
     def patch(self, x: Tensor) -> Tensor:
+        """Patches (P, 3, 32, 32) to tokens (P, D)."""
         x = F.relu(self.norm_root(self.conv_root(padded_for_root(x))))  # (P, 64, 16, 16)
         x = pool_root(x)  # (P, 64, 8, 8)
         shortcut = self.norm_shortcut(self.conv_shortcut(x))
@@ -143,6 +139,19 @@ class PatchTrunk(nn.Module):
         x = F.relu(self.norm2(self.conv2(x)))
         x = F.relu(self.norm3(self.conv3(x)) + shortcut)  # (P, 256, 8, 8)
         return self.dense(x.flatten(1))
+
+
+def cut_patches(scales: list[Tensor]) -> Tensor:
+    """Scales (B, 3, h, w) to the patches of all of them, one scale after another: (B, N-1, 3, 32, 32)."""
+    return torch.cat([to_patches(scale) for scale in scales], dim=1)
+
+
+def to_patches(x: Tensor) -> Tensor:
+    """(B, 3, h, w) to (B, R*C, 3, 32, 32), row by row, zero-padded as TensorFlow's SAME: the smaller half before."""
+    down, across = -x.shape[2] % PATCH, -x.shape[3] % PATCH
+    if down or across:
+        x = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
+    return rearrange(x, "b c (R p) (C q) -> b (R C) c p q", p=PATCH, q=PATCH)
 
 
 def padded_for_root(x: Tensor) -> Tensor:
@@ -179,6 +188,8 @@ class Embeddings(nn.Module):
 
 
 class Attention(nn.Module):
+    """Multi-head attention whose heads may be narrower or wider together than the model."""
+
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         inner = spec.heads * spec.head_dim
@@ -229,10 +240,16 @@ def first(x: Tensor, kept: int | None) -> Tensor:
 
 
 class Musiq(nn.Module):
-    """MUSIQ for images of `spec.height` x `spec.width`: uint8 RGB (B, H, W, 3) to (B, outputs).
+    """MUSIQ for images of one fixed size: uint8 RGB (B, H, W, 3) to the head's outputs, float (B, outputs).
 
     The outputs are the head's own: a raw score, or logits over the ratings 1..K. `predict` turns them into scores in the
     units of the training target.
+
+    Args:
+        spec: What the model is; H and W are `spec.height` and `spec.width`. Weights begin at random.
+
+    References:
+        Ke, Wang, Wang, Milanfar, Yang, "MUSIQ: Multi-scale Image Quality Transformer", ICCV 2021, arXiv 2108.05997.
     """
 
     ratings: Tensor
@@ -279,7 +296,15 @@ class Musiq(nn.Module):
         return outputs
 
     def predict(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Scores (B,), and for K > 1 outputs also the shares of the ratings 1..K (B, K)."""
+        """Score images.
+
+        Args:
+            image: uint8 RGB (B, spec.height, spec.width, 3).
+
+        Returns:
+            Scores (B,) in the units of `spec.target`, and for K > 1 outputs also the shares of the ratings 1..K,
+            (B, K), which sum to 1; in float32 even where the model is in half precision.
+        """
         return self.read(self(image))
 
     def read(self, outputs: Tensor) -> tuple[Tensor, ...]:

@@ -11,12 +11,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor
 
 from musiq import artifact
 from musiq.errors import MusiqError
 from musiq.model import checkpoint
-from musiq.model.chunking import PATCHES_AT_ONCE, each_patch, to_patches
+from musiq.model.chunking import PATCHES_AT_ONCE
 from musiq.spec import PRESETS
 from musiq_export import exporter
 from musiq_export.check.compare import LIMITS, Limits
@@ -41,53 +40,6 @@ def scores(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     found: np.ndarray = session.run(["score"], {"image": images})[0]
     return found
-
-
-@pytest.mark.parametrize("at_once", [0, 100])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_parts_give_every_patch_its_features_in_order_and_are_nearly_the_same_size(batch: int, at_once: int) -> None:
-    sizes: list[int] = []
-
-    def features(x: Tensor) -> Tensor:
-        sizes.append(len(x))
-        return x.flatten(1)[:, ::500]
-
-    scales = [torch.rand(batch, 3, 384, 512), torch.rand(batch, 3, 96, 128)]
-    found = each_patch(features, scales, at_once)
-    expected = torch.cat([to_patches(scale) for scale in scales], dim=1).flatten(2)[:, :, ::500]
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    assert sum(sizes) == batch * 204
-    if at_once:
-        assert sizes == [batch * 68] * 3  # of each image of the batch, whose size a graph does not know
-    else:
-        assert max(sizes) <= PATCHES_AT_ONCE
-        assert max(sizes) - min(sizes) < len(sizes)
-
-
-def test_a_resnet_takes_few_images_at_once_where_a_cpu_scores_and_all_where_it_learns_or_makes_a_graph(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = lively_model("resnet50", height=64, width=96, layers=1)
-    images = torch.from_numpy(np.stack([photo(64, 96, seed) for seed in range(5)]))
-    sizes: list[int] = []
-    monkeypatch.setattr("musiq.model.chunking.PIXELS_AT_ONCE", 2**30)
-    model.trunk.net.conv1.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[0]))  # type: ignore[operator,union-attr]
-    with torch.inference_mode():
-        together = model.predict(images)[0]
-    assert sizes == [5, 5, 5]
-    sizes.clear()
-    monkeypatch.setattr("musiq.model.chunking.PIXELS_AT_ONCE", 2 * 64 * 96)
-    with torch.inference_mode():
-        torch.testing.assert_close(model.predict(images)[0], together, atol=2e-5, rtol=0)
-    assert sizes == [2, 2, 1, *[1] * 10]  # one by one of the scales of 384 and 224, which are larger here
-    for graph_of in (
-        lambda: torch.export.export(model, (images,)),
-        lambda: torch.jit.trace(model, images, check_trace=False),
-        lambda: model.train()(images),
-    ):
-        sizes.clear()
-        graph_of()
-        assert sizes == [5, 5, 5]
 
 
 def test_a_graph_for_cpus_has_parts_one_for_gpus_has_none_and_they_score_the_same() -> None:
@@ -160,15 +112,6 @@ def test_parts_of_attention_are_as_few_as_memory_and_as_many_as_a_graph_allows(
     heads: int, asking: int, tokens: int, expected: int
 ) -> None:
     assert graph_onnx._asking_at_once(heads, asking, tokens) == expected
-
-
-def test_compiled_for_any_device_all_patches_are_computed_at_once() -> None:
-    model = lively_model("tiny", **LARGE)
-    image = torch.from_numpy(photo(384, 512, 1))[None]
-    program = torch.export.export(model, (image,))
-    called = [str(node.target) for node in program.graph.nodes]
-    assert sum("conv2d" in name for name in called) == 5
-    torch.testing.assert_close(program.module()(image), model(image))
 
 
 def test_the_command_tunes_for_the_machine_at_hand_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

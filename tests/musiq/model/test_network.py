@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 
-from musiq.model.chunking import to_patches
-from musiq.model.network import Musiq, position_indices
+from musiq.model.network import Musiq, position_indices, to_patches
 from musiq.spec import PATCH, PRESETS, Scale
 from tests.recipe import lively_model, photo
 
@@ -84,8 +81,3 @@ def test_the_last_layer_asks_for_the_class_token_alone_and_loses_nothing() -> No
 def test_an_image_of_two_widths_uses_the_same_weights() -> None:
     small, large = lively_model("tiny"), lively_model("tiny", height=384, width=512)
     assert {k: v.shape for k, v in small.state_dict().items()} == {k: v.shape for k, v in large.state_dict().items()}
-
-
-def test_specs_of_presets_name_their_own_preset() -> None:
-    assert all(spec.preset == name for name, spec in PRESETS.items())
-    assert dataclasses.replace(PRESETS["musiq"], outputs=10).outputs == 10

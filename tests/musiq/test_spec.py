@@ -1,0 +1,63 @@
+"""The record of facts: its sizes, its JSON, what it refuses, and JSON that was written before."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from musiq.errors import MusiqError
+from musiq.spec import PRESETS, Scale, Spec, preset
+
+
+@pytest.mark.parametrize(
+    ("preset", "sizes"),
+    [
+        ("resnet50-classic", [(768, 1024), (288, 384), (160, 224)]),
+        ("musiq", [(168, 224), (288, 384), (768, 1024)]),
+    ],
+)
+def test_scales_of_a_1024x768_image_have_the_published_sizes(preset: str, sizes: list[tuple[int, int]]) -> None:
+    spec = PRESETS[preset]
+    assert [spec.kept_size(scale) for scale in spec.scales] == sizes
+
+
+def test_a_spec_comes_back_from_its_json_unchanged() -> None:
+    for spec in PRESETS.values():
+        assert Spec.from_json(spec.to_json()) == spec
+
+
+def test_a_spec_with_unknown_fields_or_values_is_refused_with_a_reason() -> None:
+    text = PRESETS["tiny"].to_json()
+    with pytest.raises(MusiqError, match="newer version"):
+        Spec.from_json(text.replace('"kernel"', '"colour"'))
+    with pytest.raises(MusiqError, match=r"Spec\.kernel is 'lanczos'; expected one of cubic, gaussian"):
+        Spec.from_json(text.replace('"cubic"', '"lanczos"'))
+    with pytest.raises(MusiqError, match="at least 32"):
+        PRESETS["tiny"].at(16, 256)
+
+
+def test_scale_names_are_the_inputs_of_a_pyramid_export() -> None:
+    assert [scale.name for scale in (Scale(), Scale(384), Scale(224))] == ["native", "scale_384", "scale_224"]
+
+
+def test_specs_of_presets_name_their_own_preset() -> None:
+    assert all(spec.preset == name for name, spec in PRESETS.items())
+    assert dataclasses.replace(PRESETS["musiq"], outputs=10).outputs == 10
+
+
+def test_a_preset_is_for_the_size_that_is_asked_for_and_an_unknown_one_is_named_with_the_others() -> None:
+    assert (preset("tiny").height, preset("tiny").width) == (192, 256)
+    assert (preset("tiny", 96, 128).height, preset("tiny", 96, 128).width) == (96, 128)
+    with pytest.raises(MusiqError, match=r"no preset 'huge'; the presets are resnet50, "):
+        preset("huge")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_spec_that_says_how_images_are_made_to_fit_is_read_where_that_is_the_way_there_is(name: str) -> None:
+    values = json.loads(PRESETS[name].to_json())
+    assert "fit" not in values
+    assert Spec.from_json(json.dumps({**values, "fit": "cover"})) == PRESETS[name]
+    with pytest.raises(MusiqError, match="newer version"):
+        Spec.from_json(json.dumps({**values, "fit": "letterbox"}))
