@@ -1,29 +1,28 @@
 """Train a MUSIQ model on labelled images: one visible loop, on a CPU, a GPU, or several by `accelerate launch`.
 
-This file is the loop and the command; musiq/training has the parts of a step (learning, gradients), what surrounds the
-loop, and the options that make a recipe.
+This file is the loop and the command; musiq/training has the parts: recipe, model, objective, optimizer, epoch, report.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from musiq.datasets import public
-from musiq.datasets.load import open_dataset
+from musiq.datasets.load import DataOptions, open_dataset
 from musiq.errors import ImageError
 from musiq.images.decode import prepare
 from musiq.spec import PRESETS
-from musiq.terminal import Command
+from musiq.terminal import Command, progress_bar
 from musiq.training import run_folder
 from musiq.training.losses import parse
-from musiq.training.recipe import recipe_options, settle
+from musiq.training.recipe import Recipe, recipe_from, recipe_options
 
 if TYPE_CHECKING:
     from musiq.training.run import Run
@@ -44,38 +43,40 @@ All options: python train.py --help"""
 
 def train(run: Run) -> None:
     """Train, or go on training, to the last epoch; leaves best.safetensors and last.safetensors in the run's folder."""
-    from musiq.training import initial_model, optimizer
-    from musiq.training.epoch import end_epoch, epoch_batches, note_step
-    from musiq.training.initial_model import prepare_learner
-    from musiq.training.objective import Objective
+    from musiq.training.epoch import end_epoch, epoch_batches, record_step
+    from musiq.training.initial_model import prepare_learner, set_train_mode
+    from musiq.training.objective import Objective, targets_of
+    from musiq.training.optimizer import learning_rate, set_rates
     from musiq.training.run import save_if_due, save_state
 
-    accelerator, settings, state = run.accelerator, run.settings, run.state
+    accelerator, recipe, state = run.accelerator, run.recipe, run.state
     items = run.dataset.split("train")
-    size = min(settings.batch_size, len(items)) // accelerator.num_processes * accelerator.num_processes
+    size = min(recipe.batch_size, len(items)) // accelerator.num_processes * accelerator.num_processes
     per_epoch = len(items) // size
-    steps = per_epoch * settings.epochs
+    steps = per_epoch * recipe.epochs
     learner = prepare_learner(run)
-    wanted = optimizer.wanted_of(items, learner.model.spec, accelerator.device)
-    objective = Objective(accelerator, settings, wanted, share=size // accelerator.num_processes)
-    task = run.progress.add_task("train", total=steps, completed=state.epoch * per_epoch + state.step)
+    targets = targets_of(items, learner.model.spec, accelerator.device)
+    objective = Objective(accelerator, recipe, targets, share=size // accelerator.num_processes)
+    done = state.epoch * per_epoch + state.step
 
-    while state.epoch < settings.epochs:
-        initial_model.set_training(learner.model, state.frozen_norms)
-        for images, indices in epoch_batches(run, size):
-            step = state.epoch * per_epoch + state.step
-            rate = optimizer.learning_rate(step, steps, settings.lr, settings.warmup)
-            optimizer.set_rates(learner.optimizer, rate)
-            loss = objective.backward(learner.wrapped, images, indices, step)
-            if settings.clip:
-                accelerator.clip_grad_norm_(learner.wrapped.parameters(), settings.clip)
-            learner.learn()
-            note_step(run, step, loss, rate)
-            run.progress.update(task, completed=step + 1, description=f"epoch {state.epoch + 1}/{settings.epochs}")
-            if state.step < per_epoch:
-                save_if_due(run, learner)
-        end_epoch(run, learner, per_epoch, size)
-        save_state(run, learner)
+    with progress_bar("train", steps, done=done, quiet=not run.is_main) as bar:
+        while state.epoch < recipe.epochs:
+            bar.tell(f"epoch {state.epoch + 1}/{recipe.epochs}")
+            set_train_mode(learner.model, state.frozen_norms)
+            for images, indices in epoch_batches(run, size):
+                step = state.epoch * per_epoch + state.step
+                rate = learning_rate(step, steps, recipe.lr, recipe.warmup)
+                set_rates(learner.optimizer, rate)
+                loss = objective.backward(learner.wrapped, images, indices, step)
+                if recipe.clip:
+                    accelerator.clip_grad_norm_(learner.wrapped.parameters(), recipe.clip)
+                learner.step()
+                record_step(run, step, loss, rate)
+                bar.advance()
+                if state.step < per_epoch:
+                    save_if_due(run, learner)
+            end_epoch(run, learner, per_epoch, size)
+            save_state(run, learner)
 
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -145,85 +146,126 @@ def main(context: click.Context, /, **options: Any) -> None:
     if options["list_data"]:
         click.echo(public.describe())
         return
-    options["outputs"] = int(options["outputs"])
     if not (options["data"] or options["labels"] or options["resume"]):
         click.echo(NEEDS)
         return
-    sources = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP
-    given = {name for name in options if context.get_parameter_source(name) in sources}
-    run = open_run(options, given)
-    from musiq.training.report import test
-    from musiq.training.run import StopAskedError, open_log, show_progress
-    from musiq.training.stopping import stop_on_signals, tell_shortages
+    run = open_run(Options.of(context))
+    from musiq.training.report import report_test
+    from musiq.training.run import StopAskedError, explain_shortages, open_log, stop_on_signals
 
-    if run.state.epoch >= run.settings.epochs and run_folder.scored(run.folder):
+    if run.state.epoch >= run.recipe.epochs and run_folder.scored(run.folder):
         click.echo(
             f"The run in {run.folder} is finished; its figures are in metrics.json, its model in best.safetensors."
         )
         return
     run.log = open_log(run)
     try:
-        shown = show_progress(run.accelerator.is_main_process)
-        with stop_on_signals(run), tell_shortages(run), shown as run.progress:
+        with stop_on_signals(run), explain_shortages(run):
             train(run)
-            test(run)
+            report_test(run)
             # A process that ends while others still work, or with its connections open, takes them all down.
             run.accelerator.wait_for_everyone()
             run.accelerator.end_training()
     except StopAskedError as stop:
         click.echo(f"{stop} Go on with: python train.py --resume --out {run.folder}", err=True)
         context.exit(130)
-    if run.accelerator.is_main_process:
+    if run.is_main:
         click.echo(f"The best checkpoint is {run.folder / 'best.safetensors'}")
 
 
-def open_run(options: dict[str, Any], given: set[str]) -> Run:
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for.
+
+    Attributes:
+        recipe: What decides the weights.
+        data: Which images.
+        cpu: Leave GPUs alone.
+        workers: Processes that decode images.
+        save_every: Minutes between saved states within an epoch.
+        out: The run's folder; None: a new one, named after preset and time.
+        resume: None: a new run; "auto": that in `out`, or the newest; else the folder of a run.
+        given: Names of the options that the command line or a recipe file gives.
+    """
+
+    recipe: Recipe
+    data: DataOptions
+    cpu: bool
+    workers: int
+    save_every: float
+    out: Path | None
+    resume: str | None
+    given: frozenset[str]
+
+    @classmethod
+    def of(cls, context: click.Context) -> Options:
+        """Those of a command that was just parsed."""
+        values = context.params
+        sources = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP
+        given = frozenset(name for name in values if context.get_parameter_source(name) in sources)
+        own = {name: values[name] for name in ("cpu", "workers", "save_every", "out", "resume")}
+        data = DataOptions(**{field.name: values[field.name] for field in dataclasses.fields(DataOptions)})
+        return cls(recipe_from(values), data, **own, given=given)
+
+
+def open_run(options: Options) -> Run:
     """A new run, or the one to resume, with its folder written once everything is known to be right."""
     # Threads that wait by spinning slow a machine with other work on it several times; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from musiq.training.model_card import terms_of
-    from musiq.training.run import Run, agree_on_folder, start_accelerator
-
-    def say(line: str) -> None:
-        if int(os.environ.get("RANK", 0)) == 0:  # of accelerate launch; before there is an accelerator to ask
-            click.echo(line)
-
-    settings = settle(options)
-    folder = options["out"] if options["resume"] in (None, "auto") else Path(options["resume"])
+    folder = options.out if options.resume in (None, "auto") else Path(options.resume)
     # A job that may be stopped at any time has one command line: it begins the run where there is none yet.
-    begin = not options["resume"] or bool(given & {"labels", "data"} and not run_folder.exists(folder))
-    if not begin:
-        folder = folder or run_folder.newest(say)
-        saved, dataset = run_folder.read_run(folder)
-        run_folder.check_same(saved, dataclasses.asdict(settings), given)
-        settings = saved
-    accelerator = start_accelerator(settings.mixed_precision, options["cpu"])
-    if begin:
-        folder = agree_on_folder(accelerator, folder, settings.preset)
-        run_folder.check_new(folder)
-        parse(settings.loss, settings.outputs)
-        with accelerator.main_process_first():  # the others find its thumbnails
-            dataset = open_dataset(options, folder, say)
-    run = Run(accelerator, settings, dataset, folder, options["workers"], options["save_every"])
-    accelerator.wait_for_everyone()  # before one process writes what the others look for
-    if accelerator.is_main_process and begin:
-        run_folder.write_run(folder, settings, dataset, options["terms"] or terms_of(options["data"]))
-    run.state, run.parts = run_folder.load_state(folder, say)
-    describe(run, say)
+    if not options.resume or (options.given & {"labels", "data"} and not run_folder.exists(folder)):
+        run = begin_run(options, folder)
+    else:
+        run = resume_run(options, folder or run_folder.newest(say))
+    run.state, run.parts = run_folder.load_state(run.folder, say)
+    describe(run)
     return run
 
 
-def describe(run: Run, say: Callable[[str], None]) -> None:
+def begin_run(options: Options, folder: Path | None) -> Run:
+    """A new run, whose folder gets the recipe and the labels with their splits."""
+    from musiq.training.model_card import terms_of
+    from musiq.training.run import Run, agree_on_folder, start_accelerator
+
+    recipe, data = options.recipe, options.data
+    accelerator = start_accelerator(recipe.mixed_precision, options.cpu)
+    folder = agree_on_folder(accelerator, folder, recipe.preset)
+    run_folder.check_new(folder)
+    parse(recipe.loss, recipe.outputs)
+    with accelerator.main_process_first():  # the others find its thumbnails
+        dataset = open_dataset(data, folder, say)
+    accelerator.wait_for_everyone()  # before one process writes what the others look for
+    if accelerator.is_main_process:
+        run_folder.write_run(folder, recipe, dataset, data.terms or terms_of(data.data))
+    return Run(accelerator, recipe, dataset, folder, options.workers, options.save_every)
+
+
+def resume_run(options: Options, folder: Path) -> Run:
+    """The run in a folder, with its own recipe and labels."""
+    from musiq.training.run import Run, start_accelerator
+
+    recipe, dataset = run_folder.read_run(folder)
+    run_folder.check_same(recipe, options.recipe, options.given)
+    accelerator = start_accelerator(recipe.mixed_precision, options.cpu)
+    return Run(accelerator, recipe, dataset, folder, options.workers, options.save_every)
+
+
+def say(line: str) -> None:
+    """Print a line once, not in every process of accelerate launch; before there is an accelerator to ask."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        click.echo(line)
+
+
+def describe(run: Run) -> None:
     """What is about to be trained, on what and where; and how the images are made to fit, judged by the first."""
-    settings, device = run.settings, run.accelerator.device.type
+    recipe, device = run.recipe, run.accelerator.device.type
     where = f"{run.accelerator.num_processes} x {device}" if run.accelerator.num_processes > 1 else device
-    say(f"{settings.preset} for {settings.width}x{settings.height} on {where}: {run.dataset.counts()} images")
-    say(
-        f"target {run.dataset.target!r}, loss {settings.loss}, lr {settings.lr:g}, seed {settings.seed}, in {run.folder}"
-    )
+    say(f"{recipe.preset} for {recipe.width}x{recipe.height} on {where}: {run.dataset.counts()} images")
+    say(f"target {run.dataset.target!r}, loss {recipe.loss}, lr {recipe.lr:g}, seed {recipe.seed}, in {run.folder}")
     with suppress(ImageError):  # it will be named where it is left out
         first = run.dataset.split("train")[0]
-        _, how = prepare(first.path, settings.height, settings.width)
+        _, how = prepare(first.path, recipe.height, recipe.width)
         if how:
             say(
                 f"Images are made to fit: {first.image} is {how}. Another --height and --width would keep more of them."

@@ -1,7 +1,7 @@
-"""train.py to which a signal comes in the third step of an epoch: signalled.py NUMBER EPOCH [options of train.py].
-A negative number goes to every process of the group.
+"""train.py to which a signal comes in the third step of an epoch: python -m tests.signalled NUMBER EPOCH OPTIONS...
 
-Sent from within, as nobody outside can tell when a run is where the signal shall meet it.
+A negative number goes to every process of the group. Sent from within, as nobody outside can tell when a run is where
+the signal shall meet it.
 """
 
 from __future__ import annotations

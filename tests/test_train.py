@@ -21,15 +21,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
 import train  # noqa: E402, after the check for what it needs
-from musiq.datasets.dataset import Labelled  # noqa: E402
 from musiq.metrics import srcc  # noqa: E402
 from musiq.model import checkpoint  # noqa: E402
 from musiq.training import run_folder  # noqa: E402
-from musiq.training.dataloader import LabelledImages, load  # noqa: E402
+from musiq.training.dataloader import LabelledImages  # noqa: E402
 from musiq.training.objective import Objective  # noqa: E402
 
 ROOT = Path(train.__file__).parent
-SIGNALLED = Path(__file__).with_name("signalled.py")
 # All that has a state or chance of its own.
 RECIPE = ("--ema", 0.9, "--drop-path", 0.2, "--accumulate", 2, "--layer-decay", 0.9)
 SMALL = ["--preset", "tiny", "--height", "64", "--width", "64", "--workers", "0", "--cpu"]
@@ -45,7 +43,7 @@ def start_train(
     """train.py, to which a signal comes in the third step of an epoch where `signalled` says which and when; a negative
     one to all of its processes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    script = [SIGNALLED, *map(int, signalled)] if signalled else [ROOT / "train.py"]
+    script = ["-m", "tests.signalled", *map(int, signalled)] if signalled else [ROOT / "train.py"]
     command = [sys.executable, *launcher, *map(str, [*script, *SMALL, *options])]
     STARTED.append(
         subprocess.Popen(
@@ -291,6 +289,13 @@ def test_without_arguments_it_says_what_it_needs() -> None:
     assert "python -m musiq.datasets.synthetic" in result.output
 
 
+def test_the_list_of_datasets_is_printed_by_the_command() -> None:
+    result = CliRunner().invoke(train.main, ["--list-data"])
+    assert result.exit_code == 0
+    assert "kadid10k: KADID-10k" in result.output
+    assert "https://live.ece.utexas.edu/research/ChallengeDB/" in result.output
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -363,23 +368,3 @@ def test_training_can_start_from_a_checkpoint_with_a_new_head(finished: Path, la
     before, after = checkpoint.load(start).state_dict(), checkpoint.load(tmp_path / "run/best.safetensors").state_dict()
     assert torch.allclose(before["trunk.dense.weight"], after["trunk.dense.weight"], atol=1e-6)
     assert after["head.weight"].shape[0] == 5
-
-
-def test_flips_depend_on_the_epoch_and_the_image_not_on_workers_or_batches(labels: Path) -> None:
-    items = [Labelled(f"{i}.png", labels.parent / f"{i}.png", 0) for i in range(12)]
-
-    def shown(epoch: int, batches: list[list[int]], workers: int) -> dict[int, bytes]:
-        photos = LabelledImages(items, 64, 64, (5, epoch))
-        found = load(photos, batches, workers)
-        return {
-            i: image.numpy().tobytes()
-            for images, order, _ in found
-            for i, image in zip(order.tolist(), images, strict=True)
-        }
-
-    one = shown(0, [list(range(12))], 0)
-    assert shown(0, [[11, 3], [0, 7, 2], [1, 4, 5, 6, 8, 9, 10]], 2) == one
-    plain = {i: image for i, (_, image) in enumerate(LabelledImages(items, 64, 64)[j] for j in range(12))}
-    flipped = [one[i] != plain[i].numpy().tobytes() for i in range(12)]
-    assert 0 < sum(flipped) < 12
-    assert shown(1, [list(range(12))], 0) != one

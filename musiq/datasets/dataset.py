@@ -1,6 +1,6 @@
-"""Labelled images: read any manifest and KonIQ-10k's tables; further public datasets are in `musiq.datasets.public`.
+"""What a labelled image and a set of them are, whatever file the labels came from.
 
-Nothing here opens an image or needs torch, so the benchmark reads its labels here too.
+Nothing here opens an image or needs torch, so the benchmark uses it too.
 """
 
 from __future__ import annotations
@@ -23,10 +23,16 @@ KONIQ_RATING = "KonIQ-10k mean rating (1-5)"
 
 @dataclass(frozen=True)
 class Labelled:
-    """One image and what people said of it; higher `mos` is better.
+    """One image and what people said of it.
 
-    `image` is the name as the label file has it, `path` where the image lies. `split` is "" where none is given. `std`
-    is that of the ratings; `shares` those of the ratings 1..K, summing to 1. `extra` has every further column.
+    Attributes:
+        image: Its name as the label file has it.
+        path: Where the image lies; nobody has looked whether it is there.
+        mos: The label (mean opinion score) in the dataset's own units; higher is better.
+        split: "train", "val" or "test"; "" where none is given.
+        std: Standard deviation of the ratings, in the units of `mos`; None where it is not known.
+        shares: Shares of the ratings 1..K, each in [0, 1], summing to 1; None where they are not known.
+        extra: Every further column of the label file, by its name.
     """
 
     image: str
@@ -45,8 +51,15 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images under `root`; `target` names what the labels are, as every figure does, and `score_range` is
-    its (worst, best) where known. `portions` of train, val and test apply where the label file has no split."""
+    """Labelled images, and what their labels mean.
+
+    Attributes:
+        items: The images, in the order of the label file.
+        root: The folder that their names are relative to.
+        target: What the labels are, as every figure names it: "KonIQ-10k MOS (0-100)".
+        score_range: (worst, best) possible label; None where it is not known.
+        portions: Of train, val and test, summing to 1, where the label file has no split.
+    """
 
     items: tuple[Labelled, ...]
     root: Path
@@ -55,13 +68,22 @@ class Dataset:
     portions: tuple[float, float, float] = (0.8, 0.1, 0.1)
 
     def split(self, name: str) -> list[Labelled]:
+        """The images of one split; those without any for ""."""
         return [item for item in self.items if item.split == name]
 
     def counts(self) -> str:
+        """How many images each split has, for people: "7058 train, 1000 val, 2015 test"."""
         return ", ".join(f"{len(self.split(name))} {name}" for name in SPLITS)
 
     def match(self, images: Iterable[Path]) -> list[Labelled | None]:
-        """The label of each image: of the same file, else the only one with the same file name, else None."""
+        """Find the labels of image files.
+
+        Args:
+            images: Paths of any kind; they are resolved.
+
+        Returns:
+            For each the labelled image of the same file, else the only one with the same file name, else None.
+        """
         by_path = {item.path.resolve(): item for item in self.items}
         by_name: dict[str, list[Labelled]] = {}
         for item in self.items:
@@ -86,14 +108,25 @@ def dataset_numbers(items: Sequence[Labelled]) -> list[int]:
     return [numbers.setdefault(item.dataset, len(numbers)) for item in items]
 
 
-def rating_moments(shares: Sequence[float]) -> tuple[float, float]:
+def rating_mean_std(shares: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation of the ratings 1..K with these shares, which sum to 1."""
     mean = sum(rating * share for rating, share in enumerate(shares, 1))
     return mean, math.sqrt(max(0.0, sum((rating - mean) ** 2 * share for rating, share in enumerate(shares, 1))))
 
 
 def as_shares(dataset: Dataset, ratings: int) -> Dataset:
-    """The same images with the mean of their shares, 1..ratings, for a label. Raises MusiqError without such shares."""
+    """The same images with the mean of their shares for a label.
+
+    Args:
+        dataset: Images with `shares`.
+        ratings: How many ratings there are: 1..ratings.
+
+    Returns:
+        Labels and `score_range` are 1..ratings, and `target` says so.
+
+    Raises:
+        MusiqError: An image has no such shares.
+    """
     found = {len(item.shares or ()) for item in dataset.items}
     if found != {ratings}:
         has = f"c1..c{max(found)}" if max(found) else "none"
@@ -101,7 +134,7 @@ def as_shares(dataset: Dataset, ratings: int) -> Dataset:
             f"--outputs {ratings} learns the shares of {ratings} ratings: the labels need the columns c1..c{ratings}, and "
             f"have {has}. Add them, or use --outputs {max(found) or 1}."
         )
-    items = tuple(dataclasses.replace(item, mos=rating_moments(item.shares or ())[0]) for item in dataset.items)
+    items = tuple(dataclasses.replace(item, mos=rating_mean_std(item.shares or ())[0]) for item in dataset.items)
     koniq = dataset.target in (KONIQ_MOS, KONIQ_RATING)
     target = KONIQ_RATING if koniq else f"mean rating (1-{ratings}) of {dataset.target.removeprefix('mos of ')}"
     return dataclasses.replace(dataset, items=items, target=target, score_range=(1.0, float(ratings)))

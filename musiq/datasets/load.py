@@ -1,12 +1,12 @@
-"""From train.py's options to labelled images, each there and in a split: datasets opened, cleared of leaks, joined."""
+"""Loads the labelled images that train.py's options ask for: opens datasets, splits, clears of leaks and joins them."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from musiq.datasets.near_duplicates import find_near_duplicates
 from musiq.datasets.public import read_named
 from musiq.datasets.splits import NO_PAIRS, drop_leaks, leaks, mark_leaks, sample, settle_splits
 from musiq.errors import MusiqError
+from musiq.terminal import progress_bar
 
 THUMBNAILS = "thumbnails.npz"
 """The cache of images' thumbnails in a run's folder; runs beside it read it, too."""
@@ -24,31 +25,71 @@ THUMBNAILS = "thumbnails.npz"
 Say = Callable[[str], None]
 
 
-def open_dataset(options: dict[str, Any], folder: Path, say: Say) -> Dataset:
-    """The labelled images that the options ask for, every one in a split, every image there.
+@dataclass(frozen=True)
+class DataOptions:
+    """What a command asks for by its options on data.
 
-    Thumbnails by which near duplicates were found are kept in `folder`. Raises MusiqError for options that do not go
-    together, and for whatever is wrong with the label files.
+    Attributes:
+        data: Public datasets, "NAME" or "NAME=DIR" each.
+        labels: A label file, in place of `data`.
+        root: Folders of the datasets without "=DIR", or the one that the images of `labels` are relative to.
+        outputs: 1: the labels are scores; K > 1: they are the shares of the ratings 1..K.
+        seed: Of a split that the labels do not give, and of a sample.
+        near_duplicates: "keep", "group" or "drop".
+        max_images: Use at most so many; None: all.
+        skip_missing: Go on without images that are not there.
+        target: What the labels are called; None: as the label file has it.
+        score_range: (worst, best) possible label; None: as it is known.
+        terms: Terms of the images, for the model card; None: as they are known.
     """
-    names = parse_data(options["data"], options["root"], options["labels"])
-    datasets = [_opened(options, name, root) for name, root in names]
+
+    data: tuple[str, ...] = ()
+    labels: Path | None = None
+    root: tuple[Path, ...] = ()
+    outputs: int = 1
+    seed: int = 0
+    near_duplicates: str = "group"
+    max_images: int | None = None
+    skip_missing: bool = False
+    target: str | None = None
+    score_range: tuple[float, float] | None = None
+    terms: str | None = None
+
+
+def open_dataset(options: DataOptions, folder: Path, say: Say) -> Dataset:
+    """Open the labelled images that the options ask for: every one in a split, every image there.
+
+    Args:
+        options: What is asked for.
+        folder: Of the run; thumbnails by which near duplicates are found are kept there.
+        say: Takes lines for people: what was drawn, left out, dropped.
+
+    Returns:
+        The images of all datasets as one.
+
+    Raises:
+        MusiqError: The options do not go together, a label file or image is missing or wrong, or there are too few
+            images to train and validate.
+    """
+    names = parse_data(options.data, options.root, options.labels)
+    datasets = [_open_one(options, name, root) for name, root in names]
     count = sum(len(dataset.items) for dataset in datasets)
-    if most := options["max_images"]:
+    if most := options.max_images:
         # Before the split, so that only these are looked at for near duplicates.
-        datasets = [sample(one, max(3, round(most * len(one.items) / count)), options["seed"]) for one in datasets]
-    datasets = [_present(dataset, options["skip_missing"], say) for dataset in datasets]
+        datasets = [sample(one, max(3, round(most * len(one.items) / count)), options.seed) for one in datasets]
+    datasets = [_without_missing(dataset, options.skip_missing, say) for dataset in datasets]
     near = NO_PAIRS
-    if options["near_duplicates"] != "keep":
+    if options.near_duplicates != "keep":
         near = _near_duplicates([item for dataset in datasets for item in dataset.items], folder)
-    datasets, lines = settle_splits(datasets, options["seed"], near)
+    datasets, lines = settle_splits(datasets, options.seed, near)
     for line in lines:
         say(line)
-    dataset = join(datasets, [name for name, _ in names], options["outputs"]) if len(datasets) > 1 else datasets[0]
-    dataset = _settle_near(dataset, near, options["near_duplicates"] == "drop", say)
+    dataset = join(datasets, [name for name, _ in names], options.outputs) if len(datasets) > 1 else datasets[0]
+    dataset = _without_leaks(dataset, near, options.near_duplicates == "drop", say)
     if len(dataset.split("train")) < 2 or not dataset.split("val"):
         raise MusiqError(f"There are {dataset.counts()} images: too few to train and choose the best epoch.")
-    changes = {name: options[name] for name in ("target", "score_range") if options[name]}
-    return dataclasses.replace(dataset, **changes)
+    target, score_range = options.target or dataset.target, options.score_range or dataset.score_range
+    return dataclasses.replace(dataset, target=target, score_range=score_range)
 
 
 def parse_data(data: Sequence[str], roots: Sequence[Path], labels: Path | None) -> list[tuple[str, Path | None]]:
@@ -73,12 +114,16 @@ def parse_data(data: Sequence[str], roots: Sequence[Path], labels: Path | None) 
     return found
 
 
-def _opened(options: dict[str, Any], name: str, root: Path | None) -> Dataset:
-    dataset = read_named(name, root) if name and root else read_labels(options["labels"], root)
-    return as_shares(dataset, options["outputs"]) if options["outputs"] > 1 else dataset
+def _open_one(options: DataOptions, name: str, root: Path | None) -> Dataset:
+    if options.labels is not None:
+        dataset = read_labels(options.labels, root)
+    else:
+        assert root is not None  # parse_data sees to it
+        dataset = read_named(name, root)
+    return as_shares(dataset, options.outputs) if options.outputs > 1 else dataset
 
 
-def _present(dataset: Dataset, skip: bool, say: Say) -> Dataset:
+def _without_missing(dataset: Dataset, skip: bool, say: Say) -> Dataset:
     lost = missing(dataset.items)
     if not lost:
         return dataset
@@ -103,7 +148,7 @@ def join(datasets: Sequence[Dataset], names: Sequence[str], outputs: int = 1) ->
     columns += dict.fromkeys(key for dataset in datasets for item in dataset.items for key in item.extra)
     items: list[Labelled] = []
     for dataset, name in zip(datasets, names, strict=True):
-        shift, scale = _moments(dataset, name) if outputs == 1 else (0.0, 1.0)
+        shift, scale = _train_mean_std(dataset, name) if outputs == 1 else (0.0, 1.0)
         for item in dataset.items:
             path = Path(os.path.abspath(item.path))  # not resolved: a link's target may lie outside of root
             own = {**item.extra, "dataset": name, "label": repr(item.mos)}
@@ -116,7 +161,7 @@ def join(datasets: Sequence[Dataset], names: Sequence[str], outputs: int = 1) ->
     return Dataset(tuple(items), root, target, None if outputs == 1 else (1.0, float(outputs)))
 
 
-def _moments(dataset: Dataset, name: str) -> tuple[float, float]:
+def _train_mean_std(dataset: Dataset, name: str) -> tuple[float, float]:
     """Mean and standard deviation of the train labels."""
     labels = np.array([item.mos for item in dataset.split("train")])
     if len(labels) == 0 or labels.std() == 0:
@@ -125,24 +170,19 @@ def _moments(dataset: Dataset, name: str) -> tuple[float, float]:
 
 
 def _near_duplicates(items: Sequence[Labelled], folder: Path) -> NDArray[np.int64]:
-    """Pairs of places; progress on stderr. Thumbnails of a run beside this one are taken over."""
-    from rich.console import Console
-    from rich.progress import Progress
-
+    """Pairs of indices; thumbnails of a run beside this one are taken over."""
     others = sorted(folder.parent.glob(f"*/{THUMBNAILS}"), key=lambda path: path.stat().st_mtime)
     caches = [folder / THUMBNAILS, *others[-1:]]
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("near duplicates", total=len(items))
-        return find_near_duplicates([item.path for item in items], caches, lambda: progress.advance(task))
+    with progress_bar("near duplicates", len(items)) as bar:
+        return find_near_duplicates([item.path for item in items], caches, bar.advance)
 
 
-def _settle_near(dataset: Dataset, near: NDArray[np.int64], drop: bool, say: Say) -> Dataset:
+def _without_leaks(dataset: Dataset, near: NDArray[np.int64], drop: bool, say: Say) -> Dataset:
     """Say what leaks, and mark it or, where asked, drop it from train."""
     leaking = leaks(dataset, near)
     if not leaking:
         return dataset
-    counts = [sum(dataset.items[place].split == name for place in leaking) for name in ("val", "test")]
+    counts = [sum(dataset.items[index].split == name for index in leaking) for name in ("val", "test")]
     what = f"{counts[0]} val and {counts[1]} test images have a near duplicate in train"
     if drop:
         smaller = drop_leaks(dataset, near)

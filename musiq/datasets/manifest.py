@@ -1,6 +1,6 @@
-"""Labelled images: read any manifest and KonIQ-10k's tables; further public datasets are in `musiq.datasets.public`.
+"""Label files: reads a CSV of images and their labels (a manifest) and KonIQ-10k's tables, and writes a manifest.
 
-Nothing here opens an image or needs torch, so the benchmark reads its labels here too.
+The tables of the other public datasets are read by `musiq.datasets.readers`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,18 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "va
 
 
 def read_labels(path: Path, root: Path | None = None) -> Dataset:
-    """Labels of any layout known here: a manifest, either KonIQ-10k table, or the list koniq-10k.txt.
+    """Read labels of any layout known here: a manifest, either KonIQ-10k table, or the list koniq-10k.txt.
 
-    Images lie relative to `root`, by default the label file's folder (or 1024x768/ in it, for KonIQ-10k). Raises
-    MusiqError, naming the row, for a file that is none of these.
+    Args:
+        path: The label file.
+        root: The folder that images are relative to; by default that of the label file (or 1024x768/ in it, for
+            KonIQ-10k).
+
+    Returns:
+        The labelled images, in the order of the file. No image is opened or looked for.
+
+    Raises:
+        MusiqError: The file cannot be read or is none of these; names the row.
     """
     text = read_text(path)
     first = text.split("\n", 1)[0].split("\t")
@@ -41,10 +49,19 @@ def read_labels(path: Path, root: Path | None = None) -> Dataset:
 
 
 def read_manifest(path: Path, root: Path | None = None) -> Dataset:
-    """A CSV with the columns image,mos[,split][,std][,c1..cK] and any more.
+    """Read a CSV with the columns image,mos[,split][,std][,c1..cK] and any more.
 
-    c1..cK are the shares (or counts) of the ratings 1..K. Raises MusiqError naming the row for a value that is none, an
-    image named twice, and missing columns.
+    c1..cK are the shares (or counts) of the ratings 1..K. Separators `,`, `;` and tabs are told apart by the header.
+
+    Args:
+        path: The file, UTF-8.
+        root: The folder that images are relative to; by default that of the file.
+
+    Returns:
+        The labelled images, in the order of the file.
+
+    Raises:
+        MusiqError: A column is missing, a value is none, or an image is named twice; names the row.
     """
     text = read_text(path)
     header = text.split("\n", 1)[0]
@@ -160,7 +177,15 @@ def number_in(text: str | None) -> float | None:
 
 
 def write_manifest(dataset: Dataset, path: Path) -> None:
-    """Write what `read_manifest(path, dataset.root)` reads back equal, splits included."""
+    """Write a dataset as a CSV that `read_manifest(path, dataset.root)` reads back equal, splits included.
+
+    Args:
+        dataset: Images that all have the same extra columns, and shares of as many ratings or none.
+        path: The file to write; its folder is made.
+
+    Raises:
+        MusiqError: The file cannot be written.
+    """
     ratings = len(dataset.items[0].shares or ())
     extra = list(dataset.items[0].extra)
     with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:

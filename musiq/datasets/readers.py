@@ -1,4 +1,4 @@
-"""The label files of the public datasets, each read as its authors publish it.
+"""Readers of the public datasets' label files, one for each dataset, as its authors publish it.
 
 The layouts are those of the packages at each dataset's home in `musiq.datasets.public`. A reader takes the dataset's
 folder and gives items whose images lie at `root / image`; it raises LacksError for what is not there, MusiqError
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from musiq.datasets.dataset import Dataset, Labelled, rating_moments
+from musiq.datasets.dataset import Dataset, Labelled, rating_mean_std
 from musiq.datasets.manifest import number_in, read_labels, read_text
 from musiq.errors import MusiqError
 
@@ -77,7 +77,7 @@ def read_ava(root: Path) -> Dataset:
         fields = line.split()
         if len(fields) != 15 or not all(field.isdigit() for field in fields) or not any(map(int, fields[2:12])):
             raise MusiqError(f"{table}, row {number}: {line!r} is not index, id, ten counts, two tags and challenge.")
-        shares, mean, std = _moments([int(field) for field in fields[2:12]])
+        shares, mean, std = _rating_statistics([int(field) for field in fields[2:12]])
         image, extra = f"{fields[1]}.jpg", {"tags": " ".join(fields[12:14]), "challenge": fields[14]}
         split = "test" if fields[1] in test else "train"
         items.append(Labelled(image, images / image, mean, split, std, shares, extra))
@@ -222,8 +222,8 @@ def _number(where: str, row: dict[str, str], column: str) -> float:
     return found
 
 
-def _moments(counts: list[int]) -> tuple[tuple[float, ...], float, float]:
+def _rating_statistics(counts: list[int]) -> tuple[tuple[float, ...], float, float]:
     """Shares, mean and standard deviation of ratings 1..K of which there are so many each."""
     total = sum(counts)
     shares = tuple(count / total for count in counts)
-    return shares, *rating_moments(shares)
+    return shares, *rating_mean_std(shares)

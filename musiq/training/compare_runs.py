@@ -1,6 +1,7 @@
-"""One table of finished runs, for a comparison of recipes: `python -m musiq.training.compare_runs runs/*` prints it,
-and with `--against runs/NAME` what each run's SRCC differs from that run's, with the interval that tells it from
-noise."""
+"""Compares finished runs in one Markdown table: `python -m musiq.training.compare_runs runs/*` prints it.
+
+With `--against runs/NAME` it also tells what each run's SRCC differs from that run's, with the 95% interval.
+"""
 
 from __future__ import annotations
 
@@ -8,76 +9,73 @@ import csv
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from musiq.errors import MusiqError
+from musiq.markdown import table
 from musiq.metrics import srcc_difference
 from musiq.terminal import Command
-from musiq.training.run_folder import Settings
+from musiq.training.model_card import figure_cell
+from musiq.training.recipe import RECIPE_FIELDS
 
-COLUMNS: tuple[str, ...] = (
-    "run",
-    "settings that differ",
-    "n",
-    "SRCC",
-    "without near duplicates",
-    "PLCC",
-    "KRCC",
-    "images/s",
-)
+COLUMNS = ("run", "settings that differ", "n", "SRCC", "without near duplicates", "PLCC", "KRCC", "images/s")
 
-TOLD = ("preset", "seed")
-"""Settings that are told though they be the same in all runs."""
+ALWAYS_SHOWN = ("preset", "seed")
+"""Settings that are shown though they be the same in all runs."""
 
 
-def table(folders: Sequence[Path], against: Path | None = None) -> str:
-    """A Markdown table, a row for each folder, best SRCC first.
+@dataclass(frozen=True)
+class FinishedRun:
+    """What the folder of a finished run says: its recipe as saved, by names, and the content of metrics.json."""
 
-    `against`: one more column, each run's SRCC minus that run's, paired over the test images, with its 95% interval.
-    Raises MusiqError for a folder without a finished run, and for two that were not tested on the same images.
+    folder: Path
+    settings: dict[str, Any]
+    metrics: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> FinishedRun:
+        try:
+            settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
+            return cls(folder, settings, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError) as problem:
+            raise MusiqError(
+                f"{folder} holds no finished run ({problem}); finish it with python train.py --resume --out {folder}."
+            ) from problem
+
+    def cells(self, shown: Sequence[str]) -> list[str]:
+        """Those of COLUMNS, with the settings of these names."""
+        settings = ", ".join(f"{name.replace('_', '-')} {self.settings.get(name)}" for name in shown)
+        apart, speed = self.metrics.get("without_near_duplicates"), self.metrics["training"].get("images_per_second")
+        figures = [figure_cell(self.metrics, "srcc"), figure_cell(apart, "srcc") if apart else ""]
+        figures += [figure_cell(self.metrics, "plcc"), figure_cell(self.metrics, "krcc")]
+        return [self.folder.name, settings, str(self.metrics["n"]), *figures, f"{speed:.1f}" if speed else ""]
+
+
+def compare(folders: Sequence[Path], against: Path | None = None) -> str:
+    """Compare finished runs.
+
+    Args:
+        folders: Those of the runs.
+        against: One more column, each run's SRCC minus that run's, paired over the test images, with its 95% interval.
+
+    Returns:
+        A Markdown table, a row for each run, best SRCC first.
+
+    Raises:
+        MusiqError: A folder holds no finished run, or two were not tested on the same images.
     """
-    runs = [(folder, *_read(folder)) for folder in folders]
-    runs.sort(key=lambda run: run[2]["srcc"] or -2, reverse=True)
-    differing = [
-        name
-        for name in Settings.__annotations__
-        if name in TOLD or len({str(settings.get(name)) for _, settings, _ in runs}) > 1
+    runs = sorted(map(FinishedRun.read, folders), key=lambda run: run.metrics["srcc"] or -2, reverse=True)
+    shown = [
+        name for name in RECIPE_FIELDS if name in ALWAYS_SHOWN or len({str(run.settings.get(name)) for run in runs}) > 1
     ]
-    columns, rows = COLUMNS, [_row(folder, settings, metrics, differing) for folder, settings, metrics in runs]
-    if against is not None:
-        columns = (*columns, f"SRCC minus that of {against.name}")
-        rows = [f"{row} {_difference(folder, against)} |" for row, (folder, _, _) in zip(rows, runs, strict=True)]
-    header = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    return "\n".join([*header, *rows])
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    try:
-        settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
-        return settings, json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError) as problem:
-        raise MusiqError(
-            f"{folder} holds no finished run ({problem}); finish it with python train.py --resume --out {folder}."
-        ) from problem
-
-
-def _row(folder: Path, settings: dict[str, Any], metrics: dict[str, Any], differing: Sequence[str]) -> str:
-    told = ", ".join(f"{name.replace('_', '-')} {settings.get(name)}" for name in differing)
-    apart = metrics.get("without_near_duplicates")
-    speed = metrics["training"].get("images_per_second")
-    cells = [_figure(metrics, "srcc"), _figure(apart, "srcc") if apart else "", _figure(metrics, "plcc")]
-    cells += [_figure(metrics, "krcc"), f"{speed:.1f}" if speed else ""]
-    return f"| {folder.name} | {told} | {metrics['n']} | {' | '.join(cells)} |"
-
-
-def _figure(found: dict[str, Any], name: str) -> str:
-    ends = found[f"{name}_interval"]
-    if found[name] is None:
-        return str(found["undefined"])
-    return f"{found[name]:.4f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
+    if against is None:
+        return table(COLUMNS, [run.cells(shown) for run in runs])
+    rows = [[*run.cells(shown), _difference(run.folder, against)] for run in runs]
+    return table([*COLUMNS, f"SRCC minus that of {against.name}"], rows)
 
 
 def _difference(folder: Path, against: Path) -> str:
@@ -115,7 +113,7 @@ def _predictions(folder: Path) -> dict[str, tuple[float, float]]:
 )
 def main(folders: tuple[Path, ...], against: Path | None) -> None:
     """Print one Markdown table of the finished runs in FOLDERS, with 95% intervals."""
-    click.echo(table(folders, against))
+    click.echo(compare(folders, against))
 
 
 if __name__ == "__main__":

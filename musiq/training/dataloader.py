@@ -1,4 +1,4 @@
-"""Images for training: decoded and fitted in worker processes, in an order that only the seed and epoch decide.
+"""Loads images for training: worker processes decode and fit them, in an order that only the seed and epoch decide.
 
 Nothing keeps a random state: any position of any epoch can be entered directly, which is what makes a resumed run equal
 to one that was never interrupted, whatever the number of workers.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,8 +20,14 @@ from musiq.datasets.dataset import Labelled
 from musiq.errors import ImageError
 from musiq.images.decode import prepare
 
-Batch = tuple[Tensor, Tensor, list[str]]
-"""Images uint8 (n, H, W, 3); their places in the list of items, int64 (n,); one line for each that cannot be read."""
+
+class LoadedImages(NamedTuple):
+    """A batch as the loader yields it: `images` uint8 (n, H, W, 3), their `indices` in the list of items, int64 (n,), and
+    a line of `problems` for each image that cannot be read. With none readable, `images` is (0,)."""
+
+    images: Tensor
+    indices: Tensor
+    problems: list[str]
 
 
 class LabelledImages(Dataset[tuple[int, "Tensor | str"]]):
@@ -50,14 +57,16 @@ def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
     return [int(index) for index in np.random.default_rng([seed, epoch]).permutation(count)]
 
 
-def cut(order: Sequence[int], size: int, rank: int = 0, ranks: int = 1) -> list[list[int]]:
-    """Cut an order into whole batches of `size` and take one process's even share of each; the rest of an order is left
-    out, so that every step averages over as many images."""
+def batches_of_rank(order: Sequence[int], size: int, rank: int = 0, ranks: int = 1) -> list[list[int]]:
+    """One process's even share of each whole batch of `size`; what is left at the end of an order is left out, so that
+    every step averages over as many images."""
     whole = len(order) - len(order) % size
     return [list(order[start + rank : start + size : ranks]) for start in range(0, whole, size)]
 
 
-def load(images: LabelledImages, batches: Sequence[list[int]], workers: int, pin: bool = False) -> Iterator[Batch]:
+def load_batches(
+    images: LabelledImages, batches: Sequence[list[int]], workers: int, pin: bool = False
+) -> Iterator[LoadedImages]:
     """The batches of these indices, read ahead by `workers` processes (0: by this one)."""
     loader: DataLoader[tuple[int, Tensor | str]] = DataLoader(
         images,
@@ -70,21 +79,21 @@ def load(images: LabelledImages, batches: Sequence[list[int]], workers: int, pin
     return iter(loader)
 
 
-def collate(examples: list[tuple[int, Tensor | str]]) -> Batch:
-    """Readable images stacked, the others named; with none readable, no indices and images (0,)."""
+def collate(examples: list[tuple[int, Tensor | str]]) -> LoadedImages:
+    """Readable images stacked, the others named."""
     read = [(index, image) for index, image in examples if isinstance(image, Tensor)]
     problems = [problem for _, problem in examples if isinstance(problem, str)]
     images = torch.stack([image for _, image in read]) if read else torch.zeros(0, dtype=torch.uint8)
-    return images, torch.tensor([index for index, _ in read], dtype=torch.int64), problems
+    return LoadedImages(images, torch.tensor([index for index, _ in read], dtype=torch.int64), problems)
 
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # one thread a worker: the workers are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the main one decides
-    signal.signal(signal.SIGTERM, _outlive_one)
+    signal.signal(signal.SIGTERM, _ignore_once)
 
 
-def _outlive_one(number: int, _: object) -> None:
-    """A cluster that stops a job sends SIGTERM to every process of it: the main one still has a step to finish. PyTorch
-    ends a worker that hangs by the same signal, and Python by another at the end."""
+def _ignore_once(number: int, _: object) -> None:
+    """A worker outlives one SIGTERM: a cluster that stops a job sends it to every process, and the main one still has a
+    step to finish. PyTorch ends a worker that hangs by the same signal, and Python by another at the end."""
     signal.signal(number, signal.SIG_DFL)

@@ -1,7 +1,4 @@
-"""What training is made of: the model to begin with, the optimiser, the schedule, the scores of a set.
-
-train.py is the loop that puts these together; musiq.training.objective has the loss and gradient of a batch.
-"""
+"""Scores a set of labelled images with the model in training, over all processes."""
 
 from __future__ import annotations
 
@@ -14,13 +11,18 @@ import torch
 
 from musiq.datasets.dataset import Labelled
 from musiq.model.network import Musiq
-from musiq.training.dataloader import LabelledImages, load
+from musiq.training.dataloader import LabelledImages, load_batches
 
 
 @dataclass(frozen=True)
 class Scored:
-    """`scores` of each item in the labels' units, NaN where its image cannot be read; its `shares` of the ratings 1..K
-    for a model of K > 1 outputs, else (); and one line for each `problem` image."""
+    """What a model says of a set of images.
+
+    Attributes:
+        scores: Of each item, in the labels' units; NaN where its image cannot be read.
+        shares: Of each item, the predicted shares of the ratings 1..K for a model of K > 1 outputs, else ().
+        problems: One line for each image that cannot be read.
+    """
 
     scores: list[float]
     shares: list[tuple[float, ...]]
@@ -33,10 +35,18 @@ def score(
     items: Sequence[Labelled],
     batch_size: int,
     workers: int,
-    tick: Callable[[int], None] = lambda count: None,
+    after_batch: Callable[[int], None] = lambda count: None,
 ) -> Scored:
-    """Scores by exactly one process of the accelerator for each item; every process gets all of them. `tick` is told how
-    many images each step was."""
+    """Score images, each in exactly one process of the accelerator; every process gets all of the scores.
+
+    Args:
+        accelerator: accelerate's.
+        model: On the accelerator's device.
+        items: The images.
+        batch_size: Images in a call of the model.
+        workers: Processes that decode images.
+        after_batch: Called with the number of images of each batch that is done.
+    """
     from accelerate.utils import broadcast, gather_object
 
     mine = list(range(accelerator.process_index, len(items), accelerator.num_processes))
@@ -49,15 +59,14 @@ def score(
             if "running_" in name:  # trained batch norms have seen other images in each process
                 statistic.copy_(broadcast(statistic))
     with torch.inference_mode():
-        for images, indices, unread in load(
-            LabelledImages(items, model.spec.height, model.spec.width), batches, workers
-        ):
+        dataset = LabelledImages(items, model.spec.height, model.spec.width)
+        for images, indices, unread in load_batches(dataset, batches, workers):
             if len(indices):
                 read = model.read(model(images.to(accelerator.device)).float())  # (n,), (n, K) for shares
                 rows = torch.cat([read[0][:, None], *read[1:]], dim=1)
                 found += zip(indices.tolist(), map(tuple, rows.tolist()), strict=True)
             problems += unread
-            tick(len(indices) + len(unread))
+            after_batch(len(indices) + len(unread))
     rows_of: dict[int, tuple[float, ...]] = dict(gather_object(found))
     every = [rows_of.get(index, (math.nan,)) for index in range(len(items))]
     return Scored([row[0] for row in every], [row[1:] for row in every], sorted(gather_object(problems)))

@@ -1,9 +1,6 @@
-"""Training losses: plain functions and literal tables; weighted sums such as "l1+0.5*ranking".
+"""Training losses on scores, on pairs of scores and on distributions of ratings, and weighted sums of them.
 
-Losses on scores take predicted and wanted scores, float (B,); losses on shares take the predicted and wanted shares of
-the ratings 1..K, float (B, K), each row summing to 1; both are means over the images. Losses over pairs also take
-`groups`, int64 (B,) or None: only images of the same group are compared, because the scores of two datasets have no
-common order. All return a scalar.
+Plain functions, each a scalar over a batch of B images, in literal tables by their names; "l1+0.5*ranking" is a sum.
 """
 
 from __future__ import annotations
@@ -25,19 +22,47 @@ FLOOR = 1e-12
 
 
 def l1(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """Mean absolute difference."""
+    """Mean absolute difference.
+
+    Args:
+        predicted: Scores, float (B,).
+        wanted: The labels, float (B,).
+
+    Returns:
+        Scalar, from 0, in the units of the scores.
+    """
     return (predicted - wanted).abs().mean()
 
 
 def mse(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared difference."""
+    """Mean squared difference.
+
+    Args:
+        predicted: Scores, float (B,).
+        wanted: The labels, float (B,).
+
+    Returns:
+        Scalar, from 0, in the units of the scores squared.
+    """
     return (predicted - wanted).square().mean()
 
 
 def ranking(predicted: Tensor, wanted: Tensor, groups: Tensor | None = None, margin: float = MARGIN) -> Tensor:
     """Pairwise hinge: the mean of max(0, margin - (p_i - p_j)) over all ordered pairs with wanted_i > wanted_j.
 
-    Zero for a batch without such a pair. As RankIQA (Liu et al., ICCV 2017, arXiv 1707.08347), over all pairs of a batch.
+    Args:
+        predicted: Scores p, float (B,).
+        wanted: The labels, float (B,).
+        groups: int64 (B,): only images of one group are compared, because the scores of two datasets have no common
+            order; None: all are.
+        margin: By how much the better image's score must be the higher one, in the units of the scores.
+
+    Returns:
+        Scalar, from 0; 0 for a batch without such a pair.
+
+    References:
+        X. Liu, J. van de Weijer, A. D. Bagdanov, "RankIQA: Learning from Rankings for No-reference Image Quality
+        Assessment", ICCV 2017, arXiv:1707.08347; here over all pairs of a batch.
     """
     ahead = predicted[:, None] - predicted[None, :]  # (B, B)
     better = ((wanted[:, None] > wanted[None, :]) & _together(wanted, groups)).to(predicted.dtype)
@@ -48,8 +73,20 @@ def fidelity(predicted: Tensor, wanted: Tensor, groups: Tensor | None = None) ->
     """Fidelity of the pairs' order: the mean of 1 - sqrt(q q') - sqrt((1 - q)(1 - q')) over all pairs.
 
     q' = Phi((p_i - p_j) / sqrt(2)) is the predicted probability that i is better (Thurstone's case V), q is 1, 1/2 or 0 by
-    the labels. In [0, 1]; zero for a batch without a pair. After Tsai et al. (FRank, SIGIR 2007) as UNIQUE trains with it
-    (arXiv 2005.13983), whose q also knows the deviation of the ratings.
+    the labels.
+
+    Args:
+        predicted: Scores p, float (B,).
+        wanted: The labels, float (B,).
+        groups: int64 (B,): only images of one group are compared; None: all are.
+
+    Returns:
+        Scalar in [0, 1]; 0 for a batch without a pair.
+
+    References:
+        M.-F. Tsai et al., "FRank: A Ranking Method with Fidelity Loss", SIGIR 2007, doi:10.1145/1277741.1277808.
+        W. Zhang et al., "Uncertainty-Aware Blind Image Quality Assessment in the Laboratory and Wild" (UNIQUE), 2021,
+        arXiv:2005.13983, whose q also knows the deviation of the ratings.
     """
     ahead = (predicted[:, None] - predicted[None, :]).double()  # (B, B); Phi of float32 is 0 or 1 too early
     # (1 + sign) / 2 over both orders of a pair: 1 - sqrt(q q') - sqrt((1 - q)(1 - q')) is the same for (j, i).
@@ -61,27 +98,56 @@ def fidelity(predicted: Tensor, wanted: Tensor, groups: Tensor | None = None) ->
 
 
 def plcc(predicted: Tensor, wanted: Tensor, groups: Tensor | None = None) -> Tensor:
-    """(1 - r) / 2 with Pearson's r over the batch; with groups the mean of theirs, weighted by images. In [0, 1].
+    """(1 - r) / 2 with Pearson's r over the batch; with groups the mean of theirs, weighted by images.
 
-    Groups of one image have no r and count as nothing. As the loss of linearity in MDTVSFA (arXiv 2011.04263).
+    Args:
+        predicted: Scores, float (B,).
+        wanted: The labels, float (B,).
+        groups: int64 (B,); groups of one image have no r and count as nothing. None: all images are one group.
+
+    Returns:
+        Scalar in [0, 1].
+
+    References:
+        D. Li, T. Jiang, M. Jiang, "Unified Quality Assessment of In-the-Wild Videos with Mixed Datasets Training"
+        (MDTVSFA), IJCV 2021, arXiv:2011.04263, its loss of linearity.
     """
     same = _together(wanted, groups).to(predicted.dtype)  # (B, B)
     count = same.sum(dim=1)
     p, y = predicted - same @ predicted / count, wanted - same @ wanted / count
-    spread = ((same @ p.square()) * (same @ y.square())).clamp(min=FLOOR).sqrt()
-    r = (same @ (p * y)) / spread  # (B,): of each image's group
+    deviations = ((same @ p.square()) * (same @ y.square())).clamp(min=FLOOR).sqrt()
+    r = (same @ (p * y)) / deviations  # (B,): of each image's group
     several = (count > 1).to(predicted.dtype)
     return ((1 - r) / 2 * several).sum() / several.sum().clamp(min=1)
 
 
 def emd(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """Earth mover's distance with r = 2: sqrt(mean_k (CDF_p(k) - CDF_q(k))^2), as NIMA (arXiv 1709.05424, eq. 1)."""
+    """Earth mover's distance with r = 2: sqrt(mean_k (CDF_p(k) - CDF_q(k))^2), the mean over the images.
+
+    Args:
+        predicted: Shares of the ratings 1..K, float (B, K), each row summing to 1.
+        wanted: Those of the labels, alike.
+
+    Returns:
+        Scalar in [0, 1].
+
+    References:
+        H. Talebi, P. Milanfar, "NIMA: Neural Image Assessment", IEEE TIP 2018, arXiv:1709.05424, equation 1.
+    """
     gaps = (predicted - wanted).cumsum(dim=1)  # (B, K)
     return gaps.square().mean(dim=1).clamp(min=FLOOR).sqrt().mean()
 
 
 def emd1(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """Earth mover's distance with r = 1: mean_k |CDF_p(k) - CDF_q(k)|."""
+    """Earth mover's distance with r = 1: mean_k |CDF_p(k) - CDF_q(k)|, the mean over the images.
+
+    Args:
+        predicted: Shares of the ratings 1..K, float (B, K), each row summing to 1.
+        wanted: Those of the labels, alike.
+
+    Returns:
+        Scalar in [0, 1].
+    """
     return (predicted - wanted).cumsum(dim=1).abs().mean()
 
 
@@ -108,10 +174,18 @@ Terms = tuple[tuple[float, str], ...]
 
 
 def parse(text: str, outputs: int = 1) -> Terms:
-    """Read "l1+0.5*ranking" into ((1.0, "l1"), (0.5, "ranking")), for a model of so many outputs.
+    """Read a weighted sum of losses.
 
-    Raises MusiqError for a name that is not in the tables, a weight that is not a positive number, and a loss on shares
-    for a model of one output.
+    Args:
+        text: Names of losses, each with a weight before it where that is not 1: "l1+0.5*ranking".
+        outputs: Of the model: 1 for a score, K > 1 for the shares of the ratings 1..K.
+
+    Returns:
+        A weight and name for each term: ((1.0, "l1"), (0.5, "ranking")).
+
+    Raises:
+        MusiqError: A name is not in the tables, a weight is no positive number, or a loss is on shares and the model has
+            one output.
     """
     return tuple(_term(part, text, outputs) for part in text.replace(" ", "").split("+"))
 
@@ -143,7 +217,18 @@ def total(
     margin: float = MARGIN,
     groups: Tensor | None = None,
 ) -> Tensor:
-    """The weighted sum of `terms`; `scores` and `shares` are (predicted, wanted), `margin` is that of `ranking`."""
+    """The weighted sum of losses.
+
+    Args:
+        terms: By `parse`.
+        scores: Predicted and wanted, float (B,) each.
+        shares: Predicted and wanted, float (B, K) each; None for a model of one output.
+        margin: Of `ranking`.
+        groups: int64 (B,), see `ranking`.
+
+    Returns:
+        Scalar.
+    """
     result = scores[0].new_zeros(())
     for weight, name in terms:
         result = result + weight * _one(name, scores, shares, margin, groups)

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what a trained model is for, what it learned from, how good it is there, and what it cannot tell."""
+"""Writes MODEL_CARD.md: what a trained model is for, what it learned from, how good it is there, what it cannot tell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from musiq.datasets.dataset import Dataset
 from musiq.datasets.public import DATASETS
 from musiq.files import atomic_write
-from musiq.training.run_folder import Settings
+from musiq.markdown import table
+from musiq.training.recipe import Recipe
 from musiq.version import __version__
 
 SHOWN = {"srcc": "SRCC", "plcc": "PLCC", "plcc_fitted": "PLCC (fitted)", "krcc": "KRCC", "rmse": "RMSE"}
@@ -22,15 +23,7 @@ CARD = """# {preset}, trained on {target}
 Predicts how good people would find a photograph. `best.safetensors` is for images of {width}x{height} pixels; others are
 resized to cover that and cropped.
 
-| | |
-|---|---|
-| target | {target} |
-| score range | {score_range} |
-| images | {counts}; which is which: `split.csv` |
-| terms of the data | {terms} |
-| starts from | {start} |
-| recipe | {epochs} epochs, batches of {batch_size}, loss {loss}, lr {lr:g}, seed {seed}; all of it: `run.json` |
-| made by | musiq {version}, train.py |
+{facts}
 
 ## Figures
 
@@ -57,44 +50,56 @@ def terms_of(data: Sequence[str]) -> str:
     return "; ".join(f"{one.title}: {one.terms} ({one.home})" for one in named) or NOT_STATED
 
 
-def write_card(folder: Path, settings: Settings, dataset: Dataset, metrics: dict[str, Any]) -> None:
+def write_card(folder: Path, recipe: Recipe, dataset: Dataset, metrics: dict[str, Any]) -> None:
     """MODEL_CARD.md of a run's folder; `metrics` are those of metrics.json."""
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    card = CARD.format(
+        preset=recipe.preset,
+        width=recipe.width,
+        height=recipe.height,
+        target=dataset.target,
+        facts=fact_table(recipe, dataset, record["labels"].get("terms", NOT_STATED)),
+        best_epoch=metrics["best_epoch"],
+        figures=figure_table(metrics),
+    )
+    with atomic_write(folder / "MODEL_CARD.md") as part:
+        part.write_text(card, encoding="utf-8")
+
+
+def fact_table(recipe: Recipe, dataset: Dataset, terms: str) -> str:
+    """A Markdown table: what the model learned, from what, and how."""
     known = dataset.score_range
     facts = {
-        **vars(settings),
         "target": dataset.target,
-        "score_range": f"{known[0]:g} (worst) to {known[1]:g} (best)" if known else "not known",
-        "counts": dataset.counts(),
-        "terms": record["labels"].get("terms", NOT_STATED),
-        "start": starts_from(settings),
-        "version": __version__,
-        "best_epoch": metrics["best_epoch"],
-        "figures": "\n".join(figure_table(metrics)),
+        "score range": f"{known[0]:g} (worst) to {known[1]:g} (best)" if known else "not known",
+        "images": f"{dataset.counts()}; which is which: `split.csv`",
+        "terms of the data": terms,
+        "starts from": starts_from(recipe),
+        "recipe": f"{recipe.epochs} epochs, batches of {recipe.batch_size}, loss {recipe.loss}, lr {recipe.lr:g}, seed "
+        f"{recipe.seed}; all of it: `run.json`",
+        "made by": f"musiq {__version__}, train.py",
     }
-    with atomic_write(folder / "MODEL_CARD.md") as part:
-        part.write_text(CARD.format(**facts), encoding="utf-8")
+    return table(["", ""], facts.items())
 
 
-def starts_from(settings: Settings) -> str:
+def starts_from(recipe: Recipe) -> str:
     """Where the weights came from before training."""
-    if settings.start:
-        return f"`{Path(settings.start).name}`"
+    if recipe.start:
+        return f"`{Path(recipe.start).name}`"
     named = {"none": "random weights", "download": "torchvision's ImageNet weights (V1) for the trunk"}
-    return named.get(settings.trunk_weights, f"`{Path(settings.trunk_weights).name}` for the trunk")
+    return named.get(recipe.trunk_weights, f"`{Path(recipe.trunk_weights).name}` for the trunk")
 
 
-def figure_table(metrics: dict[str, Any]) -> list[str]:
+def figure_table(metrics: dict[str, Any]) -> str:
     """A Markdown table: all test images, and those without near duplicates where the labels mark them."""
     sets = {"all test images": metrics, "without near duplicates": metrics.get("without_near_duplicates")}
-    rows = [f"| | n | {' | '.join(SHOWN.values())} |", f"|---|---|{'---|' * len(SHOWN)}"]
-    for name, found in sets.items():
-        if found:
-            rows.append(f"| {name} | {found['n']} | {' | '.join(_cell(found, key) for key in SHOWN)} |")
-    return rows
+    rows = [
+        [name, str(found["n"]), *(figure_cell(found, key) for key in SHOWN)] for name, found in sets.items() if found
+    ]
+    return table(["", "n", *SHOWN.values()], rows)
 
 
-def _cell(found: dict[str, Any], key: str) -> str:
+def figure_cell(found: dict[str, Any], key: str) -> str:
     """ "0.7047 (0.651 to 0.752)", or why there is no figure."""
     if found[key] is None:
         return str(found["undefined"] or "no fit")

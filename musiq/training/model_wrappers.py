@@ -1,5 +1,5 @@
 """What makes training steadier or smaller without being part of the model: stochastic depth, an average of the weights,
-activations computed again instead of kept, channels-last, compilation.
+activation checkpointing, channels-last, compilation.
 
 All of it is put round a model that knows nothing of it, and none of it reaches a checkpoint.
 """
@@ -13,29 +13,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 from torchvision.ops import stochastic_depth
 
 from musiq.errors import MusiqError
 from musiq.model.network import Layer, Musiq, ResNetTrunk
-from musiq.training.run_folder import Settings
+from musiq.training.recipe import Recipe
 
 
-def equip(model: Musiq, settings: Settings, device: torch.device) -> None:
-    """Change how `model` computes while it trains, as the settings say. Raises MusiqError where it cannot be compiled."""
-    if settings.drop_path:
-        drop_paths(model, settings.drop_path)
-    if settings.checkpointing:
-        forget_activations(model)
+def wrap_model(model: Musiq, recipe: Recipe, device: torch.device) -> None:
+    """Change how `model` computes while it trains, as the recipe says. Raises MusiqError where it cannot be compiled."""
+    if recipe.drop_path:
+        add_stochastic_depth(model, recipe.drop_path)
+    if recipe.checkpointing:
+        checkpoint_activations(model)
     # Compiled, a patch trunk keeps its layout: torch 2.14 tells its compiler another one than group norms give.
-    if settings.channels_last and not (settings.compile and model.spec.trunk == "patch"):
+    if recipe.channels_last and not (recipe.compile and model.spec.trunk == "patch"):
         model.to(memory_format=torch.channels_last)
-    if settings.compile:
+    if recipe.compile:
         _try_compiler(device)
         model.compile()  # in place: names of tensors stay what they are
 
 
-def average_of(model: Musiq, decay: float) -> AveragedModel | None:
+def weight_average(model: Musiq, decay: float) -> AveragedModel | None:
     """An exponential moving average of the weights, None for decay 0; batch norms' statistics are the model's own.
 
     The decay of update n is min(decay, (1 + n) / (10 + n)), so that the first steps are forgotten soon (as TensorFlow's
@@ -51,7 +51,7 @@ def average_of(model: Musiq, decay: float) -> AveragedModel | None:
     return AveragedModel(model, multi_avg_fn=torch.no_grad()(blend))
 
 
-def drop_paths(model: Musiq, most: float) -> None:
+def add_stochastic_depth(model: Musiq, most: float) -> None:
     """Stochastic depth (Huang et al., arXiv 1603.09382): in training, an image's residual branches of transformer layer l
     of L are left out with probability most * l / L, and scaled up where they are not."""
     for number, layer in enumerate(model.layers, 1):
@@ -64,36 +64,39 @@ def _dropping(rate: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     return lambda module, _, output: stochastic_depth(output, rate, "row", training=module.training)
 
 
-def forget_activations(model: Musiq) -> None:
+def checkpoint_activations(model: Musiq) -> None:
     """Keep only what goes into each block, and compute the inside again in the backward pass: the same gradients in less
     memory, for about a third more time."""
     blocks: list[nn.Module] = list(model.layers)
     if isinstance(model.trunk, ResNetTrunk):
-        blocks += [
-            block for name in ("layer1", "layer2", "layer3", "layer4") for block in getattr(model.trunk.net, name)
-        ]
+        stages = (getattr(model.trunk.net, name) for name in ("layer1", "layer2", "layer3", "layer4"))
+        blocks += [block for stage in stages for block in stage]
     else:
         blocks.append(model.trunk)
     for block in blocks:
-        block.forward = _forgetting(block, block.forward)
+        block.forward = _checkpointed(block, block.forward)
 
 
-def _forgetting(block: nn.Module, inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    normed = any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
+def _checkpointed(block: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A block's `forward`, in training by torch's checkpoint: run a second time where its activations are needed."""
 
     def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        return nullcontext(), still_statistics(block) if normed else nullcontext()
+        """Of the first run and of the second, in which batch norms must not count the same images again."""
+        return nullcontext(), frozen_statistics(block)
 
-    def forward(*args: Any, **kwargs: Any) -> Tensor:
+    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
+    context_fn = contexts if has_batch_norm else noop_context_fn
+
+    def checkpointed(*args: Any, **kwargs: Any) -> Tensor:
         if not (block.training and torch.is_grad_enabled()):
-            return inner(*args, **kwargs)
-        return checkpoint(inner, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=context_fn, **kwargs)
 
-    return forward
+    return checkpointed
 
 
 @contextmanager
-def still_statistics(module: nn.Module) -> Iterator[None]:
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Batch norms normalise by the batch and leave their running statistics alone: the same images pass twice."""
     moving = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d) and norm.training]
     momenta = [norm.momentum for norm in moving]
@@ -110,8 +113,8 @@ def _try_compiler(device: torch.device) -> None:
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except Exception as problem:  # whatever compilers and their drivers raise: no C++ compiler, an old GPU, no triton
-        said = str(problem).strip().splitlines()
+        lines = str(problem).strip().splitlines()
         raise MusiqError(
-            f"--compile does not work on this machine ({said[0] if said else type(problem).__name__}). Install a C++ "
+            f"--compile does not work on this machine ({lines[0] if lines else type(problem).__name__}). Install a C++ "
             "compiler, or leave the option out."
         ) from problem

@@ -1,41 +1,53 @@
-"""Where the ResNet-50 trunk starts from: torchvision's ImageNet weights, from a file, a part of them, or downloaded."""
+"""Loads torchvision's ImageNet weights into the ResNet-50 trunk: from a file, a part of them, or downloaded."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from musiq.errors import MusiqError
 from musiq.model.network import Musiq, ResNetTrunk
+from musiq.model.tensor_files import read_npz, read_torch
 
-OTHERWISE = "or --trunk-weights none to start from random weights."
+ADVICE = "Give resnet50-0676ba61.pth, or --trunk-weights none to start from random weights."
+TRUNK = "trunk.net."  # what names of the model have before those of torchvision's ResNet-50
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came: the `whole_norms` are the batch norms whose statistics and whose convolution's weights both did, so that
-    the one describe the other; `missing` is a line about what did not, "" where all did."""
+    """What was loaded into a trunk.
 
-    whole_norms: list[str] = field(default_factory=list)
+    Attributes:
+        complete_norms: Names of the batch norms whose statistics and whose convolution's weights both came, so that the
+            one describe the other.
+        missing: A line about what did not come, "" where all did.
+    """
+
+    complete_norms: list[str] = field(default_factory=list)
     missing: str = ""
 
 
 def load_trunk(model: Musiq, choice: str) -> Loaded:
-    """Fill `model.trunk.net` from `choice`: "none" (left random), "download" (torchvision's ImageNet weights, V1), or the
-    path of such a file: resnet50-0676ba61.pth (also the same as resnet50.pth), or an .npz of arrays with the same names,
-    which may be a part of them: the others stay random.
+    """Fill the ResNet-50 trunk of a model with pretrained weights.
 
-    Raises MusiqError for a trunk that is no ResNet-50, a file that cannot be read, tensors of another shape, tensors that
-    are missing from a .pth, and a download without a network.
+    Args:
+        model: Of a resnet50 preset, unless `choice` is "none".
+        choice: "none" (left random), "download" (torchvision's ImageNet weights, V1), or the path of such a file:
+            resnet50-0676ba61.pth, or an .npz of arrays with the same names, which may be a part of them: the others stay
+            random.
+
+    Returns:
+        What came.
+
+    Raises:
+        MusiqError: The trunk is no ResNet-50, the file cannot be read, tensors have another shape or are missing from a
+            .pth, or there is no network to download from.
     """
     if choice == "none":
         return Loaded()
@@ -52,15 +64,16 @@ def load_trunk(model: Musiq, choice: str) -> Loaded:
     if len(absent) == len(needed) or (absent and not choice.endswith(".npz")):
         raise MusiqError(
             f"{choice} lacks {len(absent)} of the {len(needed)} tensors of torchvision's ResNet-50, {absent[0]} "
-            f"first. Give resnet50-0676ba61.pth, {OTHERWISE}"
+            f"first. {ADVICE}"
         )
     _check_shapes(choice, state, {name: wanted[name] for name in needed if name in state})
     # Classifier weights (fc) are left behind: the model has a head of its own.
     net.load_state_dict({name: state.get(name, value) for name, value in wanted.items()})
-    missing = f"{choice} has {len(needed) - len(absent)} of the {len(needed)} tensors of torchvision's ResNet-50; "
-    random = {name.rpartition(".")[0] for name in absent}
-    whole = [name for name in all_norms(model) if not {_trunk_name(name), _before(_trunk_name(name))} & random]
-    return Loaded(whole, f"{missing}random from the start: {', '.join(_stages(absent))}." if absent else "")
+    if not absent:
+        return Loaded(all_norms(model))
+    have = f"{choice} has {len(needed) - len(absent)} of the {len(needed)} tensors of torchvision's ResNet-50"
+    missing = f"{have}; random from the start: {', '.join(_count_by_stage(absent))}."
+    return Loaded(_complete_norms(model, absent), missing)
 
 
 def all_norms(model: Musiq) -> list[str]:
@@ -68,16 +81,22 @@ def all_norms(model: Musiq) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def _trunk_name(name: str) -> str:
-    return name.removeprefix("trunk.net.")
+def _complete_norms(model: Musiq, absent: list[str]) -> list[str]:
+    """The batch norms of which no tensor is `absent`, nor the weights of the convolution that they normalise."""
+    incomplete = {tensor.rpartition(".")[0] for tensor in absent}  # "layer3.0.conv2.weight" is of layer3.0.conv2
+
+    def complete(norm: str) -> bool:
+        return norm not in incomplete and _convolution_before(norm) not in incomplete
+
+    return [name for name in all_norms(model) if complete(name.removeprefix(TRUNK))]
 
 
-def _before(norm: str) -> str:
+def _convolution_before(norm: str) -> str:
     """The convolution that a batch norm of torchvision's ResNet-50 comes after: conv1 for bn1, downsample.0 for .1."""
     return norm[:-1] + "0" if norm.endswith("downsample.1") else norm.replace("bn", "conv")
 
 
-def _stages(names: list[str]) -> list[str]:
+def _count_by_stage(names: list[str]) -> list[str]:
     """How many tensors of each stage: "10 of layer3", ..."""
     counts = Counter(name.split(".")[0] for name in names)
     return [f"{count} of {stage}" for stage, count in counts.items()]
@@ -88,7 +107,7 @@ def _check_shapes(choice: str, state: Mapping[str, Tensor], wanted: Mapping[str,
         if state[name].shape != value.shape:
             raise MusiqError(
                 f"{choice}: {name} has the shape {tuple(state[name].shape)}; torchvision's ResNet-50 has "
-                f"{tuple(value.shape)}. Give resnet50-0676ba61.pth, {OTHERWISE}"
+                f"{tuple(value.shape)}. {ADVICE}"
             )
 
 
@@ -99,30 +118,19 @@ def _download() -> Mapping[str, Tensor]:
         raise MusiqError(
             f"torchvision's ResNet-50 weights cannot be downloaded ({problem}). Fetch "
             "https://download.pytorch.org/models/resnet50-0676ba61.pth where there is a network and give its path as "
-            f"--trunk-weights FILE, {OTHERWISE}"
+            "--trunk-weights FILE, or --trunk-weights none to start from random weights."
         ) from problem
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as problem:
-        raise MusiqError(
-            f"Cannot read {path}: {problem.strerror}. Give resnet50-0676ba61.pth, {OTHERWISE}"
-        ) from problem
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        zipfile.BadZipFile,
-    ) as problem:
-        raise MusiqError(f"{path} is no file of plain tensors. Give resnet50-0676ba61.pth, {OTHERWISE}") from problem
+            return {name: torch.from_numpy(array) for name, array in read_npz(path).items()}
+        content = read_torch(path)
+    except MusiqError as problem:
+        raise MusiqError(f"{problem} {ADVICE}") from problem
+    except TypeError as problem:  # arrays of text
+        raise MusiqError(f"{path} holds more than numbers ({problem}). {ADVICE}") from problem
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise MusiqError(f"{path} is no dict of tensors. Give resnet50-0676ba61.pth, {OTHERWISE}")
+        raise MusiqError(f"{path} is no dict of tensors. {ADVICE}")
     return content

@@ -1,9 +1,11 @@
-"""The recipe on train.py's command line: its options, what each preset needs where they are not given, recipe files."""
+"""Recipes, which are all that decides a run's weights besides the images: options, presets' defaults, recipe files."""
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import click
 from musiq.errors import MusiqError
 from musiq.spec import PRESETS
 from musiq.training.losses import MARGIN, NAMES
-from musiq.training.run_folder import Settings
 
 # What a preset needs so that nothing else has to be given. The tiny one's are tuned on the demo's images; the others
 # follow common practice for a pretrained trunk at these image sizes.
@@ -28,13 +29,85 @@ REACHED = "reached"
 """The table of a recipe file that says what it reached; the rest are options."""
 
 
-def settle(options: dict[str, Any]) -> Settings:
-    """Options, completed by the preset's defaults."""
-    defaults = DEFAULTS[options["preset"]]
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the weights of a run, besides the images. Saved in run.json and in checkpoints' notes.
+
+    Attributes:
+        preset: The model, a key of `musiq.spec.PRESETS`.
+        start: A checkpoint to start from, with a new head; None for none.
+        height, width: Pixels of the images; others are resized to cover that and cropped.
+        outputs: 1: a score; K > 1: the shares of the ratings 1..K.
+        epochs: Passes over the training images.
+        batch_size: Images in a step, over all processes.
+        optimizer: "adamw", or "sgd" with momentum 0.9.
+        lr: Peak learning rate.
+        weight_decay: Of all weights but norms and biases.
+        warmup: Part of all steps in which the learning rate rises, in [0, 1].
+        clip: Largest norm of a gradient; 0: any.
+        loss: See `musiq.training.losses.parse`.
+        margin: Of the loss `ranking`, in standard deviations of the labels.
+        flip: Whether half of the images are mirrored.
+        seed: Of weights, order, flips, stochastic depth and a split that the labels do not give.
+        trunk_weights: "none", "download" or a file, see `musiq.training.pretrained_trunk.load_trunk`.
+        batch_norm: "frozen": those that came with weights keep their statistics; "trained": all follow the images.
+        mixed_precision: "no", "bf16" or "fp16".
+        scales: "pyramid": all of the preset's; "native": the image alone; None: those of `start`, else all.
+        trunk_lr, head_lr: Factors of `lr` for the trunk and the head.
+        layer_decay: Factor of `lr` from each transformer layer to the one before it, in (0, 1].
+        ema: Decay of the running average of the weights that is scored and kept; 0: the weights themselves.
+        drop_path: How often the last layer's residual branches are left out, in [0, 1).
+        accumulate: Pieces in which a process's part of a batch passes.
+        checkpointing: Whether activations are computed again in the backward pass.
+        channels_last: Whether convolutions' weights are laid out with channels last.
+        compile: Whether torch.compile compiles the model.
+    """
+
+    preset: str
+    start: str | None
+    height: int
+    width: int
+    outputs: int
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    warmup: float
+    clip: float
+    loss: str
+    margin: float
+    flip: bool
+    seed: int
+    trunk_weights: str
+    batch_norm: str
+    mixed_precision: str
+    # Those below have defaults because run folders of earlier versions lack them.
+    scales: str | None = None
+    trunk_lr: float = 1.0
+    head_lr: float = 1.0
+    layer_decay: float = 1.0
+    ema: float = 0.0
+    drop_path: float = 0.0
+    accumulate: int = 1
+    checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
+
+
+RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+
+
+def recipe_from(options: Mapping[str, Any]) -> Recipe:
+    """The recipe that a command's options ask for, completed by the preset's defaults where they are None.
+
+    Args:
+        options: Values by option; those that are no part of a recipe do not matter.
+    """
+    defaults, spec = DEFAULTS[options["preset"]], PRESETS[options["preset"]]
     values: dict[str, Any] = {
-        name: defaults.get(name) if options[name] is None else options[name] for name in Settings.__annotations__
+        name: defaults.get(name) if options[name] is None else options[name] for name in RECIPE_FIELDS
     }
-    spec = PRESETS[options["preset"]]
     values["height"], values["width"] = values["height"] or spec.height, values["width"] or spec.width
     values["start"] = str(options["start"]) if options["start"] else None
     if values["start"]:
@@ -43,7 +116,7 @@ def settle(options: dict[str, Any]) -> Settings:
         values["loss"] = "emd"
     if values["batch_norm"] == "auto":
         values["batch_norm"] = "trained" if values["trunk_weights"] == "none" and not values["start"] else "frozen"
-    return Settings(**values)
+    return Recipe(**values)
 
 
 def by_preset(name: str) -> str:
@@ -68,13 +141,13 @@ def read_config(context: click.Context, _: click.Parameter, path: Path | None) -
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise MusiqError(f"{path} is no TOML ({problem}); a recipe has lines such as lr = 0.001.") from problem
     known = {str(option.name): option for option in context.command.params if option.name != "config"}
-    recipe = {key.replace("-", "_"): value for key, value in values.items() if key != REACHED}
-    if strange := sorted(set(recipe) - set(known)):
-        raise MusiqError(f"{path}: there is no option {strange[0]!r}; python train.py --help lists them.")
-    for key, value in recipe.items():
+    given = {key.replace("-", "_"): value for key, value in values.items() if key != REACHED}
+    if unknown := sorted(set(given) - set(known)):
+        raise MusiqError(f"{path}: there is no option {unknown[0]!r}; python train.py --help lists them.")
+    for key, value in given.items():
         if known[key].multiple and not isinstance(value, list):
-            recipe[key] = [value]
-    context.default_map = {**(context.default_map or {}), **recipe}
+            given[key] = [value]
+    context.default_map = {**(context.default_map or {}), **given}
     return path
 
 
@@ -107,6 +180,7 @@ OPTIONS = (
         "--outputs",
         type=click.Choice(["1", "5", "10"]),
         default="1",
+        callback=lambda _, __, value: int(value),
         help="1: a score; more: the shares c1..cK.",
     ),
     click.option("--epochs", type=click.IntRange(1), help=f"[default: {by_preset('epochs')}]"),
@@ -172,7 +246,7 @@ OPTIONS = (
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that make `Settings`, and --config."""
+    """Give a command the options that make a `Recipe`, and --config."""
     for option in reversed(OPTIONS):
         command = option(command)
     return click.option(

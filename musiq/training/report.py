@@ -1,4 +1,4 @@
-"""What a run says of itself at its end: the test split's figures, its predictions, a model card, a learning curve."""
+"""Scores the test split at the end of a run, and reports it: figures, predictions, a model card, a learning curve."""
 
 from __future__ import annotations
 
@@ -10,45 +10,43 @@ from typing import Any
 
 import click
 
-from musiq.datasets.dataset import NEAR_DUPLICATE, Labelled, rating_moments
+from musiq.datasets.dataset import NEAR_DUPLICATE, Labelled, rating_mean_std
 from musiq.files import atomic_write
 from musiq.metrics import agreement, intervals, srcc, undefined
 from musiq.model import checkpoint
 from musiq.spec import share_columns
+from musiq.terminal import progress_bar
 from musiq.training import evaluate, run_folder
-from musiq.training.epoch import read_ones
+from musiq.training.epoch import readable
 from musiq.training.evaluate import Scored
 from musiq.training.losses import emd
 from musiq.training.model_card import SHOWN, write_card
 from musiq.training.run import Run
 
 
-def test(run: Run) -> None:
+def report_test(run: Run) -> None:
     """Score the test split with the best checkpoint, print its figures, and write what belongs to a finished run:
     predictions.csv, curve.png, MODEL_CARD.md and, last, metrics.json."""
     items = run.dataset.split("test")
     if not items:
-        if run.accelerator.is_main_process:
+        if run.is_main:
             click.echo("Test: the labels have no test split.")
         return
     run.accelerator.wait_for_everyone()  # one process may still be writing it
     model = checkpoint.load(run.folder / "best.safetensors").to(run.accelerator.device)
-    task = run.progress.add_task("test", total=len(items))
-    size = run.settings.batch_size
-    scored = evaluate.score(
-        run.accelerator, model, items, size, run.workers, lambda count: run.progress.advance(task, count)
-    )
-    if not run.accelerator.is_main_process:
+    with progress_bar("test", len(items), quiet=not run.is_main) as bar:
+        scored = evaluate.score(run.accelerator, model, items, run.recipe.batch_size, run.workers, bar.advance)
+    if not run.is_main:
         return
     for problem in scored.problems:
         click.echo(f"Left out of the test: {problem}", err=True)
-    read_ones(run, scored.scores, len(scored.problems), "test")
+    readable(run, scored, "test")
     write_predictions(run.folder / "predictions.csv", items, scored)
     metrics = all_figures(run, items, scored)
     draw_curve(run)
-    write_card(run.folder, run.settings, run.dataset, metrics)
+    write_card(run.folder, run.recipe, run.dataset, metrics)
     run_folder.write_json(run.folder / "metrics.json", metrics)
-    say_figures(run, metrics)
+    print_figures(run, metrics)
 
 
 def all_figures(run: Run, items: Sequence[Labelled], scored: Scored) -> dict[str, Any]:
@@ -76,18 +74,18 @@ def figures(items: Sequence[Labelled], scored: Scored, which: Sequence[int]) -> 
 
 
 def distribution(items: Sequence[Labelled], scored: Scored, which: Sequence[int]) -> dict[str, float | None]:
-    """How well the ratings' spread (their standard deviation) and their shares are predicted."""
+    """How well the standard deviation of the ratings ("spread") and their shares are predicted."""
     import torch
 
     ours, theirs = [scored.shares[index] for index in which], [items[index].shares or () for index in which]
-    agreeing = srcc([spread(shares) for shares in ours], [spread(shares) for shares in theirs])
+    agreeing = srcc([rating_std(shares) for shares in ours], [rating_std(shares) for shares in theirs])
     distance = float(emd(torch.tensor(ours, dtype=torch.float64), torch.tensor(theirs, dtype=torch.float64)))
     return {"spread_srcc": None if math.isnan(agreeing) else agreeing, "emd": distance}
 
 
-def spread(shares: Sequence[float]) -> float:
+def rating_std(shares: Sequence[float]) -> float:
     """The standard deviation of ratings 1..K with these shares."""
-    return rating_moments(shares)[1]
+    return rating_mean_std(shares)[1]
 
 
 def costs(history: Sequence[dict[str, float | None]]) -> dict[str, Any]:
@@ -99,15 +97,16 @@ def costs(history: Sequence[dict[str, float | None]]) -> dict[str, Any]:
     return {**rate, "epochs": list(history)}
 
 
-def say_figures(run: Run, metrics: dict[str, Any]) -> None:
+def print_figures(run: Run, metrics: dict[str, Any]) -> None:
+    """The figures of the test split, on stdout."""
     click.echo(f"Test: {in_words(metrics)}")
     epoch, target = metrics["best_epoch"], run.dataset.target
     click.echo(f"      n={metrics['n']} images of the test split, target {target!r}, checkpoint of epoch {epoch}")
     if apart := metrics.get("without_near_duplicates"):
         click.echo(f"      without {metrics['near_duplicates']} near duplicates of training images: {in_words(apart)}")
-    if told := metrics.get("distribution"):
-        agreeing = "undefined" if told["spread_srcc"] is None else f"{told['spread_srcc']:.4f}"
-        click.echo(f"      ratings: EMD {told['emd']:.4f}, SRCC of their spread {agreeing}")
+    if ratings := metrics.get("distribution"):
+        agreeing = "undefined" if ratings["spread_srcc"] is None else f"{ratings['spread_srcc']:.4f}"
+        click.echo(f"      ratings: EMD {ratings['emd']:.4f}, SRCC of their spread {agreeing}")
 
 
 def in_words(found: dict[str, Any]) -> str:
@@ -119,7 +118,8 @@ def in_words(found: dict[str, Any]) -> str:
 
 
 def write_predictions(path: Path, items: Sequence[Labelled], scored: Scored) -> None:
-    """One row for each image: label, score, for distributions both spreads and the shares, the labels' other columns."""
+    """One row for each image: label, score, for shares both standard deviations of the ratings and the shares, the labels'
+    other columns."""
     several = max(map(len, scored.shares), default=0)
     header = ["image", "mos", "score", *(["mos_spread", "score_spread"] if several else []), *share_columns(several)]
     with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
@@ -128,7 +128,7 @@ def write_predictions(path: Path, items: Sequence[Labelled], scored: Scored) -> 
         for item, score, given in zip(items, scored.scores, scored.shares, strict=True):
             row: list[object] = [item.image, item.mos, "" if math.isnan(score) else score]
             if several:
-                row += [spread(item.shares or ()), spread(given), *given] if given else [""] * (several + 2)
+                row += [rating_std(item.shares or ()), rating_std(given), *given] if given else [""] * (several + 2)
             writer.writerow([*row, *item.extra.values()])
 
 
@@ -149,8 +149,8 @@ def draw_curve(run: Run) -> None:
     right.plot(epochs, found, "C1.-")
     left.set(
         xlabel="epoch",
-        ylabel=f"training loss ({run.settings.loss})",
-        title=f"{run.settings.preset}: {run.dataset.target}",
+        ylabel=f"training loss ({run.recipe.loss})",
+        title=f"{run.recipe.preset}: {run.dataset.target}",
     )
     right.set_ylabel("validation SRCC")
     left.yaxis.label.set_color("C0")

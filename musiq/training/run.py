@@ -1,26 +1,25 @@
-"""What surrounds train.py's loop: its batches, the state saved and restored, the figures at the end of epochs and of all.
-
-The parts of one step are in musiq.training.optimizer, the files of a run's folder in musiq.training.run_folder.
-"""
+"""The state of a training run in memory: what the loop touches, how it is saved, stopped by signals, and logged."""
 
 from __future__ import annotations
 
-import sys
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+import click
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from musiq.datasets.dataset import Dataset
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, is_memory_short
 from musiq.model.network import Musiq
 from musiq.training import run_folder
-from musiq.training.run_folder import Settings, State
+from musiq.training.recipe import Recipe
+from musiq.training.run_folder import State
 
 
 class StopAskedError(Exception):
@@ -29,26 +28,50 @@ class StopAskedError(Exception):
 
 @dataclass
 class Run:
-    """All that the loop touches."""
+    """All that the loop touches.
+
+    Attributes:
+        accelerator: accelerate's, of this process.
+        recipe: What decides the weights.
+        dataset: The labelled images, each in a split.
+        folder: Where everything is written.
+        workers: Processes that decode images; 0: this one does.
+        save_every: Minutes between saved states within an epoch.
+        state: Where the run stands.
+        parts: State dicts by which the run goes on: of model, average, optimizer, gradient scaler; {} at its beginning.
+        saved_at: When the state was saved last, by `time.monotonic`.
+        log: TensorBoard's writer, or None.
+        stop_asked: Whether a signal came.
+    """
 
     accelerator: Any
-    settings: Settings
+    recipe: Recipe
     dataset: Dataset
     folder: Path
     workers: int
-    save_every: float  # minutes
+    save_every: float
     state: State = field(default_factory=State)
-    parts: dict[str, Any] = field(default_factory=dict)  # state dicts of the model, average, optimiser, gradient scaler
+    parts: dict[str, Any] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
-    progress: Progress = field(default_factory=lambda: show_progress(False))
     log: Any = None
     stop_asked: bool = False
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return bool(self.accelerator.is_main_process)
 
 
 @dataclass
 class Learner:
-    """What learns: `model`, the same `wrapped` for all processes, its `optimizer`, and the `average` of its weights, which
-    is what is scored and kept, None for none."""
+    """What learns.
+
+    Attributes:
+        model: The model of this process.
+        wrapped: The same as accelerate wraps it for all processes.
+        optimizer: Of its weights.
+        average: The running average of its weights, which is what is scored and kept; None for none.
+    """
 
     model: Musiq
     wrapped: nn.Module
@@ -64,8 +87,8 @@ class Learner:
         assert isinstance(averaged, Musiq)
         return averaged
 
-    def learn(self) -> None:
-        """One step along the gradient."""
+    def step(self) -> None:
+        """One step along the gradient, which is cleared."""
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
@@ -73,6 +96,7 @@ class Learner:
 
 
 def save_if_due(run: Run, learner: Learner) -> None:
+    """Save the state where its time has come. Raises StopAskedError, with it saved, where a signal asked for a stop."""
     if run.stop_asked:
         save_state(run, learner)
         raise StopAskedError(f"Stopped in epoch {run.state.epoch + 1}, after {run.state.step} of its steps.")
@@ -81,7 +105,7 @@ def save_if_due(run: Run, learner: Learner) -> None:
 
 
 def save_state(run: Run, learner: Learner) -> None:
-    if run.accelerator.is_main_process:
+    if run.is_main:
         parts = {"model": learner.model.state_dict(), "optimizer": learner.optimizer.state_dict()}
         parts["scaler"] = run.accelerator.scaler.state_dict() if run.accelerator.scaler is not None else {}
         if learner.average is not None:
@@ -90,18 +114,52 @@ def save_state(run: Run, learner: Learner) -> None:
     run.saved_at = time.monotonic()
 
 
-def show_progress(wanted: bool) -> Progress:
-    """Steps with the time left, on stderr; nothing where that is no terminal."""
-    console = Console(stderr=True)
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
-    shown = wanted and console.is_terminal
-    return Progress(*columns, console=console, disable=not shown, redirect_stdout=shown and sys.stdout.isatty())
+@contextmanager
+def stop_on_signals(run: Run) -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends the run after the step at hand with its state saved; a second one does not wait.
+
+    Not with several processes, which would have to stop after the same step: there the last saved state counts.
+    """
+
+    def ask(number: int, _: object) -> None:
+        if run.stop_asked:
+            raise KeyboardInterrupt
+        run.stop_asked = True
+        click.echo("Stopping after this step; once more to stop at once.", err=True)
+
+    signals = (signal.SIGINT, signal.SIGTERM) if run.accelerator.num_processes == 1 else ()
+    before = {number: signal.signal(number, ask) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def explain_shortages(run: Run) -> Iterator[None]:
+    """A lack of memory, or of a process that decodes, as a MusiqError that says what to change."""
+    recipe = run.recipe
+    try:
+        yield
+    except (MemoryError, RuntimeError) as problem:
+        if is_memory_short(problem):
+            raise MusiqError(
+                f"There is not enough memory on {run.accelerator.device} for {recipe.batch_size} images of "
+                f"{recipe.width}x{recipe.height} a step: give --checkpointing, a larger --accumulate, or a smaller "
+                "--batch-size."
+            ) from problem
+        if "DataLoader worker" in str(problem):
+            raise MusiqError(
+                f"A process that decodes images was ended from outside, most often for lack of memory ({problem}). "
+                f"Go on with fewer: python train.py --resume --out {run.folder} --workers {run.workers // 2}"
+            ) from problem
+        raise
 
 
 def open_log(run: Run) -> Any:
     """TensorBoard's writer, of the main process; None where tensorboard is not installed."""
-    if not run.accelerator.is_main_process:
+    if not run.is_main:
         return None
     try:
         from torch.utils.tensorboard import SummaryWriter

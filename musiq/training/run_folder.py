@@ -1,6 +1,6 @@
-"""The folder of one training run: its settings, its state, and how it is opened again.
+"""Reads and writes the folder of one training run: its recipe, its labels, its state.
 
-run.json          settings and what the labels are; everything needed to go on
+run.json          the recipe ("settings") and what the labels are; everything needed to go on
 split.csv         the labels with the split, a manifest itself
 state.pt          model, optimiser and position, read by training alone; state-before.pt is the one before
 best.safetensors  the checkpoint of the best validation SRCC, last.safetensors that of the last epoch
@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pickle
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -25,50 +24,28 @@ from musiq.datasets.dataset import Dataset
 from musiq.datasets.manifest import read_manifest, write_manifest
 from musiq.errors import MusiqError
 from musiq.files import atomic_write
+from musiq.model.tensor_files import read_torch
+from musiq.training.recipe import Recipe
 
 RUNS = Path("runs")
 STATE, BEFORE = "state.pt", "state-before.pt"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """All that decides the weights of a run, besides the images."""
-
-    preset: str
-    start: str | None
-    height: int
-    width: int
-    outputs: int
-    epochs: int
-    batch_size: int
-    optimizer: str
-    lr: float
-    weight_decay: float
-    warmup: float
-    clip: float
-    loss: str
-    margin: float
-    flip: bool
-    seed: int
-    trunk_weights: str
-    batch_norm: str
-    mixed_precision: str
-    scales: str | None = None
-    trunk_lr: float = 1.0
-    head_lr: float = 1.0
-    layer_decay: float = 1.0
-    ema: float = 0.0
-    drop_path: float = 0.0
-    accumulate: int = 1
-    checkpointing: bool = False
-    channels_last: bool = False
-    compile: bool = False
-
-
 @dataclass
 class State:
-    """Where a run stands: `step` batches of `epoch` are done, in so many `seconds` of which so many were spent `waiting`
-    for images. `history` has one record for each epoch that is done."""
+    """Where a run stands.
+
+    Attributes:
+        epoch: Epochs that are done.
+        step: Steps of the epoch at hand that are done.
+        loss_sum: Sum of their losses.
+        best_srcc: Best SRCC on the validation split; NaN before the first epoch.
+        best_epoch: The epoch of `best_srcc`, counted from 0.
+        seconds: That the epoch's steps took.
+        waiting: Seconds of them spent waiting for images.
+        frozen_norms: Names of the batch norms that keep their statistics.
+        history: A record of each epoch that is done.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -118,36 +95,36 @@ def check_new(folder: Path) -> None:
         raise MusiqError(f"{folder} holds a run already: go on with --resume --out {folder}, or give another --out.")
 
 
-def write_run(folder: Path, settings: Settings, dataset: Dataset, terms: str) -> None:
+def write_run(folder: Path, recipe: Recipe, dataset: Dataset, terms: str) -> None:
     """run.json last: a folder with it is complete. `terms` are those under which the images may be used."""
     write_manifest(dataset, folder / "split.csv")
     labels = {"root": str(dataset.root.resolve()), "target": dataset.target, "score_range": dataset.score_range}
     labels["terms"] = terms
-    write_json(folder / "run.json", {"settings": dataclasses.asdict(settings), "labels": labels})
+    write_json(folder / "run.json", {"settings": dataclasses.asdict(recipe), "labels": labels})
 
 
-def read_run(folder: Path) -> tuple[Settings, Dataset]:
-    """Settings and labelled images of a run. Raises MusiqError where the folder holds none."""
+def read_run(folder: Path) -> tuple[Recipe, Dataset]:
+    """Recipe and labelled images of a run. Raises MusiqError where the folder holds none."""
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        settings, labels = Settings(**record["settings"]), record["labels"]
+        recipe, labels = Recipe(**record["settings"]), record["labels"]
     except OSError as problem:
         raise MusiqError(f"{folder} holds no run to resume ({problem.strerror}: run.json).") from problem
     except (ValueError, TypeError, KeyError) as problem:
         raise MusiqError(f"{folder / 'run.json'} cannot be read ({problem}); start a new run.") from problem
     dataset = read_manifest(folder / "split.csv", Path(labels["root"]))
     limits = tuple(labels["score_range"]) if labels["score_range"] else None
-    return settings, dataclasses.replace(dataset, target=labels["target"], score_range=limits)
+    return recipe, dataclasses.replace(dataset, target=labels["target"], score_range=limits)
 
 
-def check_same(settings: Settings, asked: dict[str, Any], given: Collection[str]) -> None:
-    """Raises MusiqError where an option given on the command line is not what the run to resume was started with."""
-    for name, value in dataclasses.asdict(settings).items():
-        if name in given and asked[name] != value:
+def check_same(saved: Recipe, asked: Recipe, given: Collection[str]) -> None:
+    """Raises MusiqError where an option `given` on the command line is not what the run to resume was started with."""
+    for name, value in dataclasses.asdict(saved).items():
+        if name in given and getattr(asked, name) != value:
             option = "--" + name.replace("_", "-")
             raise MusiqError(
-                f"This run was started with {option} {value}, and {option} {asked[name]} would make it another one: leave "
-                "the option out to resume, or start a new run with another --out."
+                f"This run was started with {option} {value}, and {option} {getattr(asked, name)} would make it another "
+                "one: leave the option out to resume, or start a new run with another --out."
             )
 
 
@@ -181,7 +158,7 @@ def load_state(folder: Path, say: Callable[[str], None] = lambda line: None) -> 
     for path in found:
         try:
             return _read_state(path)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError):
+        except MusiqError:
             say(f"{path} is broken; going on from the state saved before it, if there is one.")
     if found:
         raise MusiqError(f"{found[0]} is broken; start a new run, or put a copy of the file back.")
@@ -189,7 +166,10 @@ def load_state(folder: Path, say: Callable[[str], None] = lambda line: None) -> 
 
 
 def _read_state(path: Path) -> tuple[State, dict[str, Any]]:
-    import torch
-
-    parts: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return State(**parts.pop("state")), parts
+    parts = read_torch(path)
+    if not isinstance(parts, dict) or not isinstance(parts.get("state"), dict):
+        raise MusiqError(f"{path} is no state of a run.")
+    try:
+        return State(**parts.pop("state")), parts
+    except TypeError as problem:  # fields that this version does not know
+        raise MusiqError(f"{path} is no state of a run ({problem}).") from problem

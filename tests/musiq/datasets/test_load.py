@@ -13,28 +13,15 @@ from click.testing import CliRunner
 from scipy.stats import spearmanr
 
 from musiq.datasets.dataset import SPLITS, Dataset, dataset_numbers
-from musiq.datasets.load import THUMBNAILS, join, open_dataset, parse_data
+from musiq.datasets.load import THUMBNAILS, DataOptions, join, open_dataset, parse_data
 from musiq.datasets.manifest import read_manifest, write_manifest
 from musiq.errors import MusiqError
 
-OPTIONS: dict[str, Any] = {
-    "data": (),
-    "root": (),
-    "labels": None,
-    "outputs": 1,
-    "seed": 0,
-    "max_images": None,
-    "skip_missing": False,
-    "near_duplicates": "group",
-    "target": None,
-    "score_range": None,
-}
-
 
 def opened(tmp_path: Path, **options: Any) -> tuple[Dataset, str]:
-    said: list[str] = []
-    dataset = open_dataset({**OPTIONS, **options}, tmp_path / "runs/run", said.append)
-    return dataset, "\n".join(said)
+    lines: list[str] = []
+    dataset = open_dataset(DataOptions(**options), tmp_path / "runs/run", lines.append)
+    return dataset, "\n".join(lines)
 
 
 def scene(rng: np.random.Generator) -> np.ndarray:
@@ -100,7 +87,7 @@ def test_a_second_run_beside_the_first_takes_over_its_thumbnails(
 ) -> None:
     first, _ = opened(tmp_path, labels=pairs / "labels.csv")
     monkeypatch.setattr("musiq.datasets.near_duplicates.thumbnail", lambda path: pytest.fail(f"{path} is read again"))
-    second = open_dataset({**OPTIONS, "labels": pairs / "labels.csv"}, tmp_path / "runs/next", lambda line: None)
+    second = open_dataset(DataOptions(labels=pairs / "labels.csv"), tmp_path / "runs/next", lambda line: None)
     assert second == first
     assert (tmp_path / "runs/next" / THUMBNAILS).exists()
 
@@ -229,13 +216,3 @@ def test_two_datasets_that_rate_one_quality_on_two_scales_train_to_one_ranking(t
     noise = np.where([row["dataset"] == "biq2021" for row in rows], 60 * (1 - labels), np.sqrt(60 * abs(90 - labels)))
     assert spearmanr(scores, -noise).statistic > 0.7
     assert spearmanr(labels, -noise).statistic < 0.7  # the labels as they were would not have told
-
-
-def test_the_list_of_datasets_is_printed_by_the_command() -> None:
-    pytest.importorskip("torch")
-    import train
-
-    result = CliRunner().invoke(train.main, ["--list-data"])
-    assert result.exit_code == 0
-    assert "kadid10k: KADID-10k" in result.output
-    assert "https://live.ece.utexas.edu/research/ChallengeDB/" in result.output

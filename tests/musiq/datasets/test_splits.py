@@ -11,7 +11,7 @@ import pytest
 
 from musiq.datasets.dataset import KONIQ_RATING, SPLITS, Dataset, Labelled
 from musiq.datasets.manifest import read_labels
-from musiq.datasets.splits import drop_leaks, group_ids, leaks, mark_leaks, sample, settle_split, settle_splits
+from musiq.datasets.splits import drop_leaks, group_ids, leaks, mark_leaks, sample, settle_splits
 from musiq.errors import MusiqError
 from tests.conftest import Write
 
@@ -27,13 +27,18 @@ def images(
     return Dataset(tuple(items), Path(), "mos")
 
 
+def settle_one(dataset: Dataset, seed: int) -> tuple[Dataset, str]:
+    (settled,), lines = settle_splits([dataset], seed)
+    return settled, " ".join(lines)
+
+
 def test_the_list_of_mean_ratings_is_another_target_and_splits_80_20_by_scene(tmp_path: Path) -> None:
     path = tmp_path / "koniq-10k.txt"
     path.write_text("".join(f"{i // 2}\t{i}.jpg\t{1 + i / 100}\n" for i in range(200)))
-    dataset, said = settle_split(read_labels(path), seed=3)
+    dataset, line = settle_one(read_labels(path), seed=3)
     assert (dataset.target, dataset.score_range) == (KONIQ_RATING, (1, 5))
     assert [len(dataset.split(name)) for name in ("train", "val", "test")] == [144, 16, 40]
-    assert "seed 3" in said
+    assert "seed 3" in line
     scenes = [{item.extra["scene"] for item in dataset.split(name)} for name in ("train", "val", "test")]
     assert not scenes[0] & scenes[1]
     assert not scenes[0] & scenes[2]
@@ -42,7 +47,7 @@ def test_the_list_of_mean_ratings_is_another_target_and_splits_80_20_by_scene(tm
 
 def test_a_drawn_split_depends_on_the_seed_alone(write: Write) -> None:
     dataset = read_labels(write("image,mos\n" + "".join(f"{i}.png,{i}\n" for i in range(50))))
-    first, again, other = (settle_split(dataset, seed)[0] for seed in (0, 0, 1))
+    first, again, other = (settle_one(dataset, seed)[0] for seed in (0, 0, 1))
     assert first == again
     assert first != other
     assert [len(first.split(name)) for name in ("train", "val", "test")] == [40, 5, 5]
@@ -50,16 +55,16 @@ def test_a_drawn_split_depends_on_the_seed_alone(write: Write) -> None:
 
 def test_validation_is_drawn_from_train_where_only_it_is_missing(write: Write) -> None:
     rows = "".join(f"{i}.png,{i},{'test' if i < 10 else 'train'}\n" for i in range(50))
-    dataset, said = settle_split(read_labels(write("image,mos,split\n" + rows)), seed=0)
+    dataset, line = settle_one(read_labels(write("image,mos,split\n" + rows)), seed=0)
     assert {item.image for item in dataset.split("test")} == {f"{i}.png" for i in range(10)}
     assert (len(dataset.split("train")), len(dataset.split("val"))) == (36, 4)
-    assert "no validation split" in said
+    assert "no validation split" in line
 
 
 def test_a_half_filled_split_column_is_refused(write: Write) -> None:
     dataset = read_labels(write("image,mos,split\n1.png,1,train\n2.png,2,\n"))
     with pytest.raises(MusiqError, match=r"1 images have no split, 2\.png first"):
-        settle_split(dataset, seed=0)
+        settle_one(dataset, seed=0)
 
 
 def test_a_sample_keeps_the_proportions_of_the_splits(write: Write) -> None:
@@ -73,7 +78,7 @@ def test_a_sample_keeps_the_proportions_of_the_splits(write: Write) -> None:
 
 @pytest.mark.parametrize("column", ["reference", "scene", "source"])
 def test_no_reference_scene_or_source_straddles_a_drawn_split(column: str) -> None:
-    dataset, _ = settle_split(images(600, **{column: lambda i: str(i % 40)}), seed=0)
+    dataset, _ = settle_one(images(600, **{column: lambda i: str(i % 40)}), seed=0)
     of = [{item.extra[column] for item in dataset.split(name)} for name in SPLITS]
     assert [len(group) for group in of] == [32, 4, 4]
     assert len(set().union(*of)) == 40
@@ -103,7 +108,7 @@ def test_near_duplicates_never_straddle_a_drawn_split_however_large_their_groups
 
 
 def test_each_split_gets_a_group_where_there_are_few() -> None:
-    dataset, _ = settle_split(images(30, scene=lambda i: str(i // 10)), seed=0)
+    dataset, _ = settle_one(images(30, scene=lambda i: str(i // 10)), seed=0)
     assert [len(dataset.split(name)) for name in SPLITS] == [10, 10, 10]
 
 
