@@ -1,0 +1,7 @@
+"""From an image file, bytes or an array to what a model takes: uint8 RGB pixels of its height and width."""
+
+from musiq.images.decode import decode, prepare
+from musiq.images.find import find_images
+from musiq.images.fit import fit
+
+__all__ = ["decode", "find_images", "fit", "prepare"]

@@ -1,6 +1,6 @@
-"""From a file, bytes or an array to what a model takes: uint8 RGB of its height and width.
+"""Decodes images: from a file, bytes or an array to upright uint8 RGB pixels.
 
-Training and scoring go through the same two functions, `decode` and `fit`, so that they cannot drift apart.
+Training and scoring go through the same two functions, `decode` and `musiq.images.fit`, so that they cannot drift apart.
 """
 
 from __future__ import annotations
@@ -52,14 +52,23 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 
 
 def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Background = "white") -> Image:
-    """Read one image as uint8 (H, W, 3) RGB in [0, 255], upright.
+    """Read one image, upright and without alpha.
 
-    `source` is a path, a URL (needs fsspec), the bytes of a file, a file object open for reading bytes, or an array:
-    uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA. EXIF orientation is applied, 16 bits are scaled to 8,
-    grey is repeated, CMYK is converted, alpha is laid over `background`; of an animation the first frame counts. Colour
-    profiles are ignored. Raises ImageError, one line, for whatever cannot be read, is cut short or has more than
-    `max_pixels` pixels, which the header tells before anything is decoded. Damage that a decoder can get over, such as
-    wrong bits inside a complete JPEG, goes unnoticed.
+    EXIF orientation is applied, 16 bits are scaled to 8, grey is repeated, CMYK is converted; of an animation the first
+    frame counts. Colour profiles are ignored. Damage that a decoder can get over, such as wrong bits inside a complete
+    JPEG, goes unnoticed.
+
+    Args:
+        source: A path, a URL (needs fsspec), the bytes of a file, a file object open for reading bytes, or an array:
+            uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
+        max_pixels: Pixels allowed; the header tells how many there are before anything is decoded.
+        background: What alpha is laid over.
+
+    Returns:
+        uint8 RGB (H, W, 3), contiguous, in [0, 255].
+
+    Raises:
+        ImageError: The image cannot be read, is cut short or has more than `max_pixels` pixels; one line says which.
     """
     if isinstance(source, np.ndarray):
         return _flattened(_eight_bit(_checked_array(source, max_pixels)), background, multiplied=False)
@@ -67,11 +76,22 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Backgrou
     return _upright(data, header, background)
 
 
-def prepare(
-    source: Source, height: int, width: int, *, max_pixels: int = MAX_PIXELS, background: Background = "white"
-) -> tuple[Image, str]:
-    """`decode`, then `fit`, for many threads at once: see `decoded`."""
-    with decoded(source, max_pixels=max_pixels, background=background) as (image, _):
+def prepare(source: Source, height: int, width: int, *, max_pixels: int = MAX_PIXELS) -> tuple[Image, str]:
+    """`decode`, then `fit`, for many threads at once (see `decoded`): what a model is trained on and scores.
+
+    Args:
+        source: As of `decode`; alpha is laid over white.
+        height: Pixels of the model's images.
+        width: Pixels of the model's images.
+        max_pixels: Pixels allowed in the image as it is stored.
+
+    Returns:
+        uint8 RGB (height, width, 3), and how the image was made to fit, in a few words, "" if it already did.
+
+    Raises:
+        ImageError: As of `decode`.
+    """
+    with decoded(source, max_pixels=max_pixels) as (image, _):
         return fit(image, height, width)
 
 
@@ -87,11 +107,22 @@ def decoded(
     """`decode` for many threads at once: they take turns with images of more than LARGE pixels, to the block's end.
 
     So the memory of N threads is bounded by N images of LARGE pixels and one of `max_pixels`, at 6 bytes a pixel, or up
-    to 16 with alpha, 16 bits or AVIF (measured).
+    to 16 with alpha, 16 bits or AVIF.
 
-    With `cover` (height, width) a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the smallest that covers it: libjpeg then
-    leaves out the fine detail that `fit` would average away, in a fraction of the time, but not to the same pixels. The
-    second value is 1, 2, 4 or 8. `jpeg` decodes whole JPEGs instead of OpenCV, which has those that it gives None for.
+    Args:
+        source: As of `decode`.
+        max_pixels: Pixels allowed.
+        background: What alpha is laid over.
+        cover: (height, width) in pixels. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, the smallest that covers
+            this: libjpeg leaves out the fine detail that `fit` would average away, in a fraction of the time, but not to
+            the same pixels.
+        jpeg: Decodes whole JPEGs instead of OpenCV, which gets those that it returns None for.
+
+    Yields:
+        uint8 RGB (H, W, 3), and the part of its size that the image was decoded at: 1, 2, 4 or 8.
+
+    Raises:
+        ImageError: As of `decode`.
     """
     if isinstance(source, np.ndarray):
         yield decode(source, max_pixels=max_pixels, background=background), 1

@@ -1,4 +1,4 @@
-"""The images of a folder, and a few of them evenly spread."""
+"""Finds the image files of folders, and spreads a choice of few over many."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ SUFFIXES = frozenset(
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Each file as given, each folder's images (by suffix, recursive, sorted, hidden ones left out).
+    """The image files behind paths of files and folders.
 
-    A path that does not exist, and a folder inside that cannot be listed, stay in the list: whoever reads them reports
-    them. Folders reached twice through symbolic links are read once. Raises MusiqError for a folder without any image.
+    Args:
+        paths: Files, which are taken as given, and folders, which are searched for names that end in SUFFIXES, at any
+            depth, without hidden ones.
+
+    Returns:
+        Each file, and for each folder its images, sorted. A path that does not exist, and a folder inside that cannot be
+        listed, stay in the list: whoever reads them reports them. Folders reached twice through symbolic links are read
+        once.
+
+    Raises:
+        MusiqError: A folder holds no image.
     """
     images: list[Path] = []
     for path in map(Path, paths):

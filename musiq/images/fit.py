@@ -1,7 +1,4 @@
-"""From a file, bytes or an array to what a model takes: uint8 RGB of its height and width.
-
-Training and scoring go through the same two functions, `decode` and `fit`, so that they cannot drift apart.
-"""
+"""The resize policy: how an image of any size is made to fit the size that a model is for."""
 
 from __future__ import annotations
 
@@ -13,25 +10,37 @@ Image = NDArray[np.uint8]
 
 
 def fit(image: Image, height: int, width: int, reduction: int = 1) -> tuple[Image, str]:
-    """Make an image (h, w, 3) exactly (height, width, 3), and say how in a few words ("" if it already was).
+    """Make an image of any size exactly height x width, and say how.
 
-    It is resized to cover height x width, aspect kept, and the middle is cropped: how the authors of KonIQ-10k made
-    their 1024x768 images (arXiv 1910.06180, section 3). Shrinking averages areas (cv2.INTER_AREA), which does not
-    alias; enlarging is cubic (cv2.INTER_CUBIC). A portrait image is not rotated: it loses top and bottom. `reduction` is
-    what `decoded` said, for the words alone.
+    It is resized to cover height x width, aspect kept, and the middle is cropped. Shrinking averages areas
+    (cv2.INTER_AREA), which does not alias; enlarging is cubic (cv2.INTER_CUBIC). A portrait image is not rotated: it
+    loses top and bottom.
+
+    Args:
+        image: uint8 RGB (h, w, 3).
+        height: Pixels wanted.
+        width: Pixels wanted.
+        reduction: The part of its size that the image was decoded at, as `decoded` said; for the words alone.
+
+    Returns:
+        uint8 RGB (height, width, 3), contiguous, and what was done in a few words: "resized 0.5x; cropped 60x80 to 60x40",
+        "" if the image already fitted.
+
+    References:
+        How the authors of KonIQ-10k made their 1024x768 images: Hosu et al., arXiv 1910.06180, section 3.
     """
     rows, columns = image.shape[:2]
     ratio = max(height / rows, width / columns)
     size = max(width, round(columns * ratio)), max(height, round(rows * ratio))  # never a pixel short of covering
-    said = [f"decoded at 1/{reduction}"] if reduction > 1 else []
+    steps = [f"decoded at 1/{reduction}"] if reduction > 1 else []
     if size != (columns, rows):
         image = _resized(image, size, ratio)
-        said.append(f"resized {ratio:.3g}x")
+        steps.append(f"resized {ratio:.3g}x")
     if size != (width, height):
         top, left = (size[1] - height) // 2, (size[0] - width) // 2
         image = np.ascontiguousarray(image[top : top + height, left : left + width])
-        said.append(f"cropped {size[0]}x{size[1]} to {width}x{height}")
-    return image, "; ".join(said)
+        steps.append(f"cropped {size[0]}x{size[1]} to {width}x{height}")
+    return image, "; ".join(steps)
 
 
 def _resized(image: Image, size: tuple[int, int], ratio: float) -> Image:

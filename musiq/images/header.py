@@ -1,7 +1,11 @@
-"""What an image file claims to be, read from its first bytes: format, size, orientation.
+"""Reads the headers of image files: what a file claims to be, its format, size and orientation.
 
 A few hundred bytes can claim 100000x100000 pixels and cost their reader 30 GB, so the size is known before any decoder
 runs. The decoders themselves are OpenCV's; only what it does not tell before decoding is read here.
+
+Neither imagesize nor Pillow, which read headers too, would do: they have none of the guards of this one, which counts a
+JPEG's scans, checks that no PNG chunk goes beyond the file, and tells the kind of a TIFF's alpha and the bits of an AVIF's
+samples, which OpenCV leaves out.
 """
 
 from __future__ import annotations
@@ -26,18 +30,34 @@ MAX_SCANS = 200
 
 @dataclass(frozen=True)
 class Header:
-    """`width` x `height` pixels as stored, before `orientation` (EXIF 2.3's 1..8) turns them."""
+    """What the first bytes of an image file say.
+
+    Attributes:
+        format: One of FORMATS.
+        width: Pixels as stored, before `orientation` turns them.
+        height: Pixels as stored.
+        orientation: EXIF 2.3's, 1 (upright) to 8.
+        depth: Bits of a sample that is decoded to uint16; AVIF's 10 and 12 are left unscaled.
+        alpha: Read for TIFF alone (tag ExtraSamples): 1 for colours already multiplied by alpha, else not.
+    """
 
     format: str
     width: int
     height: int
     orientation: int = 1
-    depth: int = 16  # bits of a sample that is decoded to uint16; AVIF's 10 and 12 are left unscaled
-    alpha: int = 2  # read for TIFF alone (tag ExtraSamples): 1 colours already multiplied by alpha, else not
+    depth: int = 16
+    alpha: int = 2
 
 
 def read_header(data: bytes) -> Header:
-    """The header of an image file. Raises ImageError for an unknown format and a header cut short or nonsensical."""
+    """The header of an image file.
+
+    Args:
+        data: The whole file.
+
+    Raises:
+        ImageError: The format is unknown, or the header is cut short, nonsensical or of a kind that does harm.
+    """
     reader = next((reader for magic, reader in READERS if magic.match(data)), None)
     if reader is None:
         raise ImageError(
@@ -180,11 +200,19 @@ def _heif(data: bytes) -> Header:
     if not sizes:
         raise ImageError(f"The {name} header names no size: it is cut short or corrupt. {AGAIN}")
     width, height = max(sizes, key=lambda size: size[0] * size[1])
-    codec = re.search(rb"av1C\x81.(.)", meta, re.DOTALL)  # AV1-ISOBMFF 2.3.3: high_bitdepth, twelve_bit
-    depth = (16, 16, 10, 12)[codec[1][0] >> 5 & 3] if codec else 16
     turn, mirror = (re.search(rb"\0\0\0\x09" + kind + rb"(.)", meta, re.DOTALL) for kind in (b"irot", b"imir"))
     turned = turn[1][0] & 3 if turn else 0, mirror[1][0] & 1 if mirror else None
-    return Header(name, width, height, ORIENTATIONS[turned], depth)
+    return Header(name, width, height, ORIENTATIONS[turned], _av1_depth(meta))
+
+
+def _av1_depth(meta: bytes) -> int:
+    """Bits of a sample where the AV1 configuration says 10 or 12 (AV1-ISOBMFF 2.3.3), 16 elsewhere."""
+    configuration = re.search(rb"av1C\x81.(.)", meta, re.DOTALL)
+    flags = configuration[1][0] if configuration else 0
+    is_high, is_twelve = bool(flags & 0x40), bool(flags & 0x20)
+    if not is_high:
+        return 16
+    return 12 if is_twelve else 10
 
 
 def _box(data: bytes, wanted: bytes) -> bytes:

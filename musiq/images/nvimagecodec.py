@@ -1,4 +1,4 @@
-"""JPEGs decoded by NVIDIA's nvImageCodec, on a GPU with the GPU's own JPEG engine where it has one."""
+"""Decodes JPEGs by NVIDIA's nvImageCodec, on a GPU with the GPU's own JPEG engine where it has one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from musiq import hardware
 from musiq.errors import MusiqError
 from musiq.hardware import cuda_index
 from musiq.images.fit import Image
@@ -24,8 +25,13 @@ OPTIONS = ":fancy_upsampling=1"
 class NvImageCodec:
     """Decodes JPEGs; to be called from several threads, each of which gets a decoder of its own.
 
-    `device` is the model's: "cpu", or a GPU; "auto" takes a GPU where there is NVIDIA's driver. On a GPU pixels differ
-    from OpenCV's by rounding. Raises MusiqError where the package is missing, or the GPU that was asked for.
+    On a GPU pixels differ from OpenCV's by rounding.
+
+    Args:
+        device: The model's: "cpu", or a GPU; "auto" takes a GPU where there is NVIDIA's driver.
+
+    Raises:
+        MusiqError: The package is missing, or the GPU that was asked for.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -84,9 +90,7 @@ def import_nvimagecodec() -> ModuleType:
 
 def _gpu_of(device: str) -> int | None:
     """The GPU's number; None where "auto" finds none. Raises MusiqError where another device has none."""
-    from musiq.hardware import why_no_driver
-
-    problem = why_no_driver()
+    problem = hardware.why_no_driver()
     if problem and device != "auto":
         raise MusiqError(f"nvImageCodec cannot use {device}: {problem}. Use --device cpu, or leave out --jpeg-decoder.")
     return None if problem else cuda_index(device)

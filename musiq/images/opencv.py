@@ -1,5 +1,4 @@
-"""Image decoders written in C print to stderr what `musiq.images.decode` already raises with more context: this drops
-it."""
+"""Keeps OpenCV in its place: off stderr, where its decoders write, and on one thread beside a model that needs the CPUs."""
 
 from __future__ import annotations
 
@@ -23,12 +22,13 @@ PREFIXES = (
 
 @contextmanager
 def without_decoder_noise() -> Iterator[None]:
-    """Let stderr through, without those lines, until the end of the block.
+    """Let stderr through, without the lines of image decoders, until the end of the block: `musiq.images.decode` raises
+    what they write, with more context.
 
     Python's own stderr goes straight to where it went before, so that it stays a terminal if it was one. Nothing happens
     where Python's stderr is not the process's (under a test runner, without a console).
     """
-    if not _stderr_is_the_process_s():
+    if not _is_the_process_stderr():
         yield
         return
     real = os.dup(2)
@@ -48,7 +48,7 @@ def without_decoder_noise() -> Iterator[None]:
         os.close(real)
 
 
-def _stderr_is_the_process_s() -> bool:
+def _is_the_process_stderr() -> bool:
     stream = sys.stderr
     try:
         return stream is not None and stream.fileno() == 2 and stream is sys.__stderr__
@@ -73,7 +73,7 @@ def one_opencv_thread() -> Iterator[None]:
     """Keep OpenCV from starting threads of its own, in the whole process, while any such block is open.
 
     Where several threads decode beside a model, OpenCV's (as many as CPUs, for each image's conversions) wait spinning
-    on the CPUs that the model needs: without them a small model on 2 CPUs scored 11% more images a second.
+    on the CPUs that the model needs.
     """
     state = _one_opencv_thread
     with _turns:

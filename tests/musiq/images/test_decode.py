@@ -1,4 +1,4 @@
-"""`decode` against Pillow, `fit` against its own promise, `find_images` on real folders."""
+"""`decode` against Pillow, and `prepare`, which also makes the image fit."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from musiq.errors import ImageError
-from musiq.images import decode as image_module
-from musiq.images.decode import decode
+from musiq.images import decode, fit, prepare
+from musiq.images.decode import decoded
+from tests.recipe import photo
 from tests.score_samples import exif, saved, scene
 
 RGB = scene(1, 40, 60)
@@ -235,7 +236,7 @@ def claiming(kind: str, width: int, height: int) -> bytes:
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp", "gif", "tiff", "avif"])
 def test_too_many_pixels_are_refused_before_decoding(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     side = {"jpeg": 65_000, "gif": 65_000, "webp": 16_000}.get(kind, 100_000)
-    monkeypatch.setattr(image_module.cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
     with pytest.raises(ImageError, match=f"{side}x{side} pixels; at most 178,000,000"):
         decode(claiming(kind, side, side))
 
@@ -290,3 +291,47 @@ def test_opencv_keeps_quiet_about_broken_images() -> None:
     done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
     assert b"cut short" in done.stdout
     assert done.stderr == b""
+
+
+def test_prepare_is_decode_then_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = saved(scene(5, 90, 200), "png")
+    want = fit(decode(data), 40, 60)
+    for large in (1, 10**9):  # with and without taking turns
+        monkeypatch.setattr(sys.modules["musiq.images.decode"], "LARGE", large)
+        got = prepare(data, 40, 60)
+        np.testing.assert_array_equal(got[0], want[0])
+        assert got[1] == want[1]
+
+
+def jpeg(height: int, width: int, orientation: int = 1) -> bytes:
+    """A photograph-like JPEG: large shapes and some grain."""
+    return saved(photo(height, width, 3), "jpeg", quality=92, exif=exif(orientation))
+
+
+@pytest.mark.parametrize(
+    ("shape", "times"),
+    [((39, 59), 1), ((79, 200), 1), ((80, 120), 2), ((159, 400), 2), ((160, 240), 4), ((320, 480), 8), ((999, 999), 8)],
+)
+def test_a_reduced_jpeg_is_decoded_at_the_smallest_part_that_covers(shape: tuple[int, int], times: int) -> None:
+    with decoded(jpeg(*shape), cover=(40, 60)) as (image, reduction):
+        assert reduction == times
+        assert image.shape == (-(-shape[0] // times), -(-shape[1] // times), 3)
+    png = saved(scene(1, *shape), "png")
+    with decoded(png, cover=(40, 60)) as (image, reduction):
+        assert (reduction, image.shape[:2]) == (1, shape)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_jpeg_is_the_average_of_the_whole_one_and_upright(orientation: int) -> None:
+    data = jpeg(320, 640, orientation)
+    whole, _ = fit(decode(data), 40, 40)
+    with decoded(data, cover=(40, 40)) as (image, reduction):
+        reduced, said = fit(image, 40, 40, reduction)
+    assert said.startswith("decoded at 1/8")
+    assert np.abs(reduced.astype(int) - whole).mean() < 1.5
+
+
+def test_a_reduced_jpeg_that_is_cut_short_is_refused_like_a_whole_one() -> None:
+    data = jpeg(320, 480)
+    with pytest.raises(ImageError, match="cut short or corrupt"), decoded(data[: len(data) // 2], cover=(40, 60)):
+        pass
