@@ -1,4 +1,4 @@
-"""The `musiq-score` command, and what all commands of this project share: how errors end."""
+"""The `musiq-score` command."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +19,47 @@ from musiq.errors import MusiqError
 from musiq.images.decode import MAX_PIXELS
 from musiq.images.find import find_images
 from musiq.images.opencv import without_decoder_noise
+from musiq.output.formats import FORMATS
 from musiq.output.resumable import RowFile
-from musiq.output.text import FORMATS, Table
+from musiq.output.text import TextFormat
 from musiq.runtimes.base import MODES
 from musiq.runtimes.batching import USUAL_BATCH
-from musiq.scoring.row import Row
-from musiq.scoring.scorer import JPEG_DECODERS, MAX_WORKERS, Scorer
+from musiq.scoring import Row, Scorer, ScorerOptions
+from musiq.scoring.scorer import JPEG_DECODERS, MAX_WORKERS
 from musiq.terminal import Command, per_second, progress_bar
 
 if TYPE_CHECKING:
     from musiq.distributed.ray_scorer import RayScorer
 
 SOME_FAILED = 3
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What the command was asked for, under the names of its options; MusiqError for what makes no sense together."""
+
+    models: tuple[Path, ...]
+    out: Path | None
+    format: str
+    resume: bool
+    fail_on_error: bool
+    engine: str
+    address: str | None
+    column: str | None
+    scorer: ScorerOptions
+
+    def __post_init__(self) -> None:
+        if self.resume and self.out is None:
+            raise MusiqError("--resume continues a file: name it with --out.")
+        if self.format == "parquet" and self.out is None:
+            raise MusiqError("Parquet cannot be written to stdout: name a file with --out.")
+        if self.engine == "local" and (self.address or self.column):
+            raise MusiqError("--address and --column are for --engine ray. Leave them out, or add it.")
+        if self.engine == "ray" and (self.resume or self.scorer.workers):
+            raise MusiqError(
+                "--resume and --workers are for --engine local: Ray scores the batch of a dead worker again, and each of "
+                "its workers decodes with --threads. Leave them out."
+            )
 
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -45,8 +75,7 @@ SOME_FAILED = 3
 @click.option("--out", type=click.Path(path_type=Path), show_default="stdout", help="File for the rows.")
 @click.option(
     "--format",
-    "kind",
-    type=click.Choice(FORMATS),
+    type=click.Choice(tuple(FORMATS)),
     show_default="--out's ending, else csv",
     help="Of the rows; txt is the classic path<TAB>score, without a head and without reasons.",
 )
@@ -98,13 +127,13 @@ def main(
     paths: tuple[str, ...],
     models: tuple[Path, ...],
     out: Path | None,
-    kind: str | None,
+    format: str | None,
     resume: bool,
     fail_on_error: bool,
     engine: str,
     address: str | None,
     column: str | None,
-    **options: Any,
+    **scorer: Any,
 ) -> None:
     """Score images: files, folders (recursive), URLs, or - for a list of them on stdin, one a line.
 
@@ -115,46 +144,45 @@ def main(
 
     Exit code: 0 all scored, 3 some have errors, 1 could not run.
     """
-    if resume and out is None:
-        raise MusiqError("--resume continues a file: name it with --out.")
-    kind = kind or kind_of(out)
-    if kind == "parquet" and out is None:
-        raise MusiqError("Parquet cannot be written to stdout: name a file with --out.")
-    models = models or (newest_model(Path("exports")),)
-    check_engine(engine, resume, options["workers"], address or column)
+    options = ScoreOptions(
+        models=models or (newest_model(Path("exports")),),
+        out=out,
+        format=format or format_of(out),
+        resume=resume,
+        fail_on_error=fail_on_error,
+        engine=engine,
+        address=address,
+        column=column,
+        scorer=ScorerOptions(**scorer),
+    )
     sources = expand(paths) if engine == "local" else unlisted(paths)
-    with open_engine(engine, models, address, column, options) as scorer, without_decoder_noise(), ExitStack() as stack:
-        table = Table(kind, labels(models), scorer.spec.outputs)
-        if out is None:
-            errors = score_all(scorer, sources, to_stdout(table), fail_on_error, quiet=sys.stdout.isatty())
-        else:
-            file = stack.enter_context(RowFile(out, table, resume))
-            with resumable(file) if engine == "local" else nullcontext():
-                errors = score_all(scorer, without(sources, file.done), file.write, fail_on_error)
-                file.finish()
+    with open_scorer(options) as opened, without_decoder_noise():
+        errors = score_to(options, opened, sources)
     sys.exit(SOME_FAILED if errors else 0)
 
 
-def check_engine(engine: str, resume: bool, workers: int | None, ray_only: str | None) -> None:
-    """Refuse options of the other engine before any work."""
-    if engine == "local" and ray_only:
-        raise MusiqError("--address and --column are for --engine ray. Leave them out, or add it.")
-    if engine == "ray" and (resume or workers):
-        raise MusiqError(
-            "--resume and --workers are for --engine local: Ray scores the batch of a dead worker again, and each of its "
-            "workers decodes with --threads. Leave them out."
-        )
-
-
-def open_engine(
-    engine: str, models: tuple[Path, ...], address: str | None, column: str | None, options: dict[str, Any]
-) -> Scorer | RayScorer:
-    if engine == "local":
-        return Scorer(models, **options)
+def open_scorer(options: ScoreOptions) -> Scorer | RayScorer:
+    if options.engine == "local":
+        return Scorer(options.models, **vars(options.scorer))
     from musiq.distributed.ray_scorer import RayScorer
 
-    del options["workers"]
-    return RayScorer(models, address=address, column=column, **options)
+    return RayScorer(options.models, options.scorer, address=options.address, column=options.column)
+
+
+def score_to(options: ScoreOptions, scorer: Scorer | RayScorer, sources: list[str]) -> int:
+    """Score into the file that was asked for, or to stdout; the count of errors."""
+    labels = model_labels(options.models)
+    row_format = FORMATS[options.format](scorer.spec.outputs)
+    if options.out is None:
+        assert isinstance(row_format, TextFormat)
+        return score_all(scorer, sources, labels, to_stdout(row_format), options.fail_on_error, sys.stdout.isatty())
+    with (
+        RowFile(options.out, row_format, labels.values(), options.resume) as file,
+        resumable(file) if options.engine == "local" else nullcontext(),
+    ):
+        errors = score_all(scorer, without(sources, file.done), labels, file.write, options.fail_on_error)
+        file.finish()
+    return errors
 
 
 def unlisted(names: Iterable[str]) -> list[str]:
@@ -162,7 +190,7 @@ def unlisted(names: Iterable[str]) -> list[str]:
     return [line for name in names for line in (expand([name]) if name == "-" else [name])]
 
 
-def kind_of(out: Path | None) -> str:
+def format_of(out: Path | None) -> str:
     """The format that the name of the output asks for."""
     ending = "csv" if out is None else out.suffix.lower().removeprefix(".")
     if ending not in FORMATS:
@@ -179,8 +207,8 @@ def newest_model(folder: Path) -> Path:
     return models[-1]
 
 
-def labels(models: Iterable[Path]) -> dict[str, str]:
-    """What the rows call each model: its name without ending, and the start of its SHA-256."""
+def model_labels(models: Iterable[Path]) -> dict[str, str]:
+    """What rows call each model in a file: its name without ending, and the start of its SHA-256."""
     return {str(model): f"{model.stem}@{files.sha256(model)[:12]}" for model in models}
 
 
@@ -212,12 +240,18 @@ def without(sources: Iterable[str], done: Counter[str]) -> list[str]:
     return todo
 
 
-def to_stdout(table: Table) -> Callable[[Row], None]:
+def labelled(row: Row, labels: Mapping[str, str]) -> Row:
+    """The row with its model's label; where there is only one model, rows that never got to it have it too."""
+    only = next(iter(labels.values())) if len(labels) == 1 else ""
+    return replace(row, model=labels.get(row.model, only))
+
+
+def to_stdout(row_format: TextFormat) -> Callable[[Row], None]:
     stream = sys.stdout.buffer
-    stream.write(table.head())
+    stream.write(row_format.head())
 
     def write(row: Row) -> None:
-        stream.write(table.line(row))
+        stream.write(row_format.line(row))
         stream.flush()
 
     return write
@@ -236,6 +270,7 @@ def resumable(file: RowFile) -> Iterator[None]:
 def score_all(
     scorer: Scorer | RayScorer,
     sources: list[str],
+    labels: Mapping[str, str],
     write: Callable[[Row], None],
     fail_on_error: bool,
     quiet: bool = False,
@@ -245,7 +280,7 @@ def score_all(
     known = len(sources) if isinstance(scorer, Scorer) else None  # a folder or a shard holds as many as it holds
     with progress_bar(total=known, quiet=quiet) as bar:
         for row in scorer.score_many(sources):
-            write(row)
+            write(labelled(row, labels))
             scored, errors = scored + (not row.error), errors + bool(row.error)
             if row.error and fail_on_error:
                 raise MusiqError(f"{row.path}: {row.error}")

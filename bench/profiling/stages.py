@@ -1,4 +1,4 @@
-"""What becomes of an image's bytes between its file and the model: time and new memory of each stage.
+"""The cost of each stage between an image's file and its score: time and new memory.
 
 `python -m musiq_bench.profiling.stages IMAGES --model model.onnx` prints the table of docs/performance.md. New
 memory tells copies: a stage that makes none needs none.
@@ -6,7 +6,6 @@ memory tells copies: a stage that makes none needs none.
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,17 +16,18 @@ import click
 import cv2
 import numpy as np
 
+from musiq import markdown
 from musiq.errors import MusiqError
 from musiq.images.decode import decode
 from musiq.images.find import find_images
 from musiq.images.fit import fit
 from musiq.runtimes.base import Runtime
 from musiq.runtimes.registry import open_runtime
-from musiq.scoring.prefetch import Ready
-from musiq.scoring.scorer import Batch
+from musiq.scoring.prefetch import ImageBatch, PreparedImage
 from musiq.terminal import Command
+from musiq.timing import timed
 
-from ..report.latency import spread
+from ..report.latency import median_and_range
 
 Stages = dict[str, float]
 """By stage, in their order."""
@@ -37,9 +37,8 @@ Watch = Callable[[Callable[[], Any]], tuple[Any, float]]
 
 
 def milliseconds(call: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = call()
-    return result, (time.perf_counter() - start) * 1e3
+    result, seconds = timed(call)
+    return result, 1e3 * seconds
 
 
 def new_bytes(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -69,8 +68,8 @@ def of_batch(files: Sequence[Path], runtime: Runtime, watch: Watch) -> Stages:
         data = watched("read", file.read_bytes)
         decoded = watched("decode", partial(decode, data))
         image, fitted = watched("fit", partial(fit, decoded, height, width))
-        ready.append(Ready(place, str(file), image=image, fitted=fitted))
-    batch = watched("gather", lambda: Batch(ready))
+        ready.append(PreparedImage(place, str(file), image, fitted=fitted))
+    batch = watched("gather", lambda: ImageBatch(ready))
     watched("model", lambda: runtime.run(batch.images))
     return costs
 
@@ -88,13 +87,13 @@ def measure(files: Sequence[Path], runtime: Runtime, batch: int) -> tuple[list[S
     return found[0], found[1]
 
 
-def lines(ms: Sequence[Stages], new: Sequence[Stages], image_bytes: int) -> list[str]:
+def cost_table(ms: Sequence[Stages], new: Sequence[Stages], image_bytes: int) -> str:
     """A Markdown table of medians over the batches, the times with their 10th and 90th percentiles."""
-    rows = ["| stage | ms an image | new memory, in images |", "|---|---|---|"]
+    rows = []
     for stage in ms[0]:
         images = float(np.median([costs[stage] for costs in new])) / image_bytes
-        rows.append(f"| {stage} | {spread([costs[stage] for costs in ms])} | {images:.2f} |")
-    return rows
+        rows.append([stage, median_and_range([costs[stage] for costs in ms]), f"{images:.2f}"])
+    return markdown.table(["stage", "ms an image", "new memory, in images"], rows)
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -113,7 +112,7 @@ def main(images: Sequence[Path], model: Path, batch: int, max_images: int) -> No
     ms, new = measure(files, runtime, batch)
     size = runtime.spec.height * runtime.spec.width * 3
     click.echo(f"{len(ms) * batch} images, batch {batch}, one image as {model.name} takes it: {size / 1e6:.2f} MB\n")
-    click.echo("\n".join(lines(ms, new, size)))
+    click.echo(cost_table(ms, new, size))
 
 
 if __name__ == "__main__":

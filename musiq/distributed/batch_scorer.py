@@ -1,9 +1,10 @@
-"""Scoring inside engines of many machines: a callable for Ray Data, and a scorer that Spark's Python workers keep."""
+"""Scoring inside engines of many machines: `BatchScorer` for Ray Data, `kept_scorer` for Spark's Python workers."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musiq.distributed.shards import pick_column
-from musiq.scoring.row import Row
-from musiq.scoring.scorer import Model, Scorer
+from musiq.images.decode import MAX_PIXELS, Background
+from musiq.scoring import Row, Scorer, ScorerOptions
+from musiq.scoring.open_models import Model
+from musiq.scoring.options import DEFAULTS
 from musiq.spec import share_columns
 
 if TYPE_CHECKING:
@@ -26,12 +29,11 @@ class BatchScorer:
                        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=4))
 
     The model is opened once, by the constructor, so once an actor; pickled, it is opened again where it is unpickled. It
-    has to lie at the same path on every machine. `column` names the column of images: bytes of files, paths, or uint8
-    arrays (H, W, 3); by default the first of `bytes`, `image`, `path`. `threads` decode and as many compute: inside Ray
-    the CPUs that it gave the actor (`num_cpus`), elsewhere those that this process may use. `device="auto"` inside Ray
-    means a GPU only where the actor was given one (`num_gpus`). `options` are those of `musiq.scoring.scorer.Scorer`.
+    has to lie at the same path on every machine.
 
-    Raises MusiqError for a model that cannot be opened and for a batch without the column, never for an image.
+    Attributes:
+        column: The column of images that was asked for, None for the first of those known.
+        scorer: The `musiq.Scorer` at work.
     """
 
     def __init__(
@@ -41,21 +43,66 @@ class BatchScorer:
         column: str | None = None,
         device: str = "auto",
         threads: int | None = None,
-        **options: Any,
+        batch_size: int | None = None,
+        mode: str = "latency",
+        max_pixels: int = MAX_PIXELS,
+        background: Background = "white",
+        reduced_jpeg: bool = False,
+        jpeg_decoder: str = "opencv",
     ) -> None:
-        self._again = partial(BatchScorer, model, column=column, device=device, threads=threads, **options)
+        """Open the model.
+
+        Args:
+            model: The path of an artifact or checkpoint, or several, as `musiq.load` takes them.
+            column: The column of images: bytes of files, paths, or uint8 arrays (H, W, 3). None: the first of `bytes`,
+                `image`, `path` that a batch has.
+            device: As for `musiq.load`; inside Ray "auto" means a GPU only where the actor was given one (`num_gpus`).
+            threads: Threads that decode, and as many that compute. None: inside Ray the CPUs that it gave the actor
+                (`num_cpus`), elsewhere those that this process may use.
+            batch_size: As for `musiq.load`, and so are those that follow.
+            mode: "latency" or "throughput".
+            max_pixels: An image of more pixels is not decoded.
+            background: "white" or "black".
+            reduced_jpeg: Decode large JPEGs at a part of their size.
+            jpeg_decoder: "opencv" or "nvimagecodec".
+
+        Raises:
+            MusiqError: The model cannot be opened.
+        """
+        options = ScorerOptions(
+            device=device,
+            batch_size=batch_size,
+            workers=threads,
+            threads=threads,
+            mode=mode,
+            max_pixels=max_pixels,
+            background=background,
+            reduced_jpeg=reduced_jpeg,
+            jpeg_decoder=jpeg_decoder,
+        )
+        self._model, self._options = model, options
         self.column = column
-        self.scorer = open_scorer(model, device, threads=threads, **options)
+        self.scorer = open_scorer(model, options)
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
-        return self._again, ()
+        options = asdict(self._options)
+        del options["workers"]
+        return partial(BatchScorer, self._model, column=self.column, **options), ()
 
     def __call__(self, batch: Any) -> Any:
-        """The batch (dict of numpy arrays, pyarrow.Table or pandas.DataFrame) with these columns added, rows in order:
+        """Score a batch; an image that cannot be scored is a row with its error.
 
-        path (the batch's own or what was scored; "" for bytes alone), score (float32; null in a Table, else NaN, where
-        there is none), fitted, error ("" or why there is no score), and share_1..share_K (float32) for models that
-        predict a distribution. Columns of these names are replaced.
+        Args:
+            batch: A dict of numpy arrays, a pyarrow.Table or a pandas.DataFrame of N rows.
+
+        Returns:
+            The batch in its kind, rows in order, with these columns added, or replaced where it has them: path (the
+            batch's own or what was scored; "" for bytes alone), score (float32, in the units of `spec.target`; null in a
+            Table, else NaN, where there is none), fitted, error ("" or why there is no score), and share_1 to share_K
+            (float32 in [0, 1]) for models that predict a distribution.
+
+        Raises:
+            MusiqError: The batch has no column of images.
         """
         names = list(getattr(batch, "column_names", batch))
         column = pick_column(names, self.column, "The batch")
@@ -105,15 +152,17 @@ def _columns(rows: list[Row], outputs: int) -> tuple[dict[str, list[float | None
     return numbers, {"fitted": [row.fitted for row in rows], "error": [row.error for row in rows]}
 
 
-def open_scorer(
-    model: Model | Sequence[Model], device: str = "auto", *, threads: int | None = None, **options: Any
-) -> Scorer:
-    """A Scorer that keeps to what Ray gave the actor it is opened in: its CPUs, and "auto" is its GPU or none."""
+def open_scorer(model: Model | Sequence[Model], options: ScorerOptions) -> Scorer:
+    """A Scorer that keeps to what Ray gave the actor it is opened in: its CPUs, and "auto" is its GPU or none.
+
+    As many threads decode as compute.
+    """
     given = ray_resources()
     if given is not None:
-        threads = threads or max(1, int(given.get("CPU", 1)))
-        device = "cpu" if device == "auto" and not given.get("GPU") else device
-    return Scorer(model, device, workers=threads, threads=threads, **options)
+        threads = options.threads or max(1, int(given.get("CPU", 1)))
+        device = "cpu" if options.device == "auto" and not given.get("GPU") else options.device
+        options = replace(options, threads=threads, device=device)
+    return Scorer(model, **asdict(replace(options, workers=options.threads)))
 
 
 def ray_resources() -> dict[str, float] | None:
@@ -126,6 +175,17 @@ def ray_resources() -> dict[str, float] | None:
 
 
 @cache
-def kept_scorer(model: str, **options: Any) -> Scorer:
-    """A Scorer opened once a process and kept, for engines that reuse their worker processes: Spark's Python workers."""
-    return Scorer(model, **options)
+def kept_scorer(model: str, options: ScorerOptions = DEFAULTS) -> Scorer:
+    """A Scorer opened once a process and kept, for engines that reuse their worker processes: Spark's Python workers.
+
+    Args:
+        model: The path of an artifact or checkpoint, the same on every machine.
+        options: Those of the Scorer; the same value gives the same Scorer.
+
+    Returns:
+        The Scorer of this process; nobody closes it.
+
+    Raises:
+        MusiqError: The model cannot be opened.
+    """
+    return Scorer(model, **asdict(options))

@@ -1,4 +1,4 @@
-"""`RayScorer`: what `musiq-score --engine ray` runs: files, Parquet and tars read and scored over a Ray cluster."""
+"""`RayScorer`, what `musiq-score --engine ray` runs: files, Parquet and tars read and scored over a Ray cluster."""
 
 from __future__ import annotations
 
@@ -11,24 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musiq.artifact import read_record
-from musiq.distributed.batch_scorer import arrow_columns, open_scorer
-from musiq.distributed.shards import Piece, Record, cut, located, records
+from musiq.distributed.ray_tasks import BATCH_IMAGES, ScoreImages, read_shard
+from musiq.distributed.row_order import each_once_in_order
+from musiq.distributed.shards import Piece, split_sources
 from musiq.errors import MusiqError
 from musiq.hardware import available_cpus
-from musiq.images.decode import Source
+from musiq.scoring import Row, Scorer, ScorerOptions
 from musiq.scoring.model_choice import check_mixture
-from musiq.scoring.row import Row
-from musiq.scoring.scorer import Scorer
+from musiq.scoring.options import DEFAULTS
 from musiq.spec import Spec, share_columns
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import ray
 
-BATCH_BYTES = 32 * 2**20
-"""Images' bytes that travel together: many for one message, few beside the object store of the smallest machine."""
-BATCH_IMAGES = 64
-"""Images that travel together, and at most as many are scored again where a worker dies: seconds of work."""
 READERS = 8
 """Tasks that read at once; reading waits for disks and networks, so they ask for no CPU."""
 CONNECT_S = 10
@@ -40,32 +35,42 @@ TASKS = 512
 class RayScorer:
     """`Scorer.score_many` over a Ray cluster, and over Parquet files and WebDataset tars too.
 
-    `address` is a running cluster's; None takes the one that this process is connected to, or starts one on this machine
-    for as long as this lives. Each actor has `threads` CPUs (default 1), and one GPU where `device` names one; Ray starts
-    as many as help and the cluster has room for. The actors open the model and the images: both have to lie at the same
-    paths on every machine (images may be URLs), where this package is installed too. `column` names that of the
-    images in Parquet files. Several models and further `options` are those of `musiq.scoring.scorer.Scorer`.
+    Ray starts as many actors as help and the cluster has room for. They open the model and the images: both have to lie
+    at the same paths on every machine (images may be URLs), where this package is installed too.
 
-    Raises MusiqError for a model that cannot be opened, a cluster that cannot be reached, or one that is too small.
+    A context manager: leaving it stops the cluster where this started it, and leaves it where it was running.
+
+    Attributes:
+        spec: What the first model is.
     """
 
     def __init__(
         self,
         model: Path | Sequence[Path],
-        device: str = "auto",
+        options: ScorerOptions = DEFAULTS,
         *,
         address: str | None = None,
         column: str | None = None,
-        threads: int | None = None,
-        batch_size: int | None = None,
-        **options: Any,
     ) -> None:
-        self.column, self.threads = column, threads or 1
+        """Connect to the cluster.
+
+        Args:
+            model: An artifact or checkpoint, or several of different shapes.
+            options: Those of each actor's Scorer. Its `threads` are an actor's CPUs (None: 1), which decode too, so that
+                `workers` counts for nothing; where its `device` names a GPU, each actor has one.
+            address: A running cluster's. None: the one that this process is connected to, or one started on this machine
+                for as long as this lives.
+            column: The column of images in Parquet files; None: the first of `bytes`, `image`, `path`.
+
+        Raises:
+            MusiqError: A model cannot be opened, the cluster cannot be reached, or it is too small.
+        """
+        self.column, self.threads = column, options.threads or 1
         models = [model] if isinstance(model, Path) else list(model)
         self._models = {os.path.abspath(each): str(each) for each in models}
-        self._options = {"model": list(self._models), "device": device, "batch_size": batch_size, **options}
-        self._gpus = 0 if device in ("auto", "cpu") else 1
-        specs = [_spec(each, device) for each in models]
+        self._options = options
+        self._gpus = 0 if options.device in ("auto", "cpu") else 1
+        specs = [_spec(each, options.device) for each in models]
         check_mixture([str(each) for each in models], specs)
         self.spec = specs[0]
         self._own = _connect(address)
@@ -84,40 +89,48 @@ class RayScorer:
             self._own = False
 
     def score_many(self, sources: Iterable[str]) -> Iterator[Row]:
-        """A Row for each image in `sources` (paths, URLs, folders, *.parquet, *.tar), in their order.
+        """Score images in their order.
 
-        A worker that dies is started again and its batch is scored again, as often as it takes (Ray's default). Every row
-        carries its number, so that a lost or doubled one is an error and never a wrong file. Raises MusiqError where Ray
-        cannot go on.
+        A worker that dies is started again and its batch is scored again, as often as it takes (Ray's default).
+
+        Args:
+            sources: Paths and URLs of images, folders, *.parquet and *.tar.
+
+        Yields:
+            A Row for each image; one that cannot be scored, and a shard that cannot be read, has its error.
+
+        Raises:
+            MusiqError: Ray cannot go on, or it lost or doubled a row.
         """
-        pieces = list(cut(sources, self.column))
+        pieces = list(split_sources(sources, self.column))
         if not pieces:
             return
-        place = _Place(len(pieces))
         try:
             blocks: Any = self._scored(pieces).iter_batches(batch_size=None, batch_format="pyarrow")
-            for block in blocks:
-                for values in block.to_pylist():
-                    place.check(values["piece"], values["row"], values["last"])
-                    yield self._row(values)
+            rows = (values for block in blocks for values in block.to_pylist())
+            for values in each_once_in_order(rows, len(pieces)):
+                yield self._row(values)
         except _ray().exceptions.RayError as problem:
             raise MusiqError(f"Ray could not go on: {_reason(problem)}") from problem
-        place.check_end()
 
     def _scored(self, pieces: list[Piece]) -> ray.data.Dataset:
         from ray.data import ActorPoolStrategy, TaskPoolStrategy, from_items
 
-        _settle_ray_data()
+        _configure_ray_data()
         items = [
             {"piece": number, "content": pickle.dumps((piece, os.getcwd()))} for number, piece in enumerate(pieces)
         ]
         tasks = min(len(items), TASKS)
         read = from_items(items, override_num_blocks=tasks).map_batches(
-            _read, batch_size=1, batch_format="numpy", num_cpus=0, compute=TaskPoolStrategy(min(tasks, READERS))
+            read_shard, batch_size=1, batch_format="numpy", num_cpus=0, compute=TaskPoolStrategy(min(tasks, READERS))
         )
         return read.map_batches(
-            _ScoreRecords,
-            fn_constructor_kwargs={"folder": os.getcwd(), **self._options},  # workers have another working folder
+            ScoreImages,
+            fn_constructor_kwargs={
+                "folder": os.getcwd(),  # workers have another working folder
+                "models": list(self._models),
+                "options": self._options,
+            },
             batch_size=BATCH_IMAGES,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=self._room()),
@@ -160,86 +173,6 @@ def _spec(model: Path, device: str) -> Spec:
         return scorer.spec
 
 
-class _Place:
-    """Where in the sources the last row was, to see that the next one is the next one."""
-
-    def __init__(self, pieces: int) -> None:
-        self.pieces = pieces
-        self.next = (0, 0)
-
-    def check(self, piece: int, row: int, last: bool) -> None:
-        if (piece, row) != self.next:
-            raise MusiqError(
-                f"Ray gave row {row} of part {piece} where row {self.next[1]} of part {self.next[0]} comes next: rows "
-                "were lost or doubled. Run it again, and report it if it happens again."
-            )
-        self.next = (piece + 1, 0) if last else (piece, row + 1)
-
-    def check_end(self) -> None:
-        if self.next != (self.pieces, 0):
-            raise MusiqError(f"Ray ended before part {self.next[0]} of {self.pieces} was whole. Run it again.")
-
-
-def _read(batch: dict[str, Any]) -> Iterator[pa.Table]:
-    """The records of one piece, as tables of a bounded size."""
-    number, (piece, folder) = int(batch["piece"][0]), pickle.loads(batch["content"][0])
-    ahead = _with_last(records(piece, folder))
-    table: list[tuple[int, bool, Record]] = []
-    size = 0
-    for row, (record, last) in enumerate(ahead):
-        table.append((row, last, record))
-        size += len(record.data or b"")
-        if last or len(table) == BATCH_IMAGES or size >= BATCH_BYTES:
-            yield _table(number, table)
-            table, size = [], 0
-
-
-def _with_last(items: Iterable[Record]) -> Iterator[tuple[Record, bool]]:
-    """Each item and whether it is the last."""
-    iterator = iter(items)
-    before = next(iterator)
-    for item in iterator:
-        yield before, False
-        before = item
-    yield before, True
-
-
-def _table(piece: int, rows: list[tuple[int, bool, Record]]) -> pa.Table:
-    import pyarrow as pa
-
-    columns = {
-        "piece": pa.array([piece] * len(rows), pa.int64()),
-        "row": pa.array([row for row, _, _ in rows], pa.int64()),
-        "last": pa.array([last for _, last, _ in rows], pa.bool_()),
-        "name": pa.array([os.fsencode(record.name) for _, _, record in rows], pa.binary()),  # any bytes are a path
-        "data": pa.array([record.data for _, _, record in rows], pa.large_binary()),
-        "error": pa.array([record.error for _, _, record in rows], pa.string()),
-    }
-    return pa.table(columns)
-
-
-class _ScoreRecords:
-    """Scores the tables of `_read`: a path where there are no bytes, nothing where there was an error already."""
-
-    def __init__(self, folder: str, model: list[str], device: str, **options: Any) -> None:
-        self.folder = folder
-        self.scorer = open_scorer(model, device, **options)
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        import pyarrow as pa
-
-        columns = (table[name].to_pylist() for name in ("name", "data", "error"))
-        found = [Record(os.fsdecode(name), data, error) for name, data, error in zip(*columns, strict=True)]
-        scored = iter(list(self.scorer.score_many(self._source(record) for record in found if not record.error)))
-        rows = [Row("", None, error=record.error) if record.error else next(scored) for record in found]
-        outcome = {"model": pa.array([row.model for row in rows], pa.string())}
-        outcome |= arrow_columns(rows, self.scorer.spec.outputs)
-        return pa.table({name: table[name] for name in ("piece", "row", "last", "name")} | outcome)
-
-    def _source(self, record: Record) -> Source:
-        return located(record.name, self.folder) if record.data is None else record.data
-
-
 def _connect(address: str | None) -> bool:
     """Whether a cluster was started or joined here, and so is to be left at the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports its use to its makers, and says so
@@ -248,7 +181,7 @@ def _connect(address: str | None) -> bool:
         return False
     own = {} if address else {"num_cpus": available_cpus(), "include_dashboard": False}
     try:
-        _knock(address or "")
+        _check_listening(address or "")
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
     except Exception as problem:  # Ray's, gRPC's and the operating system's own
         where = f"reach the Ray cluster at {address}" if address else "start Ray on this machine"
@@ -256,14 +189,14 @@ def _connect(address: str | None) -> bool:
     return True
 
 
-def _knock(address: str) -> None:
+def _check_listening(address: str) -> None:
     """Raise OSError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
-def _settle_ray_data() -> None:
+def _configure_ray_data() -> None:
     """Rows in order, and nothing of Ray's own on the terminal."""
     from ray.data import DataContext
 

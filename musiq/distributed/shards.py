@@ -1,4 +1,4 @@
-"""Images that lie in larger files, Parquet columns and WebDataset tars, cut into pieces that tasks can read apart."""
+"""Shards: images inside Parquet columns and WebDataset tars, split into pieces that tasks can read apart."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PARQUET = ".parquet"
 COLUMNS = ("bytes", "image", "path")
 """Where images are looked for: as Ray's read_binary_files, read_images and Hugging Face, and file lists name them."""
 
-PATHS = 64
+PATHS_A_PIECE = 64
 """Files in one piece: some seconds of work, so that machines end together and a lost one costs little."""
-ROWS = 32
+ROWS_AT_ONCE = 32
 """Rows of Parquet read at once: what bounds the memory of reading, whatever the size of the row groups."""
 
 
@@ -35,7 +35,7 @@ class Piece(NamedTuple):
     error: str = ""
 
 
-class Record(NamedTuple):
+class ShardImage(NamedTuple):
     """One image to score: `data`, the bytes of its file, or None where `name` is the path to read it from.
 
     `error` is why there is nothing to score.
@@ -46,7 +46,7 @@ class Record(NamedTuple):
     error: str = ""
 
 
-def cut(sources: Iterable[str], column: str | None = None) -> Iterator[Piece]:
+def split_sources(sources: Iterable[str], column: str | None = None) -> Iterator[Piece]:
     """The pieces of images, folders (recursive), *.parquet and *.tar, in their order; a folder's shards come first.
 
     A shard that cannot be opened is a piece with its error. Raises MusiqError for a folder without images, and for a
@@ -64,7 +64,7 @@ def cut(sources: Iterable[str], column: str | None = None) -> Iterator[Piece]:
 
 
 def _files(names: list[str]) -> Iterator[Piece]:
-    return (Piece(tuple(names[start : start + PATHS])) for start in range(0, len(names), PATHS))
+    return (Piece(tuple(names[start : start + PATHS_A_PIECE])) for start in range(0, len(names), PATHS_A_PIECE))
 
 
 def _listed(source: str) -> list[str]:
@@ -114,23 +114,24 @@ def _counts(file: Any) -> list[int]:
     return [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
 
 
-def records(piece: Piece, folder: str = "") -> Iterator[Record]:
-    """The images of a piece, at least one Record; what cannot be read is a Record with its error, and ends the piece.
+def read_piece(piece: Piece, folder: str = "") -> Iterator[ShardImage]:
+    """The images of a piece, at least one; what cannot be read has its error, and ends the piece.
 
-    `folder` is where relative names start, for a process with another working folder than the one that `cut` was called in.
+    `folder` is where relative names start, for a process with another working folder than the one that the sources
+    were split in.
     """
     name = piece.names[0]
     if piece.error:
-        yield Record(name, error=piece.error)
+        yield ShardImage(name, error=piece.error)
         return
     if not name.lower().endswith((PARQUET, *TARS)):
-        yield from map(Record, piece.names)
+        yield from map(ShardImage, piece.names)
         return
     try:
         with _opened(located(name, folder)) as stream:
             yield from _parquet(piece, stream) if piece.column else _tar(name, stream)
     except Exception as problem:  # tarfile's, pyarrow's, each protocol's own
-        yield Record(name, error=_unreadable(problem))
+        yield ShardImage(name, error=_unreadable(problem))
 
 
 def located(name: str, folder: str) -> str:
@@ -138,43 +139,43 @@ def located(name: str, folder: str) -> str:
     return name if "://" in name else os.path.join(folder, name)
 
 
-def _parquet(piece: Piece, stream: IO[bytes]) -> Iterator[Record]:
+def _parquet(piece: Piece, stream: IO[bytes]) -> Iterator[ShardImage]:
     """Named by the column `path`, where there is one, else FILE#ROW."""
     import pyarrow.parquet as pq
 
     (name,), row = piece.names, piece.first
     with pq.ParquetFile(stream) as file:
         columns = [column for column in {piece.column, "path"} if column in file.schema_arrow.names]
-        for batch in file.iter_batches(ROWS, row_groups=[piece.group], columns=columns):
+        for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[piece.group], columns=columns):
             paths = batch.column("path").to_pylist() if "path" in columns else [None] * len(batch)
             for path, value in zip(paths, batch.column(piece.column).to_pylist(), strict=True):
-                yield _record(f"{name}#{row}" if path is None else str(path), value)
+                yield _cell_image(f"{name}#{row}" if path is None else str(path), value)
                 row += 1
 
 
-def _record(name: str, value: Any) -> Record:
+def _cell_image(name: str, value: Any) -> ShardImage:
     """A cell of a Parquet file: the bytes of an image, its path, or a struct of both."""
     if isinstance(value, dict):
         value, name = value.get("bytes") or value.get("path"), value.get("path") or name
     if isinstance(value, str):
-        return Record(value)
+        return ShardImage(value)
     if isinstance(value, bytes):
-        return Record(name, value)
+        return ShardImage(name, value)
     what = "nothing" if value is None else f"a {type(value).__name__}"
-    return Record(name, error=f"There is {what} where the image should be; expected its bytes or its path.")
+    return ShardImage(name, error=f"There is {what} where the image should be; expected its bytes or its path.")
 
 
-def _tar(name: str, stream: IO[bytes]) -> Iterator[Record]:
+def _tar(name: str, stream: IO[bytes]) -> Iterator[ShardImage]:
     """The images in a tar, by their endings, each named TAR/MEMBER; labels and the like are passed over."""
     found = False
     with tarfile.open(fileobj=stream) as tar:
         for member in tar:
             if member.isfile() and os.path.splitext(member.name)[1].lower() in SUFFIXES:
                 file, found = tar.extractfile(member), True
-                yield Record(f"{name}/{member.name}", file.read() if file else b"")
+                yield ShardImage(f"{name}/{member.name}", file.read() if file else b"")
         _check_end(tar)
     if not found:
-        yield Record(name, error=f"There is no image in it: expected files named {' '.join(sorted(SUFFIXES))}.")
+        yield ShardImage(name, error=f"There is no image in it: expected files named {' '.join(sorted(SUFFIXES))}.")
 
 
 def _check_end(tar: tarfile.TarFile) -> None:

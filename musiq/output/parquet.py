@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from musiq.errors import MusiqError
+from musiq.files import atomic_write
+from musiq.output.text import AppendableFormat, JsonLines, rows_of
+from musiq.scoring import Row
 from musiq.spec import share_columns
 
 GROUP_ROWS = 50_000
 """Rows in memory at once, some 50 MB as Python objects; readers of Parquet like groups of 10 MB and more."""
 
 TEXTS = ("path", "fitted", "error", "model")
+
+
+class Parquet:
+    """Parquet cannot be appended to, so rows gather as JSON Lines.
+
+    Raises MusiqError where pyarrow is missing: before the work, not after it.
+    """
+
+    def __init__(self, outputs: int = 1) -> None:
+        import_pyarrow()
+        self.outputs = outputs
+
+    @property
+    def gathering(self) -> AppendableFormat:
+        return JsonLines(self.outputs)
+
+    def finish(self, part: Path, path: Path) -> None:
+        with atomic_write(path) as copy:
+            write(copy, rows_of(part, self.gathering), self.outputs)
+        part.unlink()
+
+    def reopen(self, path: Path, part: Path) -> None:
+        with part.open("wb") as file:
+            file.writelines(map(self.gathering.line, read(path)))
 
 
 def import_pyarrow() -> tuple[ModuleType, ModuleType]:
@@ -28,8 +55,8 @@ def import_pyarrow() -> tuple[ModuleType, ModuleType]:
     return pyarrow, pyarrow.parquet
 
 
-def write(path: Path, records: Iterable[Mapping[str, Any]], outputs: int = 1) -> None:
-    """Write records (path, score or None, fitted, error, model, shares) as they come, GROUP_ROWS at a time.
+def write(path: Path, rows: Iterable[Row], outputs: int = 1) -> None:
+    """Write rows as they come, GROUP_ROWS at a time.
 
     Parquet's texts are UTF-8: of a path that is not, the stray bytes are written as `\\udc80` to `\\udcff`, and `read`
     turns them back.
@@ -39,37 +66,34 @@ def write(path: Path, records: Iterable[Mapping[str, Any]], outputs: int = 1) ->
     fields = [("path", pa.string()), ("score", pa.float32())]
     fields += [(name, pa.string()) for name in TEXTS[1:]]
     schema = pa.schema(fields + [(name, pa.float32()) for name in shares])
-    iterator = iter(records)
+    iterator = iter(rows)
     with pq.ParquetWriter(path, schema) as file:
         while group := list(islice(iterator, GROUP_ROWS)):
-            columns: dict[str, list[Any]] = {name: [_utf8(record[name]) for record in group] for name in TEXTS}
-            columns["score"] = [record["score"] for record in group]
-            columns |= {name: [_share(record, place) for record in group] for place, name in enumerate(shares)}
+            columns: dict[str, list[Any]] = {name: [_utf8(getattr(row, name)) for row in group] for name in TEXTS}
+            columns["score"] = [row.score for row in group]
+            columns |= {
+                name: [row.shares[place] if row.shares else None for row in group] for place, name in enumerate(shares)
+            }
             file.write_table(pa.table(columns, schema))
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records that `write` wrote. Raises MusiqError that says what else the file holds."""
+def read(path: Path) -> Iterator[Row]:
+    """The rows that `write` wrote. Raises MusiqError that says what else the file holds."""
     pa, pq = import_pyarrow()
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(GROUP_ROWS):
-                yield from map(_record, batch.to_pylist())
+                yield from map(_row, batch.to_pylist())
     except (pa.ArrowException, KeyError) as problem:
         line = " ".join(str(problem).split())
         raise MusiqError(f"no Parquet table of scores ({line})") from problem
 
 
-def _record(values: dict[str, Any]) -> dict[str, Any]:
-    shares = [values[name] for name in values if name.startswith("share_")]
-    record = {name: values[name] for name in ("path", "score", "fitted", "error", "model")}
-    record["path"] = STRAY.sub(lambda found: chr(int(found[1], 16)), record["path"])
-    return record | ({"shares": shares} if shares and shares[0] is not None else {})
-
-
-def _share(record: Mapping[str, Any], place: int) -> float | None:
-    shares = record.get("shares")
-    return None if shares is None else float(shares[place])
+def _row(values: dict[str, Any]) -> Row:
+    path = STRAY.sub(lambda found: chr(int(found[1], 16)), values["path"])
+    shares = tuple(values[name] for name in values if name.startswith("share_"))
+    known = shares if shares and shares[0] is not None else None
+    return Row(path, values["score"], values["fitted"], values["error"], known, values["model"])
 
 
 STRAY = re.compile(r"\\u(dc[89a-f][0-9a-f])")

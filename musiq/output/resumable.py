@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any, BinaryIO
 
 from musiq.errors import MusiqError
 from musiq.files import atomic_write
-from musiq.output import parquet
-from musiq.output.text import Table
-from musiq.scoring.row import Row
+from musiq.output.formats import RowFormat
+from musiq.scoring import Row
 
 SYNC_SECONDS = 2.0
 """How much work a power cut may cost; a killed process loses only what was not yet handed to the system."""
@@ -25,18 +23,29 @@ SYNC_SECONDS = 2.0
 class RowFile:
     """A file that gets its name when it is whole: rows go to NAME.part, and `finish` makes NAME of it.
 
-    NAME.part is of the same format, but JSON Lines for Parquet and for the classic text. With `resume`, NAME.part is
-    continued (or NAME, where an earlier run had finished): a torn last record is cut off and `done` counts the paths that
-    are there. Raises MusiqError where the file cannot be written, holds another model's scores, or is being written by
-    another process. Left as a context manager without `finish`, NAME.part stays.
+    NAME.part is as `row_format.gathering` says. With `resume`, NAME.part is continued (or NAME, where an earlier run had
+    finished): a torn last row is cut off. Left as a context manager without `finish`, NAME.part stays.
+
+    Attributes:
+        done: How many rows of each path are there already.
     """
 
-    def __init__(self, path: Path, table: Table, resume: bool = False) -> None:
+    def __init__(self, path: Path, row_format: RowFormat, models: Collection[str], resume: bool = False) -> None:
+        """Open NAME.part.
+
+        Args:
+            path: The file to make.
+            row_format: Its format, of `musiq.output.formats.FORMATS`.
+            models: What rows call the models of this run, so that a file never mixes those of others unnoticed.
+            resume: Go on where an earlier run ended.
+
+        Raises:
+            MusiqError: The file cannot be written, holds another model's scores, or is being written by another process.
+        """
         self.path, self.part = path, path.with_name(path.name + ".part")
-        self.table, self._rows = table, table.gathering()
+        self.models = sorted(models)
         self.done: Counter[str] = Counter()
-        if table.kind == "parquet":
-            parquet.import_pyarrow()  # a missing package is told before the work, not after it
+        self._format, self._rows = row_format, row_format.gathering
         if path.is_dir():
             raise MusiqError(f"Cannot write {path}: it is a folder. Give the name of a file.")
         with self._writing():
@@ -76,27 +85,25 @@ class RowFile:
 
     def _restore(self) -> None:
         """Make NAME.part of NAME in one step, as half of it would lose rows when killed again."""
-        if self.table.kind == "txt":
-            raise MusiqError("rows that do not say which model they are of")
         with self._file, atomic_write(self.part) as copy:
-            if self.table.kind == "parquet":
-                with copy.open("wb") as file:
-                    file.writelines(map(self._rows.text, parquet.read(self.path)))
-            else:
-                shutil.copyfile(self.path, copy)
+            self._format.reopen(self.path, copy)
         self._file = self._opened()
 
     def _kept(self) -> int:
-        end, labels = 0, sorted(self.table.labels.values())
-        known = {*labels, ""} if len(labels) > 1 else {*labels}  # "" of images that got to none of several
-        for end, record in self._rows.read(self._file):  # noqa: B007
-            if record["model"] not in known:
-                raise MusiqError(f"scores of the model {record['model']}, not of {' or '.join(labels)}")
-            self.done[record["path"]] += 1
-        return end
+        """Count the rows that are there; the position after the last."""
+        known = set(self.models)
+        if len(known) > 1:
+            known.add("")  # of images that got to none of several
+        kept = 0
+        for end, row in self._rows.read(self._file):
+            if row.model not in known:
+                raise MusiqError(f"scores of the model {row.model}, not of {' or '.join(self.models)}")
+            self.done[row.path] += 1
+            kept = end
+        return kept
 
     def write(self, row: Row) -> None:
-        """Handed to the system at once, so that a killed process loses none; to the disk every SYNC_SECONDS."""
+        """Hand a row to the system at once, so that a killed process loses none; to the disk every SYNC_SECONDS."""
         with self._writing():
             self._file.write(self._rows.line(row))
             self._file.flush()
@@ -113,21 +120,7 @@ class RowFile:
         """Give the file its name."""
         with self._writing():
             os.fsync(self._file.fileno())
-            if self._rows is self.table:
-                os.replace(self.part, self.path)
-            else:
-                self._convert()
-                self.part.unlink()
-
-    def _convert(self) -> None:
-        self._file.seek(0)
-        records = (record for _, record in self._rows.read(self._file))
-        with atomic_write(self.path) as copy:
-            if self.table.kind == "parquet":
-                parquet.write(copy, records, self.table.outputs)
-            else:
-                with copy.open("wb") as file:
-                    file.writelines(map(self.table.text, records))
+            self._format.finish(self.part, self.path)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

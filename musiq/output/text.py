@@ -1,102 +1,166 @@
-"""Rows as text: CSV, TSV, JSON Lines, the classic two columns; what each holds, and how it is read back."""
+"""Rows as text: CSV, TSV, JSON Lines, and the classic two columns."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
 
 from musiq.errors import MusiqError
-from musiq.scoring.row import Row
+from musiq.files import atomic_write
+from musiq.scoring import Row
 from musiq.spec import share_columns
 
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt")
-MADE_AT_THE_END = ("parquet", "txt")
-"""Parquet cannot be appended to, and two columns do not tell which model they are of: rows gather as JSON Lines first."""
 
-DELIMITERS = {"csv": ",", "tsv": "\t", "txt": "\t"}
+class TextFormat:
+    """Rows as lines of bytes; subclasses say how a line looks.
 
-
-class Table:
-    """How rows are written: `path,score,fitted,error,model` and, for K > 1 ratings, `share_1` to `share_K`.
-
-    `labels` names the artifact of each `Row.model` in the file, so that it never mixes the scores of two unnoticed; where
-    there is only one, all rows have it. A path keeps its bytes, whatever they are; scores keep all digits of their
-    float32. "txt" is what scripts of published models write: `path<TAB>score` without a head, nan where there is none.
+    A path keeps its bytes, whatever they are; scores keep all digits of their float32. `outputs` is K where rows have
+    the shares of K > 1 ratings, else 1.
     """
 
-    def __init__(self, kind: str, labels: Mapping[str, str], outputs: int = 1) -> None:
-        self.kind, self.labels, self.outputs = kind, labels, outputs
-        self.columns = ["path", "score", "fitted", "error", "model"]
-        self.columns += share_columns(outputs)
-        if kind == "txt":
-            self.columns = ["path", "score"]
-        self._failed = next(iter(labels.values())) if len(labels) == 1 else ""
-
-    def gathering(self) -> Table:
-        """How the rows are written while they gather: this table, or JSON Lines for what is made at the end."""
-        return Table("jsonl", self.labels, self.outputs) if self.kind in MADE_AT_THE_END else self
+    def __init__(self, outputs: int = 1) -> None:
+        self.outputs = outputs
 
     def head(self) -> bytes:
-        return b"" if self.kind in ("jsonl", "txt") else self._line(self.columns)
+        """What stands before the first row."""
+        return b""
 
     def line(self, row: Row) -> bytes:
-        return self.text(self.record(row))
+        raise NotImplementedError
 
-    def record(self, row: Row) -> dict[str, Any]:
-        """A row as a JSON object; `shares` only where there are some."""
-        model = self.labels.get(row.model, self._failed)
-        record = {"path": row.path, "score": row.score, "fitted": row.fitted, "error": row.error, "model": model}
-        return record | ({"shares": row.shares} if row.shares else {})
 
-    def text(self, record: Mapping[str, Any]) -> bytes:
-        if self.kind == "jsonl":
-            return json.dumps(record).encode() + b"\n"
-        if self.kind == "txt":
-            return self._line([record["path"], _digits(record["score"]) or "nan"])
-        cells = [record["path"], _digits(record["score"]), record["fitted"], record["error"], record["model"]]
-        cells += map(_digits, record.get("shares", ()))
-        return self._line(cells + [""] * (len(self.columns) - len(cells)))
+class AppendableFormat(TextFormat):
+    """A format whose file can go on where it ends, so that its rows gather as they are written in the end."""
 
-    def _line(self, cells: list[str]) -> bytes:
-        text = io.StringIO()
-        csv.writer(text, delimiter=DELIMITERS[self.kind], lineterminator="\n").writerow(cells)
-        return text.getvalue().encode("utf-8", "surrogateescape")
+    quoted = False
+    """Whether a cell in quotes may hold line feeds."""
 
-    def read(self, file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The whole records of a CSV, TSV or JSON Lines file, each with the position after it; ends before a torn one.
+    @property
+    def gathering(self) -> AppendableFormat:
+        return self
+
+    def finish(self, part: Path, path: Path) -> None:
+        os.replace(part, path)
+
+    def reopen(self, path: Path, part: Path) -> None:
+        shutil.copyfile(path, part)
+
+    def row(self, line: bytes) -> Row | None:
+        """The row that `line` wrote, None for bytes that are none."""
+        raise NotImplementedError
+
+    def read(self, file: BinaryIO) -> Iterator[tuple[int, Row]]:
+        """The whole rows of a file, each with the position after it; ends before a torn one.
 
         Raises MusiqError for a file with other columns.
         """
-        lines, position = _records(file, quoted=self.kind != "jsonl"), 0
-        if self.kind != "jsonl" and (first := next(lines, None)) is not None:
+        lines, position = _whole_lines(file, self.quoted), 0
+        if self.head() and (first := next(lines, None)) is not None:
             if first != self.head():
                 raise MusiqError("other columns than this run would write")
             position = len(first)
         for line in lines:
-            record = self._record(line)
-            if record is None and position == 0:
+            row = self.row(line)
+            if row is None and position == 0:
                 raise MusiqError("other columns than this run would write")
-            if record is None:
+            if row is None:
                 return
             position += len(line)
-            yield position, record
+            yield position, row
 
-    def _record(self, line: bytes) -> dict[str, Any] | None:
-        text = line.decode("utf-8", "surrogateescape")
+
+class Csv(AppendableFormat):
+    """`path,score,fitted,error,model`, and for K > 1 ratings `share_1` to `share_K`, under a head of these names."""
+
+    delimiter = ","
+    quoted = True
+
+    def __init__(self, outputs: int = 1) -> None:
+        super().__init__(outputs)
+        self.columns = ["path", "score", "fitted", "error", "model", *share_columns(outputs)]
+
+    def head(self) -> bytes:
+        return _delimited(self.columns, self.delimiter)
+
+    def line(self, row: Row) -> bytes:
+        cells = [row.path, _digits(row.score), row.fitted, row.error, row.model, *map(_digits, row.shares or ())]
+        return _delimited(cells + [""] * (len(self.columns) - len(cells)), self.delimiter)
+
+    def row(self, line: bytes) -> Row | None:
+        text = io.StringIO(line.decode("utf-8", "surrogateescape"), newline="")
         try:
-            if self.kind == "jsonl":
-                record: dict[str, Any] = json.loads(text)
-                return record if {"path", "model"} <= set(record) else None
-            cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=DELIMITERS[self.kind]))
-            return dict(zip(self.columns, cells, strict=True))
-        except (ValueError, TypeError, StopIteration, csv.Error):
+            cells = dict(zip(self.columns, next(csv.reader(text, delimiter=self.delimiter)), strict=True))
+            shares = [_number(cells[name]) for name in share_columns(self.outputs)]
+            score = _number(cells["score"])
+        except (ValueError, StopIteration, csv.Error):
+            return None
+        known = tuple(share for share in shares if share is not None)
+        return Row(cells["path"], score, cells["fitted"], cells["error"], known or None, cells["model"])
+
+
+class Tsv(Csv):
+    """As Csv, with tabs between the cells."""
+
+    delimiter = "\t"
+
+
+class JsonLines(AppendableFormat):
+    """A JSON object a line: path, score (null where there is none), fitted, error, model; shares where there are some."""
+
+    def line(self, row: Row) -> bytes:
+        values = {"path": row.path, "score": row.score, "fitted": row.fitted, "error": row.error, "model": row.model}
+        return json.dumps(values | ({"shares": row.shares} if row.shares else {})).encode() + b"\n"
+
+    def row(self, line: bytes) -> Row | None:
+        try:
+            values = json.loads(line)
+            shares = tuple(values["shares"]) if "shares" in values else None
+            return Row(values["path"], values["score"], values["fitted"], values["error"], shares, values["model"])
+        except (ValueError, TypeError, KeyError):
             return None
 
 
-def _records(file: BinaryIO, quoted: bool) -> Iterator[bytes]:
+class PathAndScore(TextFormat):
+    """What scripts of published models write: `path<TAB>score` without a head, nan where there is no score.
+
+    It does not tell which model a row is of, so rows gather as JSON Lines.
+    """
+
+    @property
+    def gathering(self) -> AppendableFormat:
+        return JsonLines(self.outputs)
+
+    def line(self, row: Row) -> bytes:
+        return _delimited([row.path, _digits(row.score) or "nan"], "\t")
+
+    def finish(self, part: Path, path: Path) -> None:
+        with atomic_write(path) as copy, copy.open("wb") as file:
+            file.writelines(map(self.line, rows_of(part, self.gathering)))
+        part.unlink()
+
+    def reopen(self, path: Path, part: Path) -> None:
+        raise MusiqError("rows that do not say which model they are of")
+
+
+def rows_of(part: Path, gathering: AppendableFormat) -> Iterable[Row]:
+    """The rows that have gathered in a file."""
+    with part.open("rb") as file:
+        yield from (row for _, row in gathering.read(file))
+
+
+def _delimited(cells: list[str], delimiter: str) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _whole_lines(file: BinaryIO, quoted: bool) -> Iterator[bytes]:
     """Lines that end in a line feed; a quoted cell may hold some, so those count outside of quotes alone."""
     parts: list[bytes] = []
     quotes = 0
@@ -110,3 +174,7 @@ def _records(file: BinaryIO, quoted: bool) -> Iterator[bytes]:
 
 def _digits(value: float | None) -> str:
     return "" if value is None else f"{value:.9g}"  # 9 digits tell every float32 from its neighbours
+
+
+def _number(cell: str) -> float | None:
+    return float(cell) if cell else None

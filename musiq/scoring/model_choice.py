@@ -1,4 +1,4 @@
-"""Several models of different image shapes: which of them an image goes to."""
+"""The choice of a model for each image, where there are several of different shapes."""
 
 from __future__ import annotations
 

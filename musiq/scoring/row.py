@@ -1,4 +1,4 @@
-"""`Scorer`: images in, scores out, in order; decoding ahead of the model, and no image's trouble is another's."""
+"""`Row`: what came of scoring one image."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One image's outcome: `score` in the units of `spec.target`, or `error`, why there is none.
+    """What came of scoring one image.
 
-    `fitted` says how the image was made to fit the model's size, "" where it already had it. `shares` are those of the
-    ratings 1..K, for models that predict a distribution. `model` is the one that it went to, as it was given to the
-    Scorer (#0, #1, ... for a Runtime); "" where it never got to one.
+    Attributes:
+        path: The image's path or URL as it was given; #0, #1, ... (its place among the sources) for bytes, arrays and
+            file objects without a name.
+        score: The model's score in the units of its `spec.target`; None where there is none.
+        fitted: How the image was made to fit the model's size: "resized 0.5x; cropped 512x384 to 512x383"; sizes are
+            width x height in pixels. "" where it already had the size, and where it could not be read.
+        error: Why there is no score, in one line; "" where there is one.
+        shares: Shares of the ratings 1 to K, each in [0, 1], for models that predict a distribution; None for others.
+        model: The model that scored it, as it was given to the Scorer (#0, #1, ... for a Runtime); "" where the image
+            never got to one. Files of rows name it by its file's name and SHA-256.
     """
 
     path: str

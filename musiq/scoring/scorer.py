@@ -6,11 +6,11 @@ import os
 import threading
 import time
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,24 +20,35 @@ from musiq.images.decode import MAX_PIXELS, Background, JpegDecoder, Source, dec
 from musiq.images.fit import fit
 from musiq.images.opencv import one_opencv_thread
 from musiq.runtimes.base import MODES, Images, Runtime
-from musiq.scoring.model_choice import check_mixture, nearest
-from musiq.scoring.prefetch import PATIENCE, InOrder, Ready, batches, map_ahead
+from musiq.scoring.model_choice import nearest
+from musiq.scoring.open_models import Model, model_name, open_models
+from musiq.scoring.prefetch import (
+    PATIENCE,
+    FailedImage,
+    ImageBatch,
+    PreparedImage,
+    in_batches,
+    map_ahead,
+    rows_in_order,
+)
 from musiq.scoring.row import Row
 from musiq.spec import Spec
 
 MAX_WORKERS = 16  # beyond it decoders wait for memory, not for CPUs
 SPARE = 2
-"""How many times the model's height and width are left of a JPEG that is decoded at a part of its size. With 1 scores of a
-trained resnet50 at 224x224 moved by up to 0.13 of a range of 1, with 2 by 0.017, with 4 by 0.004 (12 photographs of 8
-megapixels), in 0.34, 0.40 and 0.53 of the time."""
+"""How many times the model's height and width are left of a JPEG that is decoded at a part of its size: with 1 scores move
+by a noticeable part of their range, with more there is little time left to gain."""
 
 JPEG_DECODERS = ("opencv", "nvimagecodec")
 
-Model = str | Path | Runtime
 
+class BusyTime:
+    """Seconds spent so far, to tell which side is the bottleneck.
 
-class Busy:
-    """Seconds spent so far decoding (summed over the threads) and in the model, to tell which of them is the bottleneck."""
+    Attributes:
+        decode_s: Seconds of decoding and fitting, summed over the threads that decode.
+        model_s: Seconds in the model, summed over the calls at once.
+    """
 
     def __init__(self) -> None:
         self.decode_s = 0.0
@@ -51,21 +62,24 @@ class Busy:
 
 
 class Scorer:
-    """Scores images with one artifact, or with a Runtime that is already open; or with several of different shapes.
+    """Scores images with one model, or with several of different shapes, of which each image takes the nearest.
+
+    A context manager: leaving it closes the models. Safe to call from several threads where the runtime is.
 
     Of several models each image goes to the one with the nearest aspect ratio (after its EXIF rotation; a tie to the
     first), so that a portrait need not lose its top and bottom; they must have the same target and outputs.
 
-    `batch_size` images go to a model at once (default: the runtime's `default_batch`); `workers` threads decode ahead
-    of it (default: the CPUs that this process may use, 16 at most; OpenCV works outside Python's lock); `threads` are a
-    model's own on a CPU (default: the runtime's): all of them for one batch in `mode` "latency"; one each for as many
-    batches at once in "throughput", which are by default so much smaller. With `reduced_jpeg` a JPEG is decoded at the
-    part of its size that leaves at least SPARE times the model's: faster, and scores change a little. `jpeg_decoder`
-    "nvimagecodec" decodes JPEGs with NVIDIA's package, on the GPU of the model where it has one. However many sources
-    there are, memory holds one batch more than run at once, one being gathered for each model, and one and an image
-    for each worker being decoded.
-    Safe to call from several threads where the runtime is. A context manager: leaving it closes the runtimes. Raises
-    MusiqError for models that cannot be opened or do not go together.
+    However many sources there are, memory holds one batch more than run at once, one being gathered for each model, and
+    one and an image for each worker being decoded.
+
+    Attributes:
+        spec: What the first model is: the size of its images, the meaning and range of its scores.
+        models: The names of the models in `Row.model`.
+        runtimes: The opened models, in their order.
+        batch_size: Images that go to a model at once.
+        workers: Threads that decode.
+        in_flight: Batches that run at once.
+        busy: Seconds spent decoding and in the model so far.
     """
 
     def __init__(
@@ -82,34 +96,42 @@ class Scorer:
         reduced_jpeg: bool = False,
         jpeg_decoder: str = "opencv",
     ) -> None:
-        if mode not in MODES:
-            raise MusiqError(f"There is no mode {mode!r}; there are {' and '.join(MODES)}.")
-        if (batch_size is not None and batch_size < 1) or (workers is not None and workers < 1):
-            raise MusiqError(f"batch_size is {batch_size} and workers {workers}; expected at least 1 of each.")
-        if jpeg_decoder not in JPEG_DECODERS:
-            raise MusiqError(f"There is no JPEG decoder {jpeg_decoder!r}; there are {' and '.join(JPEG_DECODERS)}.")
-        if reduced_jpeg and jpeg_decoder != "opencv":
-            raise MusiqError(
-                "Only OpenCV decodes JPEGs at a part of their size: leave out reduced_jpeg or jpeg_decoder."
-            )
+        """Open the models.
+
+        Args:
+            model: The path of an artifact or checkpoint, or a Runtime that is open already; or a sequence of them.
+            device: "auto", "cpu", "cuda:0"; for .onnx also "tensorrt:0" and "cuda-graph:0", for .pt2 "cuda-compile:0".
+            batch_size: Images that go to a model at once, at least 1. None: the runtime's `default_batch`.
+            workers: Threads that decode ahead of the model, at least 1. None: the CPUs that this process may use, 16
+                at most.
+            threads: The model's own threads on a CPU, at least 1. None: the CPUs that this process may use.
+            mode: "latency": on a CPU all threads work on one batch. "throughput", for .onnx and .xml on CPUs: each thread
+                works on a batch of its own, by default so much smaller.
+            max_pixels: An image of more pixels is not decoded, and its row says so.
+            background: "white" or "black", what transparent pixels are laid over.
+            reduced_jpeg: Decode a JPEG of at least 4 times the model's height and width at 1/2 to 1/8 of its size:
+                faster, and scores change a little.
+            jpeg_decoder: "opencv", or "nvimagecodec": NVIDIA's package, on the GPU of the model where it has one; its
+                pixels differ there by rounding.
+
+        Raises:
+            MusiqError: A model cannot be opened, models do not go together, or an option makes no sense.
+        """
+        _check_options(batch_size, workers, mode, reduced_jpeg, jpeg_decoder)
         jpeg = _nvimagecodec(device) if jpeg_decoder == "nvimagecodec" else None
         models = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
-        self.models = [_model_name(each, index) for index, each in enumerate(models)]
-        self.runtimes = _open_all(models, device, threads, mode)
+        self.models = [model_name(each, index) for index, each in enumerate(models)]
+        self.runtimes = open_models(models, device, threads, mode)
         self._specs = [runtime.spec for runtime in self.runtimes]
         self.spec: Spec = self._specs[0]
         self.workers = workers or min(MAX_WORKERS, available_cpus())
         self.in_flight: int = max(runtime.in_flight for runtime in self.runtimes)
         self.batch_size = batch_size or max(runtime.default_batch for runtime in self.runtimes)
-        self.busy = Busy()
-        self._most = self.batch_size  # that memory has room for, as far as is known
+        self.busy = BusyTime()
+        self._room = self.batch_size  # images that memory has room for at once, as far as is known
         largest = max(spec.height for spec in self._specs) * SPARE, max(spec.width for spec in self._specs) * SPARE
-        self._decoding: dict[str, Any] = {
-            "max_pixels": max_pixels,
-            "background": background,
-            "cover": largest if reduced_jpeg else None,
-            "jpeg": jpeg,
-        }
+        cover = largest if reduced_jpeg else None
+        self._decoded = partial(decoded, max_pixels=max_pixels, background=background, cover=cover, jpeg=jpeg)
 
     def __enter__(self) -> Scorer:
         return self
@@ -118,94 +140,88 @@ class Scorer:
         self.close()
 
     def close(self) -> None:
+        """Close the models; scoring afterwards raises MusiqError."""
         for runtime in self.runtimes:
             runtime.close()
 
     def score(self, source: Source) -> float:
-        """The score of one image. Raises ImageError for one that cannot be scored."""
-        ((_, row),) = self._rows(Batch([self._prepared(0, source)]))
+        """Score one image.
+
+        Args:
+            source: A path, a URL (needs fsspec), the bytes of a file, a file object open for reading bytes, or an array:
+                uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
+
+        Returns:
+            The score in the units of `spec.target`.
+
+        Raises:
+            ImageError: The image cannot be scored; the message says why in one line.
+        """
+        (row,) = self._score_batch(ImageBatch([self._prepared(0, source)]))
         if row.score is None:
             raise ImageError(row.error)
         return row.score
 
     def score_many(self, sources: Iterable[Source]) -> Iterator[Row]:
-        """A Row for each source, in their order, while later ones are being decoded and scored.
+        """Score images while later ones are being decoded; stopping early stops the threads.
 
-        An image that cannot be read, and one that the model fails on, is a Row with its error. `sources` is read only
-        as far ahead as needed, so it may be endless; stopping early stops the threads.
+        Args:
+            sources: Images as `score` takes them. Read only as far ahead as needed, so it may be endless.
+
+        Yields:
+            A Row for each source, in their order. An image that cannot be read, and one that the model fails on, is a
+            Row with its error, never an exception.
         """
         decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="musiq-decode")
         runners = ThreadPoolExecutor(self.in_flight, thread_name_prefix="musiq-run")
         try:
             with one_opencv_thread():
-                ready = map_ahead(decoders, self._decode, sources, self.batch_size + self.workers)
-                yield from self._scored(runners, batches(ready, self.batch_size))
+                images = map_ahead(decoders, self._decode, sources, self.batch_size + self.workers)
+                batches = in_batches(images, self.batch_size)
+                most_waiting = PATIENCE * self.batch_size
+                yield from rows_in_order(runners, self._score_batch, batches, self.in_flight, most_waiting)
         finally:
             decoders.shutdown(wait=True, cancel_futures=True)
             runners.shutdown(wait=True, cancel_futures=True)
 
-    def _scored(self, runners: Executor, groups: Iterable[list[Ready]]) -> Iterator[Row]:
-        running: deque[Future[list[tuple[int, Row]]]] = deque()
-        rows: InOrder[Row] = InOrder()
-        for group in groups:
-            if group[0].image is None:
-                rows.add(group[0].place, Row(group[0].path, None, error=group[0].error))
-            else:
-                # Stacked here, so that the model finds its next batch in one piece when it has done with this one.
-                running.append(runners.submit(self._rows, Batch(group)))
-            del group  # or its images stay until the next ones are there
-            while running and (self._enough(running, rows) or running[0].done()):
-                _add(rows, running.popleft())
-            yield from rows.take()
-        while running:
-            _add(rows, running.popleft())
-            yield from rows.take()
-
-    def _enough(self, running: deque[Future[list[tuple[int, Row]]]], rows: InOrder[Row]) -> bool:
-        """Whether to wait for the oldest batch: one waits for the model already, or too many rows wait for theirs."""
-        return len(running) > self.in_flight or len(rows) > PATIENCE * self.batch_size
-
-    def _decode(self, place: int, source: Source) -> Ready:
+    def _decode(self, place: int, source: Source) -> PreparedImage | FailedImage:
         start = time.perf_counter()
         try:
             return self._prepared(place, source)
         except Exception as problem:
-            return Ready(place, _name(source, place), error=_line(problem))
+            return FailedImage(place, _source_name(source, place), _with_kind(problem))
         finally:
             self.busy.add(decode_s=time.perf_counter() - start)
 
-    def _prepared(self, place: int, source: Source) -> Ready:
-        with decoded(source, **self._decoding) as (image, reduction):
+    def _prepared(self, place: int, source: Source) -> PreparedImage:
+        with self._decoded(source) as (image, reduction):
             model = nearest(self._specs, *image.shape[:2])
             image, fitted = fit(image, self._specs[model].height, self._specs[model].width, reduction)
-        return Ready(place, _name(source, place), model, image, fitted)
+        return PreparedImage(place, _source_name(source, place), image, model, fitted)
 
-    def _rows(self, batch: Batch) -> list[tuple[int, Row]]:
+    def _score_batch(self, batch: ImageBatch) -> list[Row]:
         start = time.perf_counter()
-        rows = [
-            (item.place, Row(item.path, score, item.fitted, error, shares, self.models[item.model]))
-            for item, (score, shares, error) in zip(
-                batch.items, self._outcomes(self.runtimes[batch.model], batch.images), strict=True
-            )
-        ]
+        outcomes = self._run(self.runtimes[batch.model], batch.images)
         self.busy.add(model_s=time.perf_counter() - start)
-        return rows
+        model = self.models[batch.model]
+        return [
+            Row(path, outcome.score, fitted, outcome.error, outcome.shares, model)
+            for path, fitted, outcome in zip(batch.paths, batch.fitted, outcomes, strict=True)
+        ]
 
-    def _outcomes(self, runtime: Runtime, images: Images) -> list[Outcome]:
-        """Score, shares and error of each image. A batch that fails is tried again in halves; where memory was short,
-        later ones are not as large any more."""
-        if len(images) > self._most:
-            pieces = [images[start : start + self._most] for start in range(0, len(images), self._most)]
-            return [outcome for piece in pieces for outcome in self._outcomes(runtime, piece)]
+    def _run(self, runtime: Runtime, images: Images) -> list[_Outcome]:
+        """The model's outcome for each image; of a batch that fails, its halves are tried, down to the image at fault."""
+        if len(images) > self._room:  # what had no room once is not tried again
+            return self._run(runtime, images[: self._room]) + self._run(runtime, images[self._room :])
         try:
             outputs = runtime.run(images)
         except Exception as problem:
             if len(images) == 1:
-                return [(None, None, f"The model failed on this image: {_line(problem)}")]
+                return [_Outcome(error=f"The model failed on this image: {_with_kind(problem)}")]
             half = len(images) // 2
-            outcomes = self._outcomes(runtime, images[:half]) + self._outcomes(runtime, images[half:])
-            if is_memory_short(problem) and half < self._most and any(not error for _, _, error in outcomes):
-                self._most = half
+            outcomes = self._run(runtime, images[:half]) + self._run(runtime, images[half:])
+            if is_memory_short(problem) and half < self._room and any(not outcome.error for outcome in outcomes):
+                self._room = half
                 warnings.warn(
                     f"There is no memory for {len(images)} images at once; from here on the model gets {half}. "
                     f"A batch size of {half} says so from the start.",
@@ -216,54 +232,31 @@ class Scorer:
         return [_outcome(float(score), share) for score, share in zip(outputs["score"], shares, strict=True)]
 
 
-class Batch:
-    """Images for one model: uint8 (N, H, W, 3) in one piece, and what else is known of each."""
+class _Outcome(NamedTuple):
+    """What the model gave for one image, or why it gave nothing."""
 
-    def __init__(self, items: list[Ready]) -> None:
-        self.model = items[0].model
-        self.images: Images = np.stack([item.image for item in items if item.image is not None])
-        self.items = [item._replace(image=None) for item in items]
-
-
-Outcome = tuple[float | None, tuple[float, ...] | None, str]
+    score: float | None = None
+    shares: tuple[float, ...] | None = None
+    error: str = ""
 
 
-def _outcome(score: float, shares: Any) -> Outcome:
+def _outcome(score: float, shares: Any) -> _Outcome:
     if not np.isfinite(score):
-        return None, None, f"The model gave {score} instead of a score. Check the artifact, perhaps in fp32."
-    return score, None if shares is None else tuple(float(share) for share in shares), ""
+        return _Outcome(error=f"The model gave {score} instead of a score. Check the artifact, perhaps in fp32.")
+    return _Outcome(score, None if shares is None else tuple(float(share) for share in shares))
 
 
-def _add(rows: InOrder[Row], batch: Future[list[tuple[int, Row]]]) -> None:
-    for place, row in batch.result():
-        rows.add(place, row)
-
-
-def _open_all(models: Sequence[Model], device: str, threads: int | None, mode: str) -> list[Runtime]:
-    """All of them, or none: those that are open are closed where one cannot be opened or does not go with the others."""
-    if not models:
-        raise MusiqError("There is no model to score with; give one or more.")
-    runtimes: list[Runtime] = []
-    try:
-        for model in models:
-            runtimes.append(_open(model, device, threads, mode))
-        check_mixture(
-            [_model_name(model, index) for index, model in enumerate(models)], [each.spec for each in runtimes]
-        )
-    except BaseException:
-        for runtime, model in zip(runtimes, models, strict=False):
-            if isinstance(model, (str, Path)):  # a Runtime given open is its giver's
-                runtime.close()
-        raise
-    return runtimes
-
-
-def _open(model: Model, device: str, threads: int | None, mode: str) -> Runtime:
-    if not isinstance(model, (str, Path)):
-        return model
-    from musiq.runtimes.registry import open_runtime
-
-    return open_runtime(Path(model), device, threads, mode)
+def _check_options(
+    batch_size: int | None, workers: int | None, mode: str, reduced_jpeg: bool, jpeg_decoder: str
+) -> None:
+    if mode not in MODES:
+        raise MusiqError(f"There is no mode {mode!r}; there are {' and '.join(MODES)}.")
+    if (batch_size is not None and batch_size < 1) or (workers is not None and workers < 1):
+        raise MusiqError(f"batch_size is {batch_size} and workers {workers}; expected at least 1 of each.")
+    if jpeg_decoder not in JPEG_DECODERS:
+        raise MusiqError(f"There is no JPEG decoder {jpeg_decoder!r}; there are {' and '.join(JPEG_DECODERS)}.")
+    if reduced_jpeg and jpeg_decoder != "opencv":
+        raise MusiqError("Only OpenCV decodes JPEGs at a part of their size: leave out reduced_jpeg or jpeg_decoder.")
 
 
 def _nvimagecodec(device: str) -> JpegDecoder:
@@ -272,11 +265,7 @@ def _nvimagecodec(device: str) -> JpegDecoder:
     return NvImageCodec(device)
 
 
-def _model_name(model: Model, index: int) -> str:
-    return os.fspath(model) if isinstance(model, (str, Path)) else f"#{index}"
-
-
-def _name(source: Source, index: int) -> str:
+def _source_name(source: Source, index: int) -> str:
     """What a Row calls its source: the path as given; #0, #1, ... for bytes, arrays and file objects without a name."""
     if isinstance(source, (str, Path)):
         return os.fspath(source)
@@ -284,7 +273,7 @@ def _name(source: Source, index: int) -> str:
     return name if isinstance(name, str) else f"#{index}"
 
 
-def _line(problem: BaseException) -> str:
+def _with_kind(problem: BaseException) -> str:
     """The error on one line; the kind is named for those that are not this package's own."""
     text = " ".join(str(problem).split())
     if isinstance(problem, MusiqError):

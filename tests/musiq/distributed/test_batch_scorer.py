@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import musiq
-from musiq.distributed.batch_scorer import BatchScorer
+from musiq.distributed import BatchScorer
 from musiq.errors import MusiqError
+from musiq.scoring import ScorerOptions
 from tests.musiq.distributed.test_shards import save_tar
 from tests.score_samples import save_mean_model, saved, scene
 
@@ -225,22 +226,8 @@ def test_a_model_that_no_worker_can_open_is_one_line(cluster: str, top: Path, tm
         with pytest.raises(MusiqError, match=r"Ray could not go on: .*is not the file that was checked"):
             list(scorer.score_many(photos(top)))
     with pytest.raises(MusiqError, match="no room for a model with 3 CPUs"):
-        RayScorer(top / "mean.onnx", threads=3)
+        RayScorer(top / "mean.onnx", ScorerOptions(threads=3))
     assert ray.is_initialized()  # a cluster that somebody else started stays
-
-
-def test_a_lost_or_doubled_row_would_be_an_error() -> None:
-    from musiq.distributed.ray_scorer import _Place
-
-    for wrong in ([(0, 0, False), (0, 2, False)], [(0, 0, False), (0, 0, False)], [(0, 0, False), (1, 0, False)]):
-        place = _Place(2)
-        place.check(*wrong[0])
-        with pytest.raises(MusiqError, match="lost or doubled"):
-            place.check(*wrong[1])
-    place = _Place(2)
-    place.check(0, 0, True)
-    with pytest.raises(MusiqError, match="ended before part 1 of 2"):
-        place.check_end()
 
 
 @pytest.mark.parametrize(

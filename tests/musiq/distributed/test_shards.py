@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from musiq.distributed.shards import PATHS, ROWS, Piece, Record, cut, records
+from musiq.distributed.shards import PATHS_A_PIECE, ROWS_AT_ONCE, Piece, ShardImage, read_piece, split_sources
 from musiq.errors import MusiqError
 
 pa = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'musiq[ray]'")
@@ -24,39 +24,43 @@ def save_tar(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def read(*sources: str | Path, column: str | None = None) -> list[Record]:
-    return [record for piece in cut(map(str, sources), column) for record in records(piece)]
+def read(*sources: str | Path, column: str | None = None) -> list[ShardImage]:
+    return [image for piece in split_sources(map(str, sources), column) for image in read_piece(piece)]
 
 
 def test_files_are_cut_into_pieces_in_their_order_whether_they_exist_or_not() -> None:
-    names = [f"{number}.jpg" for number in range(2 * PATHS + 1)]
-    pieces = list(cut(names))
-    assert [len(piece.names) for piece in pieces] == [PATHS, PATHS, 1]
-    assert [record for piece in pieces for record in records(piece)] == [Record(name) for name in names]
+    names = [f"{number}.jpg" for number in range(2 * PATHS_A_PIECE + 1)]
+    pieces = list(split_sources(names))
+    assert [len(piece.names) for piece in pieces] == [PATHS_A_PIECE, PATHS_A_PIECE, 1]
+    assert [image for piece in pieces for image in read_piece(piece)] == [ShardImage(name) for name in names]
 
 
 def test_rows_of_a_parquet_file_are_cut_by_row_groups_and_named_by_their_number(tmp_path: Path) -> None:
-    data = [b"image %d" % number for number in range(3 * ROWS)]
-    pq.write_table(pa.table({"bytes": data, "label": data}), tmp_path / "a.parquet", row_group_size=ROWS + 5)
-    pieces = list(cut([str(tmp_path / "a.parquet")]))
-    assert [(piece.group, piece.first) for piece in pieces] == [(0, 0), (1, ROWS + 5), (2, 2 * ROWS + 10)]
-    want = [Record(f"{tmp_path}/a.parquet#{row}", value) for row, value in enumerate(data)]
-    assert [record for piece in pieces for record in records(piece)] == want
+    data = [b"image %d" % number for number in range(3 * ROWS_AT_ONCE)]
+    pq.write_table(pa.table({"bytes": data, "label": data}), tmp_path / "a.parquet", row_group_size=ROWS_AT_ONCE + 5)
+    pieces = list(split_sources([str(tmp_path / "a.parquet")]))
+    assert [(piece.group, piece.first) for piece in pieces] == [
+        (0, 0),
+        (1, ROWS_AT_ONCE + 5),
+        (2, 2 * ROWS_AT_ONCE + 10),
+    ]
+    want = [ShardImage(f"{tmp_path}/a.parquet#{row}", value) for row, value in enumerate(data)]
+    assert [image for piece in pieces for image in read_piece(piece)] == want
 
 
 def test_parquet_columns_of_paths_bytes_with_paths_structs_and_named_ones(tmp_path: Path) -> None:
     file = tmp_path / "x.parquet"
     pq.write_table(pa.table({"path": ["a.jpg", "b.jpg"], "mos": [1, 2]}), file)
-    assert read(file) == [Record("a.jpg"), Record("b.jpg")]
+    assert read(file) == [ShardImage("a.jpg"), ShardImage("b.jpg")]
     pq.write_table(pa.table({"path": ["a.jpg", "b.jpg"], "bytes": [b"A", None]}), file)
-    assert read(file) == [Record("a.jpg", b"A"), Record("b.jpg", error=read(file)[1].error)]
+    assert read(file) == [ShardImage("a.jpg", b"A"), ShardImage("b.jpg", error=read(file)[1].error)]
     assert "nothing where the image should be" in read(file)[1].error
     images = [{"bytes": b"A", "path": "a.jpg"}, {"bytes": b"B", "path": None}, {"bytes": None, "path": "c.jpg"}, None]
     pq.write_table(pa.table({"image": images, "label": [0, 1, 2, 3]}), file)
-    assert read(file)[:3] == [Record("a.jpg", b"A"), Record(f"{file}#1", b"B"), Record("c.jpg")]
+    assert read(file)[:3] == [ShardImage("a.jpg", b"A"), ShardImage(f"{file}#1", b"B"), ShardImage("c.jpg")]
     assert read(file)[3].error
     pq.write_table(pa.table({"photo": [b"A"], "bytes": [b"B"]}), file)
-    assert read(file, column="photo") == [Record(f"{file}#0", b"A")]
+    assert read(file, column="photo") == [ShardImage(f"{file}#0", b"A")]
 
 
 def test_a_parquet_file_without_the_column_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -71,7 +75,7 @@ def test_a_parquet_file_without_the_column_is_refused_before_any_work(tmp_path: 
 def test_images_of_a_tar_are_named_by_their_members_and_labels_are_passed_over(tmp_path: Path, ending: str) -> None:
     members = {"n1/0.jpg": b"A", "n1/0.cls": b"7", "n1/0.json": b"{}", "1.seg.PNG": b"B" * 5000}
     tar = save_tar(tmp_path / f"shard{ending}", members)
-    assert read(tar) == [Record(f"{tar}/n1/0.jpg", b"A"), Record(f"{tar}/1.seg.PNG", b"B" * 5000)]
+    assert read(tar) == [ShardImage(f"{tar}/n1/0.jpg", b"A"), ShardImage(f"{tar}/1.seg.PNG", b"B" * 5000)]
 
 
 @pytest.mark.parametrize("damage", ["cut in an image", "cut between images", "cut in a header", "wrong header"])
@@ -82,8 +86,8 @@ def test_a_damaged_tar_gives_the_images_before_the_damage_and_one_error(tmp_path
     ends = {"cut in an image": third + 700, "cut between images": third, "cut in a header": third + 100}
     tar.write_bytes(data[: ends[damage]] if damage in ends else data[:third] + b"\xff" * 512 + data[third + 512 :])
     found = read(tar)
-    assert [record.name for record in found] == [f"{tar}/0.jpg", f"{tar}/1.jpg", str(tar)]
-    assert [record.data for record in found] == [b"A" * 1000, b"A" * 1000, None]
+    assert [image.name for image in found] == [f"{tar}/0.jpg", f"{tar}/1.jpg", str(tar)]
+    assert [image.data for image in found] == [b"A" * 1000, b"A" * 1000, None]
     assert "Cannot read all of this file" in found[2].error
 
 
@@ -95,13 +99,13 @@ def test_shards_that_cannot_be_read_are_each_one_error(tmp_path: Path) -> None:
     pq.write_table(pa.table({"bytes": pa.array([], pa.binary())}), tmp_path / "none.parquet")
     found = read(tmp_path, "missing.tar", "missing.parquet", "there.jpg")
     assert len(found) == 8
-    assert [record.name for record in found if not record.error] == ["there.jpg"]
+    assert [image.name for image in found if not image.error] == ["there.jpg"]
 
 
 def test_a_parquet_file_that_changed_since_it_was_cut_is_an_error_and_no_crash(tmp_path: Path) -> None:
     piece = Piece((str(tmp_path / "gone.parquet"),), "bytes", 0, 0)
-    (record,) = records(piece)
-    assert "No such file" in record.error
+    (image,) = read_piece(piece)
+    assert "No such file" in image.error
 
 
 def test_a_folder_gives_its_shards_and_its_images(tmp_path: Path) -> None:
@@ -109,7 +113,7 @@ def test_a_folder_gives_its_shards_and_its_images(tmp_path: Path) -> None:
     save_tar(tmp_path / "deep" / "b.tar", {"0.jpg": b"A"})
     pq.write_table(pa.table({"bytes": [b"B"]}), tmp_path / "a.parquet")
     (tmp_path / "c.jpg").write_bytes(b"C")
-    names = [record.name.removeprefix(f"{tmp_path}/") for record in read(tmp_path)]
+    names = [image.name.removeprefix(f"{tmp_path}/") for image in read(tmp_path)]
     assert names == ["a.parquet#0", "deep/b.tar/0.jpg", "c.jpg"]
     (tmp_path / "none").mkdir()
     with pytest.raises(MusiqError, match="There is no image in"):

@@ -1,0 +1,46 @@
+"""Opening the models of a `Scorer`: one, or several of different shapes whose scores mean the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from musiq.errors import MusiqError
+from musiq.runtimes.base import Runtime
+from musiq.scoring.model_choice import check_mixture
+
+Model = str | Path | Runtime
+"""An artifact or checkpoint by its path, or a Runtime that is open already."""
+
+
+def model_name(model: Model, index: int) -> str:
+    """What rows call a model: its path as given; #0, #1, ... for a Runtime."""
+    return os.fspath(model) if isinstance(model, (str, Path)) else f"#{index}"
+
+
+def open_models(models: Sequence[Model], device: str, threads: int | None, mode: str) -> list[Runtime]:
+    """All of them, or none: those that are open are closed where one cannot be opened or does not go with the others."""
+    if not models:
+        raise MusiqError("There is no model to score with; give one or more.")
+    runtimes: list[Runtime] = []
+    try:
+        for model in models:
+            runtimes.append(_open(model, device, threads, mode))
+        check_mixture(
+            [model_name(model, index) for index, model in enumerate(models)], [each.spec for each in runtimes]
+        )
+    except BaseException:
+        for runtime, model in zip(runtimes, models, strict=False):
+            if isinstance(model, (str, Path)):  # a Runtime given open is its giver's
+                runtime.close()
+        raise
+    return runtimes
+
+
+def _open(model: Model, device: str, threads: int | None, mode: str) -> Runtime:
+    if not isinstance(model, (str, Path)):
+        return model
+    from musiq.runtimes.registry import open_runtime
+
+    return open_runtime(Path(model), device, threads, mode)

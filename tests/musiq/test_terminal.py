@@ -1,0 +1,90 @@
+"""How commands end and what a terminal sees of their progress."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from musiq.errors import MusiqError
+from musiq.terminal import Command, per_second
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(work: object) -> tuple[int, str]:
+    result = CliRunner().invoke(Command("work", callback=work), [])  # type: ignore[arg-type]
+    return result.exit_code, result.output
+
+
+def test_a_users_error_is_one_line_and_exits_with_1() -> None:
+    def fail() -> None:
+        raise MusiqError("This is wrong;\n  do that.")
+
+    assert run(fail) == (1, "Error: This is wrong; do that.\n")
+
+
+def test_ctrl_c_exits_with_130() -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert run(interrupted) == (130, "Interrupted.\n")
+
+
+def test_warnings_are_plain_lines_inside_a_command_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    before = warnings.formatwarning
+    shown = []
+
+    def warn() -> None:
+        shown.append(warnings.formatwarning("Memory is short.", UserWarning, "file.py", 1))  # type: ignore[arg-type]
+
+    assert run(warn) == (0, "")
+    assert shown == ["Warning: Memory is short.\n"]
+    assert warnings.formatwarning is before
+
+
+BAR = """
+from musiq.terminal import progress_bar
+with progress_bar("reading", 5, done=1) as bar:
+    bar.advance()
+    bar.tell(title="scoring", note="2 of them odd [red]")
+    print("a line of the work")
+    bar.advance(2)
+"""
+
+
+def test_a_terminal_sees_title_count_and_note_and_lines_above_the_bar() -> None:
+    pty = pytest.importorskip("pty", reason="needs the terminals of Unix")
+    reading, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", BAR], stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    seen = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while data := os.read(reading, 65536):
+            seen += data
+    os.close(reading)
+    assert process.wait(timeout=300) == 0
+    plain = re.sub(rb"\x1b\[[\d;?]*[A-Za-z]", b"", seen).decode()
+    assert re.search(r"scoring .* 4/5 .*2 of them odd \[red\]", plain)
+    assert "a line of the work" in plain
+
+
+def test_nobody_sees_a_bar_in_a_log() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", BAR], capture_output=True, text=True, check=True, env=environment)
+    assert (done.stdout, done.stderr) == ("a line of the work\n", "")
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"), [(1234.4, "1,234 images/s"), (99.94, "99.9 images/s"), (2.314, "2.31 images/s")]
+)
+def test_rates_have_three_digits_or_all_before_the_point(rate: float, words: str) -> None:
+    assert per_second(rate) == words
