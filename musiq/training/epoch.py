@@ -16,6 +16,7 @@ from musiq.training import evaluate
 from musiq.training.dataloader import LabelledImages, batches_of_rank, epoch_order, load_batches
 from musiq.training.evaluate import Scored
 from musiq.training.run import Learner, Run
+from musiq.training.run_folder import EpochRecord
 
 
 def epoch_batches(run: Run, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -60,43 +61,39 @@ def end_epoch(run: Run, learner: Learner, per_epoch: int, size: int) -> None:
     state, items = run.state, run.dataset.split("val")
     scored = evaluate.score(run.accelerator, learner.kept, items, run.recipe.batch_size, run.workers)
     predicted, labels = readable(run, scored, "val")
-    found, epoch = srcc(predicted, labels), state.epoch
-    best = math.isnan(state.best_srcc) or found > state.best_srcc
-    if best:
-        state.best_srcc, state.best_epoch = found, epoch
+    found = srcc(predicted, labels)
+    is_best = math.isnan(state.best_srcc) or found > state.best_srcc
+    if is_best:
+        state.best_srcc, state.best_epoch = found, state.epoch
     known = None if math.isnan(found) else found
-    state.history.append(
-        {
-            "loss": state.loss_sum / per_epoch,
-            "validation_srcc": known,
-            "images": float(per_epoch * size),
-            "seconds": state.seconds,
-            "waiting_seconds": state.waiting,
-        }
-    )
-    state.epoch, state.step, state.loss_sum, state.seconds, state.waiting = epoch + 1, 0, 0.0, 0.0, 0.0
+    done = EpochRecord(state.loss_sum / per_epoch, known, float(per_epoch * size), state.seconds, state.waiting)
+    state.history.append(done)
+    state.epoch += 1
+    state.step, state.loss_sum, state.seconds, state.waiting = 0, 0.0, 0.0, 0.0
     if not run.is_main:
         return
-    for problem in scored.problems if epoch == 0 else []:  # the same in every epoch
-        click.echo(f"Left out of the validation: {problem}", err=True)
-    notes = {"epoch": epoch + 1, "validation_srcc": known, **vars(run.recipe)}
-    for name in ("last.safetensors", *(["best.safetensors"] if best else [])):
+    notes = {"epoch": state.epoch, "validation_srcc": known, **vars(run.recipe)}
+    for name in ("last.safetensors", *(["best.safetensors"] if is_best else [])):
         checkpoint.save(learner.kept, run.folder / name, notes)
-    left_out = f", {len(scored.problems)} unreadable" if scored.problems else ""
-    shown = f"{found:.4f}" if known is not None else "undefined, " + undefined(predicted, labels)
-    print_epoch(run, f"{shown} (n={len(labels)}{left_out}){'  best' if best else ''}")
+    print_epoch(run, scored, is_best, undefined(predicted, labels))
     if run.log is not None:
-        run.log.add_scalar("val/srcc", found, (epoch + 1) * per_epoch)
+        run.log.add_scalar("val/srcc", found, state.epoch * per_epoch)
         run.log.flush()
 
 
-def print_epoch(run: Run, validation: str) -> None:
-    """The line of the epoch that is done."""
-    last = run.state.history[-1]
-    seconds = last["seconds"] or math.inf
-    speed = f"{(last['images'] or 0) / seconds:.1f} images/s, {(last['waiting_seconds'] or 0) / seconds:.0%} waiting"
+def print_epoch(run: Run, scored: Scored, is_best: bool, undefined: str) -> None:
+    """A line of the epoch that is done; `undefined` is why there is no SRCC."""
+    epoch, done = run.state.epoch, run.state.history[-1]
+    for problem in scored.problems if epoch == 1 else []:  # the same in every epoch
+        click.echo(f"Left out of the validation: {problem}", err=True)
+    found = f"undefined, {undefined}" if done.validation_srcc is None else f"{done.validation_srcc:.4f}"
+    left_out = f", {len(scored.problems)} unreadable" if scored.problems else ""
+    count = f"n={len(scored.scores) - len(scored.problems)}{left_out}"
+    seconds = done.seconds or math.inf
+    speed = f"{done.images / seconds:.1f} images/s, {done.waiting_seconds / seconds:.0%} waiting"
     click.echo(
-        f"epoch {run.state.epoch:3d}/{run.recipe.epochs}  loss {last['loss']:.4f}  validation SRCC {validation}  {speed}"
+        f"epoch {epoch:3d}/{run.recipe.epochs}  loss {done.loss:.4f}  validation SRCC {found} ({count})"
+        f"{'  best' if is_best else ''}  {speed}"
     )
 
 

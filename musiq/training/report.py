@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from musiq.training.evaluate import Scored
 from musiq.training.losses import emd
 from musiq.training.model_card import SHOWN, write_card
 from musiq.training.run import Run
+from musiq.training.run_folder import EpochRecord
 
 
 def report_test(run: Run) -> None:
@@ -88,13 +90,12 @@ def rating_std(shares: Sequence[float]) -> float:
     return rating_mean_std(shares)[1]
 
 
-def costs(history: Sequence[dict[str, float | None]]) -> dict[str, Any]:
+def costs(history: Sequence[EpochRecord]) -> dict[str, Any]:
     """Training images a second over all epochs, the share of that time spent waiting for images, and every epoch."""
-    seconds, waiting, images = (
-        sum(epoch[name] or 0 for epoch in history) for name in ("seconds", "waiting_seconds", "images")
-    )
+    seconds, waiting = sum(epoch.seconds for epoch in history), sum(epoch.waiting_seconds for epoch in history)
+    images = sum(epoch.images for epoch in history)
     rate = {"images_per_second": images / seconds, "waiting_share": waiting / seconds} if seconds else {}
-    return {**rate, "epochs": list(history)}
+    return {**rate, "epochs": [dataclasses.asdict(epoch) for epoch in history]}
 
 
 def print_figures(run: Run, metrics: dict[str, Any]) -> None:
@@ -144,8 +145,8 @@ def draw_curve(run: Run) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     left = figure.subplots()
     right = left.twinx()
-    left.plot(epochs, [math.nan if epoch["loss"] is None else epoch["loss"] for epoch in history], "C0.-")
-    found = [math.nan if epoch["validation_srcc"] is None else epoch["validation_srcc"] for epoch in history]
+    left.plot(epochs, [epoch.loss for epoch in history], "C0.-")
+    found = [math.nan if epoch.validation_srcc is None else epoch.validation_srcc for epoch in history]
     right.plot(epochs, found, "C1.-")
     left.set(
         xlabel="epoch",

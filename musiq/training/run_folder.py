@@ -31,6 +31,29 @@ RUNS = Path("runs")
 STATE, BEFORE = "state.pt", "state-before.pt"
 
 
+@dataclass(frozen=True)
+class EpochRecord:
+    """What is known of an epoch that is done.
+
+    Attributes:
+        loss: Mean of its steps.
+        validation_srcc: On the validation split, after it; None where undefined.
+        images: That it trained on.
+        seconds: That its steps took.
+        waiting_seconds: Of them spent waiting for images.
+    """
+
+    loss: float
+    validation_srcc: float | None
+    images: float
+    seconds: float
+    waiting_seconds: float
+
+
+RENAMED = {"pictures": "images"}
+"""Fields of EpochRecord that states written before have under other names."""
+
+
 @dataclass
 class State:
     """Where a run stands.
@@ -44,7 +67,7 @@ class State:
         seconds: That the epoch's steps took.
         waiting: Seconds of them spent waiting for images.
         frozen_norms: Names of the batch norms that keep their statistics.
-        history: A record of each epoch that is done.
+        history: Every epoch that is done.
     """
 
     epoch: int = 0
@@ -55,7 +78,7 @@ class State:
     seconds: float = 0.0
     waiting: float = 0.0
     frozen_norms: list[str] = field(default_factory=list)
-    history: list[dict[str, float | None]] = field(default_factory=list)
+    history: list[EpochRecord] = field(default_factory=list)
 
 
 def new_folder(preset: str) -> Path:
@@ -167,9 +190,11 @@ def load_state(folder: Path, say: Callable[[str], None] = lambda line: None) -> 
 
 def _read_state(path: Path) -> tuple[State, dict[str, Any]]:
     parts = read_torch(path)
-    if not isinstance(parts, dict) or not isinstance(parts.get("state"), dict):
+    if not isinstance(parts, dict):
         raise MusiqError(f"{path} is no state of a run.")
     try:
-        return State(**parts.pop("state")), parts
-    except TypeError as problem:  # fields that this version does not know
-        raise MusiqError(f"{path} is no state of a run ({problem}).") from problem
+        saved = parts.pop("state")
+        history = [{RENAMED.get(name, name): value for name, value in epoch.items()} for epoch in saved["history"]]
+        return State(**{**saved, "history": [EpochRecord(**epoch) for epoch in history]}), parts
+    except (AttributeError, KeyError, TypeError) as problem:  # other fields, or none
+        raise MusiqError(f"{path} is no state of a run ({problem!r}).") from problem

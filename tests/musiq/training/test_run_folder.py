@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from musiq.datasets import Dataset, Labelled  # noqa: E402, after the check for what it needs
+import train  # noqa: E402, after the check for what it needs
+from musiq.datasets import Dataset, Labelled  # noqa: E402
 from musiq.errors import MusiqError  # noqa: E402
+from musiq.model import checkpoint  # noqa: E402
 from musiq.training import run_folder  # noqa: E402
+from musiq.training.compare_runs import compare  # noqa: E402
 from musiq.training.recipe import Recipe  # noqa: E402
 from musiq.training.run_folder import State  # noqa: E402
 from tests.full_disk import files_of_at_most  # noqa: E402
@@ -65,3 +71,52 @@ def test_the_newest_run_that_can_be_read_is_found(tmp_path: Path, monkeypatch: p
 def test_a_run_of_an_earlier_version_is_read_with_the_defaults_of_newer_options() -> None:
     old: dict[str, Any] = {name: value for name, value in vars(RECIPE).items() if name not in ("ema", "scales")}
     assert Recipe(**old) == RECIPE
+
+
+WRITTEN_BEFORE = Path(__file__).parents[2] / "fixtures/written_before/run"
+
+
+@pytest.fixture
+def written_before(tmp_path: Path) -> Path:
+    """A run that an earlier version was stopped in after its first epoch, as if its files had stayed where they were."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("split.csv", "best.safetensors"):
+        shutil.copyfile(WRITTEN_BEFORE / name, folder / name)
+    shutil.copyfile(WRITTEN_BEFORE / "state-after-epoch-1.pt", folder / "state.pt")
+    record = json.loads((WRITTEN_BEFORE / "run.json").read_text())
+    record["settings"]["start"] = str(WRITTEN_BEFORE / "best.safetensors")
+    record["labels"]["root"] = str(WRITTEN_BEFORE / "photos")
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_a_run_folder_of_an_earlier_version_is_read(written_before: Path) -> None:
+    recipe, dataset = run_folder.read_run(written_before)
+    assert (recipe.preset, recipe.epochs, recipe.loss, recipe.batch_norm) == ("tiny", 2, "l1+ranking", "frozen")
+    assert (dataset.counts(), dataset.target, dataset.score_range) == (
+        "3 train, 3 val, 3 test",
+        "fixture (1-5)",
+        (1, 5),
+    )
+    state, parts = run_folder.load_state(written_before)
+    assert (state.epoch, state.step, state.best_epoch) == (1, 0, 0)
+    assert [epoch.images for epoch in state.history] == [3]
+    assert {"model", "optimizer"} <= set(parts)
+
+
+def test_a_run_of_an_earlier_version_goes_on_to_what_it_would_have_ended_with(written_before: Path) -> None:
+    result = CliRunner().invoke(train.main, ["--resume", "--out", str(written_before), "--workers", "0", "--cpu"])
+    assert result.exit_code == 0, result.output
+    found, expected = (checkpoint.load(folder / "last.safetensors") for folder in (written_before, WRITTEN_BEFORE))
+    for name, value in expected.state_dict().items():
+        assert torch.allclose(found.state_dict()[name], value, atol=1e-4), name
+    metrics = json.loads((written_before / "metrics.json").read_text())
+    assert (metrics["n"], len(metrics["training"]["epochs"])) == (3, 2)
+
+
+def test_finished_runs_of_an_earlier_version_are_compared(tmp_path: Path) -> None:
+    other = shutil.copytree(WRITTEN_BEFORE, tmp_path / "other")
+    text = compare([other], against=WRITTEN_BEFORE)
+    assert "| other | preset tiny, seed 0 | 3 | 1.0000 |" in text
+    assert "+0.0000" in text
