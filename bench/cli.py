@@ -1,30 +1,30 @@
-"""The `musiq-bench` command."""
+"""The command `musiq-bench`: its options, and the steps of a run in their order."""
 
 from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from musiq.errors import MusiqError
 from musiq.terminal import Command
 
-from .compare.reports import compare_and_leave
-from .compare.thresholds import Limits, Slower, offending
-from .plan.cases import BASELINES, Settings, check_baselines, lay_out
+from .compare.reports import compare_and_exit
+from .compare.thresholds import SpeedThreshold, Thresholds, failing
+from .plan.cases import BASELINES, BenchSettings, check_baselines, plan_cases
 from .plan.duration import plan
 from .plan.images import choose, find_labels
 from .plan.models import find_models
 from .report.schema import Report
-from .report.table import WIDTH, show
+from .report.table import show_in_terminal
 from .report.write import write
-from .run import Run
+from .run import BenchRun
 
-OFFENDED = 4  # exit code of a --fail- option that applied
+BELOW_THRESHOLD = 4  # exit code of a --fail- option that applied
 PATH = click.Path(path_type=Path)
 
 
@@ -81,7 +81,7 @@ PATH = click.Path(path_type=Path)
     metavar="OLD NEW",
     is_eager=True,
     expose_value=False,
-    callback=compare_and_leave,
+    callback=compare_and_exit,
     help="Measure nothing: say what changed beyond noise between two report.json, or folders of them.",
 )
 @click.option("--fail-below-srcc", type=float, help="Exit 4 if a row's SRCC is lower: to the labels, else to PyTorch.")
@@ -92,7 +92,7 @@ PATH = click.Path(path_type=Path)
     help="Exit 4 if a row's p50 is above RATIO times that of NAME: baseline (PyTorch), a model, or its file.",
 )
 @click.pass_context
-def main(context: click.Context, /, **options: Any) -> None:
+def main(context: click.Context, /, **given: Any) -> None:
     """Measure artifacts beside PyTorch: latency, images/s, and what they keep of the scores.
 
     Each model and batch size runs in a process of its own; one that fails is a row with its reason.
@@ -101,66 +101,110 @@ def main(context: click.Context, /, **options: Any) -> None:
     musiq-bench --images photos/
     musiq-bench --images photos/ --labels labels.csv --models exports/model.onnx --batch 1 --batch 8
     """
-    settings = _settings(options)
-    limits = _limits(options)
-    labels = find_labels(options["images"], options["labels"], options["split"])
-    asked = tuple(dict.fromkeys(options["baseline"]))
-    cells = lay_out(find_models(options["models"] or [Path("exports")]), options["checkpoint"], settings, asked)
-    check_baselines(asked, cells)
-    if limits.slower is not None:
-        limits.slower.check(cells)
+    options = _options(**given)
+    labels = find_labels(options.images, options.labels, options.split)
+    cases = plan_cases(find_models(options.models), options.checkpoint, options.settings, options.baselines)
+    check_baselines(options.baselines, cases)
+    if options.thresholds.speed is not None:
+        options.thresholds.speed.check(cases)
     with tempfile.TemporaryDirectory(prefix="musiq-bench-") as scratch:
-        images = choose(options["images"], labels, options["max_images"], Path(scratch))
-        run = Run(cells, images, labels, settings, options["images"], options["out"])
-        if options["resume"]:
+        images = choose(options.images, labels, options.max_images, Path(scratch))
+        run = BenchRun(cases, images, labels, options.settings, options.images, options.out)
+        if options.resume:
             run.resume()
-        if options["plan"]:
-            click.echo("\n".join(plan(cells, settings, len(images.files))))
+        if options.plan:
+            click.echo("\n".join(plan(cases, options.settings, len(images.files))))
             return
         report = run.measure()
-    written = write(report, options["out"])
-    console = Console()
-    show(report, console if console.is_terminal else Console(width=WIDTH))
+    written = write(report, options.out)
+    show_in_terminal(report)
     click.echo(f"Written: {', '.join(map(str, written))}")
-    _finish(context, report, limits)
+    _finish(context, report, options.thresholds)
 
 
-def _settings(options: dict[str, Any]) -> Settings:
-    return Settings(
-        devices=tuple(dict.fromkeys(options["device"])),
-        threads=options["threads"],
-        batches=tuple(dict.fromkeys(options["batch"])),
-        calls=options["calls"],
-        seconds=options["seconds"],
-        rounds=min(options["rounds"], options["calls"]),
-        warmup_calls=options["warmup"],
-        warmup_seconds=1.0 if options["warmup"] else 0.0,
-        timeout_s=options["timeout"],
+@dataclass(frozen=True)
+class BenchOptions:
+    """What the command was asked for."""
+
+    images: tuple[Path, ...]
+    labels: str | None
+    split: str | None
+    models: tuple[Path, ...]
+    checkpoint: Path | None
+    baselines: tuple[str, ...]
+    max_images: int
+    out: Path
+    plan: bool
+    resume: bool
+    settings: BenchSettings
+    thresholds: Thresholds
+
+
+def _options(
+    *,
+    images: tuple[Path, ...],
+    labels: str | None,
+    split: str | None,
+    models: tuple[Path, ...],
+    checkpoint: Path | None,
+    baseline: tuple[str, ...],
+    batch: tuple[int, ...],
+    calls: int,
+    seconds: float,
+    rounds: int,
+    warmup: int,
+    max_images: int,
+    device: tuple[str, ...],
+    threads: int | None,
+    timeout: float,
+    out: Path,
+    plan: bool,
+    resume: bool,
+    fail_below_srcc: float | None,
+    fail_above_difference: float | None,
+    fail_slower_than: str | None,
+) -> BenchOptions:
+    """The options as click gives them, each under its name. Raises MusiqError for a threshold that is none."""
+    settings = BenchSettings(
+        devices=tuple(dict.fromkeys(device)),
+        threads=threads,
+        batches=tuple(dict.fromkeys(batch)),
+        calls=calls,
+        seconds=seconds,
+        rounds=min(rounds, calls),
+        warmup_calls=warmup,
+        warmup_seconds=1.0 if warmup else 0.0,
+        timeout_s=timeout,
+    )
+    thresholds = _thresholds(fail_below_srcc, fail_above_difference, fail_slower_than)
+    baselines = tuple(dict.fromkeys(baseline))
+    models = models or (Path("exports"),)
+    return BenchOptions(
+        images, labels, split, models, checkpoint, baselines, max_images, out, plan, resume, settings, thresholds
     )
 
 
-def _limits(options: dict[str, Any]) -> Limits:
-    slower = options["fail_slower_than"]
-    for name in ("fail_below_srcc", "fail_above_difference"):
-        value = options[name]
-        if value is not None and (not math.isfinite(value) or (name == "fail_below_srcc" and abs(value) > 1)):
-            raise MusiqError(f"--{name.replace('_', '-')} {value:g} is no limit; give a number such as 0.99 or 0.1.")
-    return Limits(
-        options["fail_below_srcc"], options["fail_above_difference"], Slower.parse(slower) if slower else None
-    )
+def _thresholds(srcc: float | None, difference: float | None, slower: str | None) -> Thresholds:
+    for option, value, sensible in (
+        ("--fail-below-srcc", srcc, srcc is None or abs(srcc) <= 1),
+        ("--fail-above-difference", difference, True),
+    ):
+        if value is not None and not (math.isfinite(value) and sensible):
+            raise MusiqError(f"{option} {value:g} is no limit; give a number such as 0.99 or 0.1.")
+    return Thresholds(srcc, difference, SpeedThreshold.parse(slower) if slower else None)
 
 
-def _finish(context: click.Context, report: Report, limits: Limits) -> None:
+def _finish(context: click.Context, report: Report, thresholds: Thresholds) -> None:
     """End with the exit code that the run has earned."""
-    offences = offending(report.rows, limits)
-    for offence in offences:
-        click.echo(offence, err=True)
+    failures = failing(report.rows, thresholds)
+    for failure in failures:
+        click.echo(failure, err=True)
     if report.interrupted:
         click.echo(
             "Interrupted: the rows above are what was finished; the same command with --resume goes on.", err=True
         )
         context.exit(130)
-    if offences:
-        context.exit(OFFENDED)
+    if failures:
+        context.exit(BELOW_THRESHOLD)
     if all(row.status != "ok" for row in report.rows):
         raise MusiqError(f"No model could be measured; the first: {report.rows[0].reason}")

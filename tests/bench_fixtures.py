@@ -16,6 +16,7 @@ from onnx import helper
 from musiq.artifact import Check, Record, write_record
 from musiq.files import sha256
 from musiq.spec import preset
+from tests.bench_cases import artifact
 from tests.bench_place import SPEC, brightness_model
 
 
@@ -77,3 +78,11 @@ def torch_place(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     check = Check(9, 2e-6, 1e-6, 1.0, True, "CPUExecutionProvider")
     write_record(path, Record(model.spec, "onnx", "fp32", sha256(path), named, check=check))
     return folder
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[Path]:
+    """A checkpoint and an artifact that says it was made of it; neither is ever opened."""
+    weights = tmp_path / "best.safetensors"
+    weights.write_bytes(b"weights")
+    return [weights, artifact(tmp_path / "model.onnx", weights)]

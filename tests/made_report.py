@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from musiq_bench.report.latency import summarise
-from musiq_bench.report.schema import Report, Row
+from musiq_bench.report.schema import Report, ReportRow
 
 RUNTIMES = [("pytorch", "PyTorch cpu", "fp32", 1.2), ("onnx", "CPUExecutionProvider", "fp32", 0.8)]
 MORE = [("onnx", "CPUExecutionProvider", "int8", 0.4), ("openvino", "OpenVINO CPU", "bf16", 0.41)]
 
 
-def made_row(model: str, runtime: tuple[str, str, str, float], batch: int, rng: np.random.Generator) -> Row:
+def made_row(model: str, runtime: tuple[str, str, str, float], batch: int, rng: np.random.Generator) -> ReportRow:
     """A row whose latencies scatter by 3%, and their rounds by another 1.5%."""
     format, provider, precision, speed = runtime
     middle = 50 * speed * batch**0.9
     rounds = [middle * rng.lognormal(0, 0.015) * rng.lognormal(0, 0.03, 40) for _ in range(3)]
     latency = summarise([each.tolist() for each in rounds])
     assert latency is not None
-    row = Row(model, f"exports/{model}.{format}", "ab" * 32, format, "candidate", precision, "cpu", batch, provider)
+    row = ReportRow(
+        model, f"exports/{model}.{format}", "ab" * 32, format, "candidate", precision, "cpu", batch, provider
+    )
     row.latency_ms = row.end_to_end_ms = latency
     row.images_per_s, row.images, row.height, row.width = 1e3 * batch / latency.mean, 200, 768, 1024
     row.file_mb, row.load_s, row.cold_start_ms, row.peak_memory_mib = 104.7, 1.25, 99.0, 800.0
@@ -31,7 +34,7 @@ def made_row(model: str, runtime: tuple[str, str, str, float], batch: int, rng: 
     return row
 
 
-def label(row: Row, srcc: float) -> Row:
+def label(row: ReportRow, srcc: float) -> ReportRow:
     """With labels: their figures, and for a candidate the paired difference to a reference of 0.82."""
     row.srcc, row.srcc_interval = srcc, [srcc - 0.05, srcc + 0.04]
     row.plcc, row.plcc_interval = srcc + 0.01, [srcc - 0.04, srcc + 0.05]
@@ -55,6 +58,27 @@ def made_report(
     where: dict[str, Any] = {"cpu": "a CPU", "cores": 2, "gpus": [], "versions": {"numpy": "2"}, "python": "3.11"}
     images = {"folders": ["photos"], "found": 201, "used": 200, "fitted": 3, "broken": []}
     labels = {"source": "labels.csv", "target": "MOS", "split": "test", "n": 200} if labelled else None
-    settings = {"device": "cpu", "threads": None, "calls": 100, "seconds": 3.0, "rounds": 3}
+    settings = {"devices": ["cpu"], "threads": None, "calls": 100, "seconds": 3.0, "rounds": 3}
     when, command = "2026-01-02T03:04:05+00:00", "musiq-bench --images photos/"
     return Report(when, command, where, settings, images, labels, "200 images at 1024x768.", rows)
+
+
+def plain_row(**fields: object) -> ReportRow:
+    """A row without a figure."""
+    basics = ReportRow("model", "exports/model.onnx", "ab" * 32, "onnx", "candidate", "fp32", "auto", 1)
+    return dataclasses.replace(basics, **{"provider": "CPUExecutionProvider", **fields})  # type: ignore[arg-type]
+
+
+def small_report(*rows: ReportRow, labels: bool = True) -> Report:
+    """A report of these rows."""
+    where = {"cpu": "a CPU", "cores": 2, "gpus": [], "versions": {"numpy": "2"}, "python": "3.11"}
+    described = {"source": "labels.csv", "target": "mos of set/labels.csv", "split": "test", "n": 48}
+    images = {"used": 48, "broken": [{"path": "x.jpg", "reason": "empty"}]}
+    return Report("now", "musiq-bench", where, {}, images, described if labels else None, "a caption", list(rows))
+
+
+def measured_row(n: int = 100, **fields: object) -> ReportRow:
+    """A row of `n` calls between 10 and 20 ms."""
+    latency = summarise([np.linspace(10, 20, n).tolist()])
+    figures = {"latency_ms": latency, "images_per_s": 66.7, "max_difference": 3e-6, "srcc_reference": 0.99999}
+    return plain_row(**{**figures, "srcc": 0.81234, "plcc": 0.79, **fields})

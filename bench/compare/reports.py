@@ -1,4 +1,4 @@
-"""`musiq-bench --compare old.json new.json`: what became faster, slower, better, worse, beyond noise.
+"""Comparing two reports, `musiq-bench --compare OLD NEW`: what became faster, slower, better, worse, beyond noise.
 
 Rows are the same where model, format, precision, device and batch are, and both or neither a baseline; see
 `musiq_bench.compare.significance` for what noise is.
@@ -11,20 +11,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from musiq.errors import MusiqError
 
+from ..machine.environment import in_one_line
+from ..report.columns import milliseconds, runs_on
 from ..report.read import read
-from ..report.schema import Report, Row
-from ..report.table import WIDTH, milliseconds, runs_on
+from ..report.schema import Report, ReportRow
+from ..report.table import console
 from .significance import SAME, Change, latency_change, spearman_interval, srcc_change
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 ROOMY = 110  # columns from which the intervals of changes are shown
 
@@ -33,34 +36,45 @@ ROOMY = 110  # columns from which the intervals of changes are shown
 class Pair:
     """A row of both reports, or of one. `note` says what figures do not: a status, another provider."""
 
-    old: Row | None
-    new: Row | None
+    old: ReportRow | None
+    new: ReportRow | None
     latency: Change | None = None
     quality: Change | None = None
     note: str = ""
 
     @property
-    def row(self) -> Row:
+    def row(self) -> ReportRow:
         row = self.new or self.old
         assert row is not None
         return row
 
 
 def compare(old: Report, new: Report) -> list[Pair]:
-    """The rows of both, those of `old` first, in order. Raises MusiqError where scipy is missing."""
+    """Pair the rows of two reports and compare what both have.
+
+    Args:
+        old: The report to compare with.
+        new: The report in question.
+
+    Returns:
+        The rows of both, those of `old` first, in order.
+
+    Raises:
+        MusiqError: scipy is missing.
+    """
     before, after = _keyed(old), _keyed(new)
     paired = _same_labels(old, new)
     return [_pair(before.get(key), after.get(key), (old, new), paired) for key in dict.fromkeys([*before, *after])]
 
 
-def _keyed(report: Report) -> dict[tuple[Any, ...], Row]:
-    keyed: dict[tuple[Any, ...], Row] = {}
+def _keyed(report: Report) -> dict[tuple[Any, ...], ReportRow]:
+    keyed: dict[tuple[Any, ...], ReportRow] = {}
     for row in report.rows:
         keyed.setdefault((row.model, row.format, row.role == "baseline", row.precision, row.device, row.batch), row)
     return keyed
 
 
-def _pair(old: Row | None, new: Row | None, reports: tuple[Report, Report], labelled: bool) -> Pair:
+def _pair(old: ReportRow | None, new: ReportRow | None, reports: tuple[Report, Report], labelled: bool) -> Pair:
     if old is None or new is None:
         return Pair(old, new, note="only in the new report" if old is None else "only in the old report")
     if old.status != "ok" or new.status != "ok":
@@ -70,7 +84,7 @@ def _pair(old: Row | None, new: Row | None, reports: tuple[Report, Report], labe
     return Pair(old, new, latency, _quality(old, new, reports, labelled), note)
 
 
-def _statuses(old: Row, new: Row) -> str:
+def _statuses(old: ReportRow, new: ReportRow) -> str:
     if new.status == "ok":
         return f"measured now; it was {old.status} ({old.reason})"
     if old.status == new.status:
@@ -83,7 +97,7 @@ def _same_labels(old: Report, new: Report) -> bool:
     return bool(old.labels and new.labels) and what[0] == what[1]
 
 
-def _quality(old: Row, new: Row, reports: tuple[Report, Report], labelled: bool) -> Change | None:
+def _quality(old: ReportRow, new: ReportRow, reports: tuple[Report, Report], labelled: bool) -> Change | None:
     if labelled and old.srcc is not None and new.srcc is not None:
         same = _reference(old, reports[0]) == _reference(new, reports[1]) is not None
         name = "srcc_delta" if same and old.srcc_delta_interval and new.srcc_delta_interval else "srcc"
@@ -97,27 +111,27 @@ def _quality(old: Row, new: Row, reports: tuple[Report, Report], labelled: bool)
     return srcc_change(one, spearman_interval(one, old.images), other, spearman_interval(other, new.images))
 
 
-def _reference(row: Row, report: Report) -> str | None:
+def _reference(row: ReportRow, report: Report) -> str | None:
     """SHA-256 of the checkpoint that a row is compared with."""
     return next((each.sha256 for each in report.rows if each.path == row.reference), None)
 
 
 def differences(old: Report, new: Report) -> list[str]:
     """What else than the models is not the same: machine, versions, settings, images, labels. A line for each."""
-    said = []
-    machines = [_machine(report) for report in (old, new)]
+    lines = []
+    machines = [in_one_line(report.environment) for report in (old, new)]
     if machines[0] != machines[1]:
-        said.append(f"Different machines, so latencies say little of the models: {machines[0]}; now {machines[1]}.")
-    said += _busy(old, new)
-    said += _changed("Versions", old.environment["versions"], new.environment["versions"])
-    said += _changed("Variables", old.environment.get("variables", {}), new.environment.get("variables", {}))
-    kept = ("device", "threads", "calls", "seconds", "rounds")
+        lines.append(f"Different machines, so latencies say little of the models: {machines[0]}; now {machines[1]}.")
+    lines += _busy(old, new)
+    lines += _changed("Versions", old.environment["versions"], new.environment["versions"])
+    lines += _changed("Variables", old.environment.get("variables", {}), new.environment.get("variables", {}))
+    kept = ("devices", "threads", "calls", "seconds", "rounds")
     settings = [{name: report.settings.get(name) for name in kept} for report in (old, new)]
-    said += _changed("Settings", *settings)
-    said += _changed("Images", *({"used": report.images["used"]} for report in (old, new)))
+    lines += _changed("Settings", *settings)
+    lines += _changed("Images", *({"used": report.images["used"]} for report in (old, new)))
     if (old.labels or new.labels) and not _same_labels(old, new):
-        said.append("Not the same labels, so SRCC is not compared with them.")
-    return said
+        lines.append("Not the same labels, so SRCC is not compared with them.")
+    return lines
 
 
 def _busy(old: Report, new: Report) -> list[str]:
@@ -128,11 +142,6 @@ def _busy(old: Report, new: Report) -> list[str]:
     return [f"Other programs were running (load average {loads[0]:g}, now {loads[1]:g}): latencies may be their doing."]
 
 
-def _machine(report: Report) -> str:
-    where = report.environment
-    return ", ".join([where["cpu"], f"{where['cores']} cores", *(gpu["name"] for gpu in where["gpus"])])
-
-
 def _changed(title: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     names = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
     changes = [f"{name} {_value(old.get(name))} -> {_value(new.get(name))}" for name in names]
@@ -140,6 +149,8 @@ def _changed(title: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return " and ".join(map(str, value))
     return "none" if value is None else str(value)
 
 
@@ -157,6 +168,9 @@ def show_comparison(old: Report, new: Report, console: Console) -> None:
 
 def _table(pairs: Sequence[Pair], width: int) -> Table:
     """The interval of a change only where there is room; names are folded before figures are."""
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for title in ("model", "runs on"):
         table.add_column(title, min_width=10, overflow="fold")
@@ -179,19 +193,21 @@ def _table(pairs: Sequence[Pair], width: int) -> Table:
     return table
 
 
-def _latency_cells(change: Change | None, wide: bool) -> list[Text]:
+def _latency_cells(change: Change | None, wide: bool) -> list[str | Text]:
     if change is None:
-        return [Text("")] * (5 if wide else 4)
+        return [""] * (5 if wide else 4)
     interval = [f"{change.low:+.0%} to {change.high:+.0%}"] if wide else []
     figures = (milliseconds(change.old), milliseconds(change.new), f"{change.difference:+.1%}", *interval)
-    return [*map(Text, figures), _word(change)]
+    return [*figures, _word(change)]
 
 
-def _quality_cells(change: Change | None) -> list[Text]:
-    return [] if change is None else [Text(f"{change.old:.4f}"), Text(f"{change.new:.4f}"), _word(change)]
+def _quality_cells(change: Change | None) -> list[str | Text]:
+    return [] if change is None else [f"{change.old:.4f}", f"{change.new:.4f}", _word(change)]
 
 
 def _word(change: Change) -> Text:
+    from rich.text import Text
+
     return Text(change.word, style={"faster": "green", "better": "green", SAME: ""}.get(change.word, "red"))
 
 
@@ -204,20 +220,21 @@ def _notes(pairs: Sequence[Pair]) -> list[str]:
 def _summary(pairs: Sequence[Pair]) -> list[str]:
     latencies = [pair.latency.word for pair in pairs if pair.latency]
     qualities = [pair.quality.word for pair in pairs if pair.quality]
-    said = [", ".join(f"{latencies.count(word)} {word}" for word in ("faster", "slower", SAME)) + " in latency"]
+    counts = [", ".join(f"{latencies.count(word)} {word}" for word in ("faster", "slower", SAME)) + " in latency"]
     if qualities:
-        said.append(", ".join(f"{qualities.count(word)} {word}" for word in ("better", "worse", SAME)) + " in quality")
-    return [f"Beyond noise: {'; '.join(said)}."] if pairs else ["No row of the two reports can be compared."]
+        counts.append(
+            ", ".join(f"{qualities.count(word)} {word}" for word in ("better", "worse", SAME)) + " in quality"
+        )
+    return [f"Beyond noise: {'; '.join(counts)}."] if pairs else ["No row of the two reports can be compared."]
 
 
-def compare_and_leave(context: click.Context, _: click.Parameter, paths: tuple[Path, Path] | None) -> None:
+def compare_and_exit(context: click.Context, _: click.Parameter, paths: tuple[Path, Path] | None) -> None:
     """What `--compare OLD NEW` does in place of measuring."""
     if not paths or context.resilient_parsing:
         return
     try:
-        console = Console()
         reports = read(paths[0]), read(paths[1])
-        show_comparison(*reports, console if console.is_terminal else Console(width=WIDTH))
+        show_comparison(*reports, console())
     except MusiqError as problem:
         raise click.ClickException(" ".join(str(problem).split())) from problem
     context.exit()

@@ -1,4 +1,4 @@
-"""The --fail- options: which rows are not good enough, and by how much."""
+"""The thresholds of the --fail- options: which rows are not good enough, and by how much."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from musiq.errors import MusiqError
 
-from ..plan.cases import Cell
-from ..report.schema import Row
+from ..plan.cases import Case
+from ..report.schema import ReportRow
 
 BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
-class Slower:
+class SpeedThreshold:
     """--fail-slower-than NAME:RATIO: a row's p50 over that of `name` at the same batch size is at most `ratio`.
 
     `name` is "baseline" (each row's own PyTorch, eager), a model's name as the table has it, or its file's name.
@@ -26,7 +26,7 @@ class Slower:
     ratio: float
 
     @classmethod
-    def parse(cls, text: str) -> Slower:
+    def parse(cls, text: str) -> SpeedThreshold:
         """Raises MusiqError for anything but NAME:RATIO with a ratio above 0."""
         name, _, number = text.rpartition(":")
         try:
@@ -40,23 +40,23 @@ class Slower:
             )
         return cls(name, ratio)
 
-    def check(self, cells: Sequence[Cell]) -> None:
+    def check(self, cases: Sequence[Case]) -> None:
         """Raise MusiqError, before anything is measured, where the name means no row, or several."""
         named = {
-            cell.candidate for cell in cells if self.name in (cell.name, cell.candidate.path.name) and _plain(cell)
+            case.candidate for case in cases if self.name in (case.name, case.candidate.path.name) and _plain(case)
         }
         if self.name == BASELINE:
-            if not any(cell.role == "reference" and cell.timed for cell in cells):
+            if not any(case.role == "reference" and case.timed for case in cases):
                 raise MusiqError(
                     "--fail-slower-than baseline needs PyTorch timed in this run: give --checkpoint FILE, and no "
                     "--baseline none."
                 )
         elif len(named) != 1:
-            there = ", ".join(sorted({cell.candidate.path.name for cell in cells}))
+            there = ", ".join(sorted({case.candidate.path.name for case in cases}))
             many = "means several models" if named else "is no model of this run"
             raise MusiqError(f"--fail-slower-than: {self.name!r} {many}; name one by its file: {BASELINE}, {there}.")
 
-    def base(self, row: Row, rows: Sequence[Row]) -> Row | None:
+    def base(self, row: ReportRow, rows: Sequence[ReportRow]) -> ReportRow | None:
         """The row to hold `row` against: of the same batch size, and where it is the baseline also image size."""
         for other in sorted(rows, key=lambda other: other.device != row.device):  # the same device's first
             if other.batch != row.batch or other.role == "baseline":
@@ -69,48 +69,61 @@ class Slower:
         return None
 
 
-def _plain(cell: Cell) -> bool:
+def _plain(case: Case) -> bool:
     """Not the compiled one, which shares its file with the eager one."""
-    return cell.role != "baseline"
+    return case.role != "baseline"
 
 
-def _same_model(reference: Row, row: Row) -> bool:
+def _same_model(reference: ReportRow, row: ReportRow) -> bool:
     return reference.path == row.reference and (reference.height, reference.width) == (row.height, row.width)
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What the --fail- options ask for; None for one that is not given."""
+class Thresholds:
+    """What rows must keep to; None for a threshold that is not given.
+
+    Attributes:
+        least_srcc: SRCC to the labels, or without labels to PyTorch's scores.
+        most_difference: Largest absolute difference to a score of PyTorch's, in score units.
+        speed: How many times the latency of another row a row may have.
+    """
 
     least_srcc: float | None = None
     most_difference: float | None = None
-    slower: Slower | None = None
+    speed: SpeedThreshold | None = None
 
 
-def offending(rows: Sequence[Row], limits: Limits) -> list[str]:
-    """A line for each row that fails a limit; none where no limit is given.
+def failing(rows: Sequence[ReportRow], thresholds: Thresholds) -> list[str]:
+    """Which rows fail the thresholds.
 
-    A row that could not be measured, or has no figure to hold against the limit, fails it: what is not known to be good
-    enough must not pass. The reference is held to its SRCC to the labels alone.
+    A row that could not be measured, or has no figure to hold against a threshold, fails it: what is not known to be
+    good enough must not pass. The reference is held to its SRCC to the labels alone.
+
+    Args:
+        rows: Of one report.
+        thresholds: What they must keep to.
+
+    Returns:
+        A line for each failure, with the row, the figure and the threshold; none where no threshold is given.
     """
-    if limits == Limits():
+    if thresholds == Thresholds():
         return []
-    offences = []
+    failures = []
     for row in rows:
         name = f"{row.model} {row.precision} on {row.provider or row.device}, batch {row.batch}"
         if row.status != "ok":
-            offences.append(f"{name}: {row.status}: {row.reason}")
+            failures.append(f"{name}: {row.status}: {row.reason}")
             continue
-        if limits.least_srcc is not None:
-            offences += _srcc(row, name, limits.least_srcc)
-        if limits.most_difference is not None and row.role != "reference":
-            offences += _difference(row, name, limits.most_difference)
-        if limits.slower is not None and row.role != "reference":
-            offences += _slower(row, name, limits.slower, rows)
-    return offences
+        if thresholds.least_srcc is not None:
+            failures += _srcc(row, name, thresholds.least_srcc)
+        if thresholds.most_difference is not None and row.role != "reference":
+            failures += _difference(row, name, thresholds.most_difference)
+        if thresholds.speed is not None and row.role != "reference":
+            failures += _slower(row, name, thresholds.speed, rows)
+    return failures
 
 
-def _srcc(row: Row, name: str, least: float) -> list[str]:
+def _srcc(row: ReportRow, name: str, least: float) -> list[str]:
     """Held against the labels where the run has any (then there is a figure or a word for it), else against PyTorch."""
     labelled = row.srcc is not None or "srcc" in row.words
     if not labelled and row.role == "reference":
@@ -122,7 +135,7 @@ def _srcc(row: Row, name: str, least: float) -> list[str]:
     return [f"{name}: SRCC to {to} is {value:.6f}, below {least:g}"] if value < least else []
 
 
-def _difference(row: Row, name: str, most: float) -> list[str]:
+def _difference(row: ReportRow, name: str, most: float) -> list[str]:
     if row.max_difference is None:
         why = _word(row, "max_difference")
         return [f"{name}: a difference of at most {most:g} is wanted, and there is none: {why}"]
@@ -133,21 +146,23 @@ def _difference(row: Row, name: str, most: float) -> list[str]:
     return []
 
 
-def _slower(row: Row, name: str, limit: Slower, rows: Sequence[Row]) -> list[str]:
-    base = limit.base(row, rows)
+def _slower(row: ReportRow, name: str, threshold: SpeedThreshold, rows: Sequence[ReportRow]) -> list[str]:
+    base = threshold.base(row, rows)
     if base is row:
         return []
     ours, theirs = (each.latency_ms.p50 if each and each.latency_ms else None for each in (row, base))
     if ours is None or theirs is None:
-        lacking = name if ours is None else f"{limit.name} at batch {row.batch}"
-        return [f"{name}: at most {limit.ratio:g} times {limit.name} is wanted, and there is no p50 of {lacking}"]
-    if ours > limit.ratio * theirs:
+        lacking = name if ours is None else f"{threshold.name} at batch {row.batch}"
         return [
-            f"{name}: p50 {ours:.3g} ms is {ours / theirs:.2f} times the {theirs:.3g} ms of {limit.name}, above "
-            f"{limit.ratio:g}"
+            f"{name}: at most {threshold.ratio:g} times {threshold.name} is wanted, and there is no p50 of {lacking}"
+        ]
+    if ours > threshold.ratio * theirs:
+        return [
+            f"{name}: p50 {ours:.3g} ms is {ours / theirs:.2f} times the {theirs:.3g} ms of {threshold.name}, above "
+            f"{threshold.ratio:g}"
         ]
     return []
 
 
-def _word(row: Row, field: str) -> str:
+def _word(row: ReportRow, field: str) -> str:
     return row.words.get(field, "it was not scored")

@@ -1,11 +1,9 @@
-"""Where the figures were measured: processor, GPUs, memory, versions."""
+"""The machine that figures are measured on: processor, GPUs, memory, versions of packages."""
 
 from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,18 +27,30 @@ PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """Facts about this machine as JSON values; what cannot be found out is None or left out."""
+    """Describe this machine, for the report's `environment`.
+
+    Returns:
+        JSON values: platform, python, cpu (its name), cores (that this process may use), memory_gib, gpus (as
+        `nvml.describe` has them), versions (of PACKAGES), variables (that set threads and devices), load_average (of 1, 5
+        and 15 minutes). What cannot be found out is None or left out.
+    """
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
         "cpu": cpu_model(),
         "cores": available_cpus(),
         "memory_gib": memory_gib(),
-        "gpus": gpus(),
+        "gpus": nvml.describe(),
         "versions": versions(),
         "variables": {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "MKL_", "CUDA_"))},
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }
+
+
+def in_one_line(environment: dict[str, Any]) -> str:
+    """Processor, cores and GPUs of a described machine: "a CPU, 2 cores, a GPU"."""
+    gpus = [gpu["name"] for gpu in environment["gpus"]]
+    return ", ".join([environment["cpu"], f"{environment['cores']} cores", *gpus])
 
 
 def cpu_model() -> str:
@@ -59,24 +69,6 @@ def memory_gib() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def gpus() -> list[dict[str, Any]]:
-    """Each NVIDIA GPU as NVML tells, else as nvidia-smi does; an empty list without any."""
-    return nvml.describe() or _nvidia_smi()
-
-
-def _nvidia_smi() -> list[dict[str, Any]]:
-    """Names and drivers, for machines with a driver and without nvidia-ml-py."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    lines = done.stdout.strip().splitlines() if done.returncode == 0 else []
-    return [dict(zip(("name", "driver"), line.split(", "), strict=False)) for line in lines]
 
 
 def versions() -> dict[str, str]:

@@ -1,13 +1,13 @@
-"""What this processor could do: the rate of a large matrix product and of a copy, the two ceilings of any model."""
+"""Peak rates of this processor, the ceilings of any model: of a large matrix product and of a copy in memory."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 from musiq.errors import MusiqError
+from musiq.timing import timed
 
 PRODUCT_SIZE = 2048
 PRODUCT_GFLOP = 2 * PRODUCT_SIZE**3 / 1e9
@@ -34,12 +34,7 @@ def copy_rate() -> float:
 
 def best_s(call: Callable[[], object], times: int) -> float:
     """The shortest of so many calls, in seconds: what disturbs a machine only ever adds to them."""
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+    return min(timed(call)[1] for _ in range(times))
 
 
 def _onnx_product(square: np.ndarray, threads: int) -> Callable[[], object] | None:
@@ -51,7 +46,9 @@ def _onnx_product(square: np.ndarray, threads: int) -> Callable[[], object] | No
         ort = import_onnxruntime()
     except (ImportError, MusiqError):
         return None
-    left, right, out = (helper.make_tensor_value_info(it, TensorProto.FLOAT, square.shape) for it in ("a", "b", "c"))
+    left, right, out = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, square.shape) for name in ("a", "b", "c")
+    )
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", [left, right], [out])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     options = session_options(ort, threads)

@@ -1,63 +1,77 @@
-"""The run: every model at every batch size in rounds, one fresh process at a time."""
+"""The rounds of a run: every case once a round, each time in a fresh process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..plan.cases import Cell, Message, Outcome, Settings, job_of
+from musiq.terminal import ProgressBar
+
+from ..plan.cases import BenchSettings, Case, job_of
 from ..plan.images import ImageSet
+from ..plan.job import DecodedFiles, Opened, Outcome
 from ..plan.models import COMPILED
 from .process import measure
 
-Progress = Callable[[str], None]
-Keep = Callable[[Cell, int, Outcome], None]
-"""Is given each round as soon as it is measured: the cell, which round, and what came of it."""
+Keep = Callable[[Case, int, Outcome], None]
+"""Is given each round as soon as it is measured: the case, which round, and what came of it."""
 
 
 def run_rounds(
-    cells: Sequence[Cell],
+    cases: Sequence[Case],
     images: ImageSet,
-    settings: Settings,
-    progress: Progress,
-    keep: Keep = lambda cell, turn, outcome: None,
+    settings: BenchSettings,
+    bar: ProgressBar,
+    keep: Keep = lambda case, turn, outcome: None,
 ) -> bool:
-    """Fill the cells, round by round; True if Ctrl-C ended it early. A cell that failed is not tried again.
+    """Measure every case in rounds, one process at a time.
 
-    Rounds, so that a machine that warms up or gets busy slows all rows alike and not the last ones. A cell that has
-    rounds already goes on after them.
+    Rounds, so that a machine that warms up or gets busy slows all rows alike and not the last ones. A case that has
+    rounds already goes on after them, and one that failed is not tried again.
+
+    Args:
+        cases: What to measure; each round's outcome is added to its case.
+        images: The images that all models get; those that cannot be read are taken out of it.
+        settings: How to measure.
+        bar: Advances by one for each case and round.
+        keep: Is called with each outcome at once, so that a run that is stopped loses none.
+
+    Returns:
+        Whether Ctrl-C ended it early.
     """
     try:
         for turn in range(settings.rounds):
-            for cell in cells:
-                if len(cell.outcomes) <= turn < cell.rounds(settings) and not cell.broken:
-                    outcome = _measure(cell, turn, _wants_scores(cell, cells), images, settings, progress)
-                    cell.outcomes.append(outcome)
-                    keep(cell, turn, outcome)
-                progress("")
+            for case in cases:
+                if turn >= case.rounds(settings):
+                    continue
+                if len(case.outcomes) <= turn and not case.failed:
+                    outcome = _measure(case, turn, _wants_scores(case, cases), images, settings, bar)
+                    case.outcomes.append(outcome)
+                    keep(case, turn, outcome)
+                bar.advance()
     except KeyboardInterrupt:
         return True
     return False
 
 
-def _wants_scores(cell: Cell, cells: Sequence[Cell]) -> bool:
+def _wants_scores(case: Case, cases: Sequence[Case]) -> bool:
     """Whether all images are still to be scored by this model: once for an artifact, not once for a batch size."""
-    return not any(other.scores for other in cells if other.candidate == cell.candidate)
+    return not any(other.scores for other in cases if other.candidate == case.candidate)
 
 
-def _measure(cell: Cell, turn: int, score: bool, images: ImageSet, settings: Settings, progress: Progress) -> Outcome:
-    compiled = " compiled," if cell.candidate.format == COMPILED else ""
-    cast = "" if cell.candidate.cast == "fp32" else f" {cell.candidate.cast},"
-    name = f"{cell.candidate.path.name},{compiled}{cast} batch {cell.batch}, round {turn + 1}"
-    progress(f"{name}: opening")
+def _measure(
+    case: Case, turn: int, score: bool, images: ImageSet, settings: BenchSettings, bar: ProgressBar
+) -> Outcome:
+    compiled = " compiled," if case.candidate.format == COMPILED else ""
+    cast = "" if case.candidate.cast == "fp32" else f" {case.candidate.cast},"
+    name = f"{case.candidate.path.name},{compiled}{cast} batch {case.batch}, round {turn + 1}"
+    bar.tell(note=f"{name}: opening")
 
-    def feed(opened: Message) -> Message:
+    def decode(opened: Opened) -> DecodedFiles:
         raw = images.decoded(
-            opened["height"], opened["width"], lambda done, of: progress(f"decoding images {done}/{of}")
+            opened.height, opened.width, lambda done, of: bar.tell(note=f"decoding images {done}/{of}")
         )
-        return {"raw": str(raw), "files": [str(file.absolute()) for file in images.files]}
+        return DecodedFiles(str(raw), [str(file.absolute()) for file in images.files])
 
-    def heard(message: Message) -> None:
-        progress(f"{name}: {message['doing']} {message['done']}/{message['of']}")
-
-    cache = str(images.scratch / "compiled") if cell.candidate.compiled else None
-    return measure(job_of(cell, settings, score, cache), feed, heard, settings.timeout_s)
+    cache = str(images.scratch / "compiled") if case.candidate.compiled else None
+    job = job_of(case, settings, score, cache)
+    return measure(job, decode, lambda doing: bar.tell(note=f"{name}: {doing}"), settings.timeout_s)

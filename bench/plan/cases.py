@@ -1,24 +1,24 @@
-"""What a run is made of: how it measures (`Settings`), and one `Cell` for each model at each batch size."""
+"""The cases of a run: how it measures (`BenchSettings`), and a `Case` for each model at each batch size and device."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from musiq.errors import MusiqError
 from musiq.hardware import cuda_index
 from musiq.runtimes.base import check_device
 
+from .job import Job, Outcome, Round
 from .models import COMPILED, Candidate, describe, reference_of, short_names
 
 BASELINES = ("eager", "eager:fp16", "eager:bf16", "compile", "compile:fp16", "compile:bf16", "none")
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """How a run measures. `calls` and `seconds` are each row's least, over all rounds together."""
 
     devices: tuple[str, ...] = ("auto",)
@@ -33,83 +33,126 @@ class Settings:
 
 
 @dataclass
-class Cell:
-    """One model at one batch size, and what its rounds have given so far. `timed` is False for a reference that is
-    run for its scores alone."""
+class Case:
+    """One model at one batch size, and the outcomes of its rounds so far.
+
+    Attributes:
+        name: The model's name in tables.
+        candidate: The file, and where and how it runs.
+        batch: Images in a call.
+        role: "reference", "baseline" or "candidate", see `report.schema.ReportRow`.
+        reference: The checkpoint whose scores its own are compared with.
+        reference_note: What is doubtful about the reference, or why there is none.
+        timed: False for a reference that is run for its scores alone.
+        outcomes: One for each round.
+    """
 
     name: str
     candidate: Candidate
     batch: int
     role: str
     reference: Candidate | None = None
-    doubt: str = ""  # about the reference, or why there is none
+    reference_note: str = ""
     timed: bool = True
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
-    def broken(self) -> bool:
+    def failed(self) -> bool:
         return bool(self.outcomes) and self.outcomes[-1].status != "ok"
 
     @property
-    def sound(self) -> list[Outcome]:
+    def successful(self) -> list[Round]:
         """The rounds that were finished."""
-        return [outcome for outcome in self.outcomes if outcome.status == "ok"]
+        return [
+            Round(each.opened, each.figures)
+            for each in self.outcomes
+            if each.status == "ok" and each.opened is not None and each.figures is not None
+        ]
 
     @property
     def scores(self) -> list[float] | None:
-        """Scores of all images, if it was this cell that gave its model's."""
-        return next((outcome.figures["scores"] for outcome in self.sound if outcome.figures.get("scores")), None)
+        """Scores of all images, if it was this case that gave its model's."""
+        return next((each.figures.scores for each in self.successful if each.figures.scores), None)
 
-    def rounds(self, settings: Settings) -> int:
+    def rounds(self, settings: BenchSettings) -> int:
         return settings.rounds if self.timed else 1
 
 
-def lay_out(
-    models: Sequence[Candidate], checkpoint: Path | None, settings: Settings, baselines: Sequence[str] = ()
-) -> list[Cell]:
-    """The rows to measure: on each device the references first, then other ways of PyTorch, then the artifacts, each at
-    every batch size.
+def plan_cases(
+    models: Sequence[Candidate], checkpoint: Path | None, settings: BenchSettings, baselines: Sequence[str] = ()
+) -> list[Case]:
+    """The cases of a run, in the order of the report's rows.
 
-    With "none" among `baselines` the references of artifacts are scored and not timed, with "compile" each reference is
-    there compiled as well, with "eager:fp16" in that precision; a checkpoint that is one of the `models` is timed whatever
-    the baselines. Of several devices each artifact goes where its kind can run; PyTorch runs on their plain GPUs.
+    On each device the references come first, then other ways of PyTorch, then the artifacts, each at every batch size. Of
+    several devices each artifact goes where its kind can run; PyTorch runs on their plain GPUs.
+
+    Args:
+        models: The files to measure.
+        checkpoint: The reference to use; None for what each artifact's record names, if that is found.
+        settings: How the run measures.
+        baselines: Of BASELINES. With "none" the references of artifacts are scored and not timed; with "compile" each
+            reference is there compiled as well, with "eager:fp16" in that precision. A checkpoint that is one of the
+            `models` is timed whatever the baselines.
+
+    Returns:
+        The cases, without outcomes.
     """
     chosen = describe(checkpoint) if checkpoint else None
     artifacts = [model for model in models if model.format != "pytorch"]
-    settled = {artifact: reference_of(artifact, chosen) for artifact in artifacts}
-    references = list(dict.fromkeys(reference for reference, _ in settled.values() if reference))
-    asked = {model.sha256 for model in models if model.format == "pytorch"}
-    alone = [model for model in [*([chosen] if chosen else []), *models] if model.format == "pytorch"]
-    known = {reference.sha256 for reference in references}
-    references += [model for model in dict.fromkeys(alone) if model.sha256 not in known]
+    found = {each: reference_of(each, chosen) for each in artifacts}
+    references = _references([reference for reference, _ in found.values() if reference], chosen, models)
     names = short_names([*references, *artifacts])
-    cells: list[Cell] = []
-
-    def lay(
-        name: str, it: Candidate, role: str, reference: Candidate | None, doubt: str = "", timed: bool = True
-    ) -> None:
-        batches = settings.batches if timed else settings.batches[:1]
-        if (fixed := fixed_batch(it)) in batches:  # at others it pads, or calls several times
-            batches = (fixed,)
-        for batch in batches:
-            cells.append(Cell(name, it, batch, role, reference, doubt, timed))
-
+    untimed = set(references) - _with_content_of(models, references) if "none" in baselines else set()
+    cases: list[Case] = []
     for device in settings.devices:
         plain = plain_device(device)
-        if not any(cell.candidate.device == plain for cell in cells):
-            placed = [(names[it], replace(it, device=plain)) for it in references]
-            for name, it in placed:
-                lay(name, it, "reference", it, timed="none" not in baselines or it.sha256 in asked)
-            for name, it in placed:
-                for how in (how for how in baselines if how not in ("eager", "none")):
-                    way, _, cast = how.partition(":")
-                    other = replace(it, format=COMPILED if way == "compile" else it.format, cast=cast or "fp32")
-                    lay(name, other, "baseline", it)
-        for it, (found, doubt) in settled.items():
-            if len(settings.devices) == 1 or may_run(it, device):
-                reference = replace(found, device=plain) if found else None
-                lay(names[it], replace(it, device=device), "candidate", reference, doubt)
-    return cells
+        if not any(case.candidate.device == plain for case in cases):
+            for each in references:
+                placed = replace(each, device=plain)
+                cases += _at_batches(
+                    Case(names[each], placed, 1, "reference", placed, timed=each not in untimed), settings
+                )
+            for each in references:
+                cases += _baselines(names[each], replace(each, device=plain), settings, baselines)
+        for each, (reference, note) in found.items():
+            if len(settings.devices) == 1 or may_run(each, device):
+                placed_reference = replace(reference, device=plain) if reference else None
+                case = Case(names[each], replace(each, device=device), 1, "candidate", placed_reference, note)
+                cases += _at_batches(case, settings)
+    return cases
+
+
+def _references(found: Sequence[Candidate], chosen: Candidate | None, models: Sequence[Candidate]) -> list[Candidate]:
+    """The references of artifacts, and the checkpoints asked for that are none of these."""
+    references = list(dict.fromkeys(found))
+    known = {reference.sha256 for reference in references}
+    asked = dict.fromkeys(model for model in (*([chosen] if chosen else []), *models) if model.format == "pytorch")
+    return references + [model for model in asked if model.sha256 not in known]
+
+
+def _with_content_of(models: Sequence[Candidate], references: Sequence[Candidate]) -> set[Candidate]:
+    """Those of `references` that are among `models` themselves, under whatever name."""
+    asked = {model.sha256 for model in models if model.format == "pytorch"}
+    return {reference for reference in references if reference.sha256 in asked}
+
+
+def _baselines(name: str, reference: Candidate, settings: BenchSettings, baselines: Sequence[str]) -> Iterator[Case]:
+    """The reference as the other baselines run it, "compile:fp16" for one."""
+    for baseline in baselines:
+        if baseline not in ("eager", "none"):
+            way, _, cast = baseline.partition(":")
+            format = COMPILED if way == "compile" else reference.format
+            other = replace(reference, format=format, cast=cast or "fp32")
+            yield from _at_batches(Case(name, other, 1, "baseline", reference), settings)
+
+
+def _at_batches(case: Case, settings: BenchSettings) -> Iterator[Case]:
+    """The case at each batch size; a file for one batch size at that alone, since at others it pads or is called often."""
+    batches = settings.batches if case.timed else settings.batches[:1]
+    if (fixed := fixed_batch(case.candidate)) in batches:
+        batches = (fixed,)
+    for batch in batches:
+        yield replace(case, batch=batch, outcomes=[])
 
 
 def plain_device(device: str) -> str:
@@ -117,85 +160,51 @@ def plain_device(device: str) -> str:
     return device if device in ("auto", "cpu") else f"cuda:{cuda_index(device)}"
 
 
-def may_run(it: Candidate, device: str) -> bool:
+def may_run(candidate: Candidate, device: str) -> bool:
     """Whether files of this kind run on `device`: of several, each artifact is measured where it can run."""
     try:
-        check_device(device, it.path)
+        check_device(device, candidate.path)
     except MusiqError:
         return False
-    return not device.startswith("cuda-graph") or fixed_batch(it) > 0
+    return not device.startswith("cuda-graph") or fixed_batch(candidate) > 0
 
 
-def fixed_batch(it: Candidate) -> int:
+def fixed_batch(candidate: Candidate) -> int:
     """The one batch size that an artifact was exported for; 0 where it takes several."""
-    first, last = it.record.batch if it.record else (0, 0)
+    first, last = candidate.record.batch if candidate.record else (0, 0)
     return first if first == last else 0
 
 
-def check_baselines(baselines: Sequence[str], cells: Sequence[Cell]) -> None:
+def check_baselines(baselines: Sequence[str], cases: Sequence[Case]) -> None:
     """Raise MusiqError for baselines that exclude each other or that no checkpoint is there for."""
     if {"none", "eager"} <= set(baselines):
         raise MusiqError("--baseline none and --baseline eager exclude each other; leave one out.")
     wanted = [baseline for baseline in baselines if baseline != "none"]
-    if wanted and not any(cell.role == "reference" for cell in cells):
-        why = next((f" ({cell.candidate.path.name}: {cell.doubt})" for cell in cells if cell.doubt), "")
+    if wanted and not any(case.role == "reference" for case in cases):
+        notes = [f" ({case.candidate.path.name}: {case.reference_note})" for case in cases if case.reference_note]
         raise MusiqError(
-            f"--baseline {wanted[0]} needs a checkpoint, and none is known{why}. Give it with --checkpoint FILE."
+            f"--baseline {wanted[0]} needs a checkpoint, and none is known{notes[0] if notes else ''}. Give it with "
+            "--checkpoint FILE."
         )
 
 
-def job_of(cell: Cell, settings: Settings, score: bool, cache: str | None = None) -> Job:
-    """One round of a cell: its share of the calls and seconds, and whether it scores all images too."""
-    calls = math.ceil(settings.calls / settings.rounds) if cell.timed else 0
+def job_of(case: Case, settings: BenchSettings, score: bool, cache: str | None = None) -> Job:
+    """One round of a case: its share of the calls and seconds, and whether it scores all images too."""
+    calls = math.ceil(settings.calls / settings.rounds) if case.timed else 0
     return Job(
-        path=str(cell.candidate.path.absolute()),
-        device=cell.candidate.device,
-        batch=cell.batch,
+        path=str(case.candidate.path.absolute()),
+        device=case.candidate.device,
+        batch=case.batch,
         calls=calls,
-        seconds=settings.seconds / settings.rounds if cell.timed else 0.0,
-        warmup_calls=settings.warmup_calls if cell.timed else 0,
-        warmup_seconds=settings.warmup_seconds if cell.timed else 0.0,
+        seconds=settings.seconds / settings.rounds if case.timed else 0.0,
+        warmup_calls=settings.warmup_calls if case.timed else 0,
+        warmup_seconds=settings.warmup_seconds if case.timed else 0.0,
         end_to_end_calls=min(calls, max(4, calls // 5)),  # it takes longer, and its decoding is the same for all
         threads=settings.threads,
-        height=cell.candidate.height,
-        width=cell.candidate.width,
+        height=case.candidate.height,
+        width=case.candidate.width,
         score=score,
-        compiled=cell.candidate.format == COMPILED,
+        compiled=case.candidate.format == COMPILED,
         cache=cache,
-        precision=cell.candidate.cast,
+        precision=case.candidate.cast,
     )
-
-
-Message = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one child is to measure. `height` and `width`: the image size where the file itself allows any.
-    `compiled`: a checkpoint goes through torch.compile; `cache`: the folder for what PyTorch's compiler makes; `precision`:
-    what PyTorch runs a checkpoint in."""
-
-    path: str
-    device: str
-    batch: int
-    calls: int
-    seconds: float
-    warmup_calls: int
-    warmup_seconds: float
-    end_to_end_calls: int
-    threads: int | None = None
-    height: int | None = None
-    width: int | None = None
-    score: bool = True
-    compiled: bool = False
-    cache: str | None = None
-    precision: str = "fp32"
-
-
-@dataclass
-class Outcome:
-    """`status` is "ok" or what went wrong, `reason` says why, `figures` holds what the child measured."""
-
-    status: str
-    reason: str = ""
-    figures: Message = field(default_factory=dict)

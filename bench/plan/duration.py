@@ -12,12 +12,12 @@ from musiq.hardware import available_cpus
 from musiq.spec import PATCH, Spec
 
 from ..machine.peak_rate import product_rate
-from .cases import Cell, Settings, job_of
+from .cases import BenchSettings, Case, job_of
 from .models import COMPILED, Candidate
 
 SLOWNESS = {"pytorch": 2.2, COMPILED: 2.2, "torchscript": 2.2, "pt2": 2.2}
-"""Time beside that of ONNX Runtime in fp32, which comes near the rate of a large matrix product; 1 for other formats. From
-`musiq` at 1024x768 on 2 cores (see the README); a processor without units for a precision takes longer than this says."""
+"""Time beside that of ONNX Runtime in fp32, which comes near the rate of a large matrix product; 1 for other formats. A
+processor without units for a precision takes longer than this says."""
 
 OPENING_S = {"pytorch": 5.0, COMPILED: 60.0, "torchscript": 5.0, "pt2": 8.0}
 """Starting a process, importing, opening, compiling; 2 s for other formats."""
@@ -70,51 +70,51 @@ def spec_of(candidate: Candidate) -> Spec | None:
         return None
 
 
-def call_s(cell: Cell, rate: float) -> float | None:
+def call_s(case: Case, rate: float) -> float | None:
     """Seconds of one call: as measured where a resumed run has measured it, else estimated, None without a Spec."""
-    measured = [ms for outcome in cell.sound for ms in outcome.figures["latencies_ms"]]
+    measured = [ms for each in case.successful for ms in each.figures.latencies_ms]
     if measured:
         return median(measured) / 1000
-    spec = spec_of(cell.candidate)
-    return None if spec is None else cell.batch * gflop(spec) / rate * SLOWNESS.get(cell.candidate.format, 1.0)
+    spec = spec_of(case.candidate)
+    return None if spec is None else case.batch * gflop(spec) / rate * SLOWNESS.get(case.candidate.format, 1.0)
 
 
-def left_s(cell: Cell, settings: Settings, images: int, rate: float, score: bool) -> float | None:
-    """Seconds that the cell's remaining rounds take; `score`: it scores all images too."""
-    call = call_s(cell, rate)
+def left_s(case: Case, settings: BenchSettings, images: int, rate: float, score: bool) -> float | None:
+    """Seconds that the case's remaining rounds take; `score`: it scores all images too."""
+    call = call_s(case, rate)
     if call is None:
         return None
-    job = job_of(cell, settings, score)
-    scoring = math.ceil(images / cell.batch) if score else 0
+    job = job_of(case, settings, score)
+    scoring = math.ceil(images / case.batch) if score else 0
 
     def warm(scored: int) -> float:  # calls that score warm up too
         return max(job.warmup_seconds, (job.warmup_calls - scored) * call)
 
-    timed = max(job.seconds, job.calls * call) + job.end_to_end_calls * (call + cell.batch * DECODE_S)
-    rounds = cell.rounds(settings) - len(cell.outcomes)
+    timed = max(job.seconds, job.calls * call) + job.end_to_end_calls * (call + case.batch * DECODE_S)
+    rounds = case.rounds(settings) - len(case.outcomes)
     if rounds <= 0:
         return 0.0
-    once = OPENING_S.get(cell.candidate.format, 2.0) + call + timed
+    once = OPENING_S.get(case.candidate.format, 2.0) + call + timed
     return rounds * (once + warm(0)) + scoring * call + warm(scoring) - warm(0)
 
 
-def plan(cells: Sequence[Cell], settings: Settings, images: int) -> list[str]:
+def plan(cases: Sequence[Case], settings: BenchSettings, images: int) -> list[str]:
     """Lines that say what would be measured and about how long each row and all of it takes."""
     rate = product_rate(settings.threads or available_cpus())
-    scored = {cell.candidate for cell in cells if cell.scores is not None}
+    scored = {case.candidate for case in cases if case.scores is not None}
     lines, total, unknown = [], 0.0, 0
-    for cell in cells:
-        score = cell.candidate not in scored
-        scored.add(cell.candidate)
-        seconds = left_s(cell, settings, images, rate, score)
+    for case in cases:
+        score = case.candidate not in scored
+        scored.add(case.candidate)
+        seconds = left_s(case, settings, images, rate, score)
         total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
-        done = len(cell.outcomes)
-        what = f"{done} of {cell.rounds(settings)} rounds done" if done else cell.role
-        name = f"{cell.candidate.path.name} ({cell.candidate.format} {cell.candidate.precision})"
-        told = "unknown" if seconds is None else "0 s" if seconds == 0 else f"about {duration(seconds)}"
-        lines.append(f"{name:<60} batch {cell.batch:<4} {told:<14} {what}")
+        done = len(case.outcomes)
+        what = f"{done} of {case.rounds(settings)} rounds done" if done else case.role
+        name = f"{case.candidate.path.name} ({case.candidate.format} {case.candidate.precision})"
+        estimate = "unknown" if seconds is None else "0 s" if seconds == 0 else f"about {duration(seconds)}"
+        lines.append(f"{name:<60} batch {case.batch:<4} {estimate:<14} {what}")
     beside = f", besides {unknown} whose size nothing tells" if unknown else ""
-    lines.append(f"{len(cells)} rows, {images} images: about {duration(total)} in all{beside}.")
+    lines.append(f"{len(cases)} rows, {images} images: about {duration(total)} in all{beside}.")
     lines.append(
         f"Estimated from each model's arithmetic at the {rate:.0f} GFLOP/s of a matrix product on this CPU just now; off "
         "by a factor of two easily. A GPU is faster."

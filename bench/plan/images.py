@@ -1,4 +1,4 @@
-"""The images of a run: found, decoded once for each size that a model wants, the broken ones left out and counted."""
+"""The images and labels of a run: found, decoded once for each size that a model takes, the broken ones left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from musiq.datasets.readers import LacksError
 from musiq.errors import ImageError, MusiqError
 from musiq.hardware import available_cpus
 from musiq.images.decode import prepare
-from musiq.images.find import find_images
+from musiq.images.find import evenly, find_images
 from musiq.images.fit import Image
 from musiq.images.opencv import without_decoder_noise
 
@@ -139,21 +139,21 @@ class ImageSet:
         }
 
     def _write(self, raw: Path, height: int, width: int, progress: Progress) -> None:
-        sound, broken, fitted = [], [], 0
+        readable, broken, fitted = [], [], 0
         with raw.open("wb") as file:
             for path, image, how in decode_all(self.files, height, width):
                 if image is None:
                     broken.append((path, how))
                 else:
                     file.write(image.tobytes())
-                    sound.append(path)
+                    readable.append(path)
                     fitted += bool(how)
-                progress(len(sound) + len(broken), len(self.files))
+                progress(len(readable) + len(broken), len(self.files))
         if broken and self._decoded:
             raise MusiqError(f"{broken[0][0]} could be read before, and cannot now: leave the images alone meanwhile.")
-        if not sound:
+        if not readable:
             raise MusiqError(f"None of {len(broken)} images can be read; the first, {broken[0][0]}: {broken[0][1]}")
-        self.files, self.fitted = sound, max(fitted, self.fitted)
+        self.files, self.fitted = readable, max(fitted, self.fitted)
         self.broken += broken
 
 
@@ -190,10 +190,3 @@ def choose(folders: Sequence[Path], labels: Labels | None, at_most: int, scratch
                 f"{labels.split}). Check --images, --labels and --split."
             )
     return ImageSet(evenly(files, at_most), found, scratch)
-
-
-def evenly(files: list[Path], at_most: int) -> list[Path]:
-    """`at_most` of `files` (0: all), from the whole folder: its first files are often of one scene or one distortion."""
-    if not 0 < at_most < len(files):
-        return files
-    return [files[index * len(files) // at_most] for index in range(at_most)]

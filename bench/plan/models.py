@@ -1,4 +1,4 @@
-"""What is to be measured: files found, their records read, and each artifact's PyTorch reference settled."""
+"""The model files of a run: found, with their records, and each artifact with its PyTorch reference."""
 
 from __future__ import annotations
 
@@ -6,23 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from musiq import artifact, files
+from musiq import artifact
 from musiq.artifact import Record
 from musiq.errors import MusiqError
+from musiq.file_formats import CHECKPOINT_ENDINGS, ENDINGS, ending_of
 from musiq.files import sha256
-from musiq.runtimes.base import CHECKPOINTS
-from musiq.runtimes.registry import RUNTIMES
-
-FORMATS = {
-    **dict.fromkeys(CHECKPOINTS, "pytorch"),
-    ".torchscript": "torchscript",
-    ".pt2": "pt2",
-    ".onnx": "onnx",
-    ".xml": "openvino",
-    ".engine": "trt",
-    ".rtx.engine": "trt-rtx",
-}
-"""File name ending to format, called as musiq-export calls it; checkpoints are what PyTorch runs."""
 
 COMPILED = "torch.compile"
 """The format of a checkpoint that PyTorch compiles before it runs it."""
@@ -62,11 +50,12 @@ class Candidate:
         """What its exporter counted in the finished file, such as "float16 97%, float32 3%"; None without a count."""
         if self.format in ("pytorch", COMPILED):
             return "float32 100%" if self.cast == "fp32" else None
-        details = self.record.details if self.record else {}
-        if "int8_products" in details:
-            return f"{details['int8_products']} products in int8"
-        weights = details.get("weights")
-        if not isinstance(weights, dict) or not (total := sum(weights.values())):
+        if self.record is None:
+            return None
+        if int8 := self.record.details.int8:
+            return f"{int8.products} products in int8"
+        weights = self.record.details.weight_types
+        if not (total := sum(weights.values())):
             return None
         ordered = sorted(weights.items(), key=lambda item: -item[1])
         return ", ".join(f"{kind} {100 * count / total:.3g}%" for kind, count in ordered)
@@ -89,12 +78,12 @@ def find_models(paths: Sequence[Path]) -> list[Candidate]:
         if not path.suffix and not path.exists():  # a folder, by its name
             raise MusiqError(f"There is no folder {path}. Make a model with musiq-export, or give one with --models.")
         inside = sorted(path.rglob("*")) if path.is_dir() else []
-        found += [file for file in inside if files.suffix(file, list(RUNTIMES)) and not file.name.startswith(".")]
+        found += [file for file in inside if ending_of(file) and not file.name.startswith(".")]
         if not path.is_dir():
             found.append(path)
     if not found:
         raise MusiqError(
-            f"There is no model in {', '.join(map(str, paths))}: expected files named *{', *'.join(RUNTIMES)}. "
+            f"There is no model in {', '.join(map(str, paths))}: expected files named *{', *'.join(ENDINGS)}. "
             "Make one with musiq-export, or give one with --models."
         )
     return [describe(file) for file in dict.fromkeys(found)]
@@ -112,9 +101,9 @@ def short_names(candidates: Sequence[Candidate]) -> dict[Candidate, str]:
 
 def describe(path: Path) -> Candidate:
     """The Candidate of a file. Raises MusiqError for one that is missing or of no known kind."""
-    ending = files.suffix(path, list(RUNTIMES))
+    ending = ending_of(path)
     if ending is None:
-        raise MusiqError(f"{path} is of no known kind; expected a file named *{', *'.join(RUNTIMES)}.")
+        raise MusiqError(f"{path} is of no known kind; expected a file named *{', *'.join(ENDINGS)}.")
     try:
         digest = sha256(path)
     except OSError as problem:
@@ -123,7 +112,7 @@ def describe(path: Path) -> Candidate:
         record = artifact.read_record(path)
     except MusiqError:  # its runtime refuses it for the same reason, and that becomes its row
         record = None
-    return Candidate(path, FORMATS[ending], digest, record)
+    return Candidate(path, ENDINGS[ending].name, digest, record)
 
 
 def reference_of(exported: Candidate, checkpoint: Candidate | None) -> tuple[Candidate | None, str]:
@@ -150,6 +139,6 @@ def reference_of(exported: Candidate, checkpoint: Candidate | None) -> tuple[Can
 def _search(exported: Path, name: Path, digest: str) -> Candidate | None:
     runs = sorted(Path("runs").rglob(name.name)) if Path("runs").is_dir() else []
     for path in (name, exported.parent / name.name, *runs):
-        if path.is_file() and files.suffix(path, list(CHECKPOINTS)) and sha256(path) == digest:
+        if path.is_file() and path.name.endswith(CHECKPOINT_ENDINGS) and sha256(path) == digest:
             return describe(path)
     return None

@@ -1,4 +1,4 @@
-"""Models in turns in one process: how many times as fast each is as the first, on a machine whose speed moves.
+"""Comparing models in turns in one process: how many times as fast each is as the first, whatever else the machine does.
 
 `python -m musiq_bench.profiling.interleaved pyiqa musiq-fp32.onnx musiq-bf16.xml --images photos/` prints a table. A
 machine that other work slows down slows the calls of a turn alike, so their ratios hold where milliseconds do not.
@@ -7,7 +7,6 @@ machine that other work slows down slows the calls of a turn alike, so their rat
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -16,16 +15,18 @@ from pathlib import Path
 import click
 import numpy as np
 
+from musiq import markdown
 from musiq.errors import MusiqError
 from musiq.hardware import available_cpus
+from musiq.images.find import evenly
 from musiq.images.opencv import without_decoder_noise
 from musiq.runtimes.base import Images, Runtime
 from musiq.runtimes.registry import open_runtime
-from musiq.terminal import Command
+from musiq.terminal import Command, progress_bar
+from musiq.timing import in_turns
 
-from ..measure.progress import progress
-from ..plan.images import choose, decode_all, evenly
-from ..report.latency import spread
+from ..plan.images import choose, decode_all
+from ..report.latency import median_and_range
 
 PYIQA = "pyiqa"
 """Instead of a file: the MUSIQ of that package in eager PyTorch, with random weights."""
@@ -33,33 +34,15 @@ PYIQA = "pyiqa"
 Call = Callable[[Images], object]
 
 
-def measure(
-    calls: Sequence[Callable[[], object]], turns: int, said: Callable[[str], None] = lambda text: None
-) -> list[list[float]]:
-    """Seconds of each call in each turn; within a turn they come in a random order (always the same ones), so that none
-    always follows the same other. Two calls of each go before and do not count."""
-    for call in calls:
-        call()
-        call()
-    taken: list[list[float]] = [[0.0] * turns for _ in calls]
-    draw = np.random.default_rng(0)
-    for turn in range(turns):
-        for place in draw.permutation(len(calls)):
-            start = time.perf_counter()
-            calls[place]()
-            taken[place][turn] = time.perf_counter() - start
-        said("")
-    return taken
-
-
-def lines(names: Sequence[str], batches: Sequence[int], seconds: Sequence[Sequence[float]]) -> list[str]:
+def speed_table(names: Sequence[str], batches: Sequence[int], seconds: Sequence[Sequence[float]]) -> str:
     """A Markdown table: medians for each image, and the median over the turns of how many times as fast each was as the
     first in the same turn, with the 10th and 90th percentiles."""
     per_image = [np.array(taken) / batch for taken, batch in zip(seconds, batches, strict=True)]
-    rows = ["| model | batch | ms an image | times as fast as the first |", "|---|---|---|---|"]
-    for name, batch, each in zip(names, batches, per_image, strict=True):
-        rows.append(f"| {name} | {batch} | {np.median(each) * 1e3:.1f} | {spread(per_image[0] / each)} |")
-    return rows
+    rows = [
+        [name, str(batch), f"{np.median(each) * 1e3:.1f}", median_and_range(per_image[0] / each)]
+        for name, batch, each in zip(names, batches, per_image, strict=True)
+    ]
+    return markdown.table(["model", "batch", "ms an image", "times as fast as the first"], rows)
 
 
 def open_pyiqa(threads: int) -> Call:
@@ -82,7 +65,7 @@ def open_pyiqa(threads: int) -> Call:
     return call
 
 
-def spread_out(folder: Path, first: int) -> list[Path]:
+def in_order(folder: Path, first: int) -> list[Path]:
     """The images of a folder, the `first` ones evenly out of all of it: they are taken unless they are broken."""
     files = choose([folder], None, 0, scratch=Path()).files
     chosen = evenly(files, first)
@@ -122,25 +105,25 @@ def main(models: Sequence[str], images: Path, batches: Sequence[int], turns: int
             None if name == PYIQA else opened.enter_context(closing(open_runtime(Path(name), "cpu", threads)))
             for name in models
         ]
-        sizes = [(it.spec.height, it.spec.width) for it in runtimes if it]
+        sizes = [(runtime.spec.height, runtime.spec.width) for runtime in runtimes if runtime]
         if not sizes:
             raise MusiqError(f"Only {PYIQA} is given; give a model beside it, whose height and width its images get.")
-        files = spread_out(images, max(batches))
+        files = in_order(images, max(batches))
         decoded: dict[tuple[int, int], Images] = {}
         names, sets, calls = [], [], []
-        for name, it in zip(models, runtimes, strict=True):
-            call: Call = it.run if it else open_pyiqa(cpus)
-            size = (it.spec.height, it.spec.width) if it else sizes[0]
+        for name, runtime in zip(models, runtimes, strict=True):
+            call: Call = runtime.run if runtime else open_pyiqa(cpus)
+            size = (runtime.spec.height, runtime.spec.width) if runtime else sizes[0]
             if size not in decoded:
                 decoded[size] = batch_of(files, size, max(batches))
             for batch in batches:
                 names.append(name)
                 sets.append(batch)
                 calls.append(partial(call, decoded[size][:batch]))
-        with progress(turns) as said:
-            seconds = measure(calls, turns, said)
+        with progress_bar(total=turns) as bar:
+            seconds = in_turns(calls, turns, after_turn=bar.advance)
     click.echo(f"{turns} turns of {len(calls)} calls, {cpus} threads:\n")
-    click.echo("\n".join(lines(names, sets, seconds)))
+    click.echo(speed_table(names, sets, seconds))
 
 
 if __name__ == "__main__":

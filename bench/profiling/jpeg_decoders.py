@@ -1,11 +1,10 @@
-"""What decoding a JPEG costs: OpenCV, as `musiq-score` uses it, beside other decoders, and at a part of its size.
+"""JPEG decoders compared: OpenCV, as `musiq-score` uses it, beside others, and at a part of an image's size.
 
 `python -m musiq_bench.profiling.jpeg_decoders IMAGES --model model.onnx` prints the table of docs/performance.md.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -15,6 +14,7 @@ import click
 import cv2
 import numpy as np
 
+from musiq import markdown
 from musiq.errors import MusiqError
 from musiq.images.decode import decoded
 from musiq.images.find import find_images
@@ -24,8 +24,9 @@ from musiq.images.nvimagecodec import NvImageCodec
 from musiq.runtimes.base import Images, Runtime
 from musiq.runtimes.registry import open_runtime
 from musiq.terminal import Command
+from musiq.timing import timed
 
-from ..report.latency import spread
+from ..report.latency import median_and_range
 
 Decoder = Callable[[bytes, int, int], Images]
 """A JPEG's bytes to the image (height, width, 3), RGB, that a model of that size takes."""
@@ -122,28 +123,25 @@ def measure(files: Sequence[Path], height: int, width: int, runtime: Runtime | N
 
 
 def _best(call: Callable[[], Images], times: int) -> tuple[Images, float]:
-    best, image = float("inf"), None
-    for _ in range(times):
-        start = time.perf_counter()
-        image = call()
-        best = min(best, (time.perf_counter() - start) * 1e3)
-    assert image is not None
-    return image, best
+    """The image, and the milliseconds of the fastest of so many calls."""
+    image, best = timed(call)
+    return image, 1e3 * min([best, *(timed(call)[1] for _ in range(times - 1))])
 
 
-def lines(found: dict[str, Measured], scored: bool) -> list[str]:
+def decoder_table(found: dict[str, Measured], scored: bool) -> str:
     """A Markdown table: the median of each decoder, and of its ratios to the first on the same image, with the 10th and
     90th percentiles of these."""
     heading = ["decoder", "ms", "ratio", "pixels", *(["scores"] if scored else [])]
-    rows = [f"| {' | '.join(heading)} |", "|" + "---|" * len(heading)]
+    rows = []
     first = np.array(next(iter(found.values())).ms)
     for name, result in found.items():
         if result.problem:
-            rows.append(f"| {name} | {result.problem} |" + " |" * (len(heading) - 2))
+            rows.append([name, result.problem, *[""] * (len(heading) - 2)])
             continue
-        cells = [name, f"{np.median(result.ms):.1f}", spread(np.array(result.ms) / first), str(max(result.pixels))]
-        rows.append(f"| {' | '.join([*cells, *([f'{max(result.scores):.2g}'] if scored else [])])} |")
-    return rows
+        ratios, pixels = median_and_range(np.array(result.ms) / first), str(max(result.pixels))
+        scores = [f"{max(result.scores):.2g}"] if scored else []
+        rows.append([name, f"{np.median(result.ms):.1f}", ratios, pixels, *scores])
+    return markdown.table(heading, rows)
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -165,7 +163,7 @@ def main(images: Sequence[Path], height: int, width: int, model: Path | None, ma
     found = measure(find_images(images)[:max_images], height, width, runtime, times)
     opencv_ms = next(iter(found.values())).ms
     click.echo(f"{len(opencv_ms)} JPEG files for a model at {width}x{height}, OpenCV {cv2.__version__}:\n")
-    click.echo("\n".join(lines(found, scored=runtime is not None)))
+    click.echo(decoder_table(found, scored=runtime is not None))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where a model's time goes: each runtime's own account of its operators, beside what this processor could do.
+"""Profiles of models by operator, as each runtime accounts for its own, beside the peak rate of this processor.
 
 `python -m musiq_bench.profiling.operators model.onnx model.xml best.safetensors` prints the tables of docs/performance.md.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,14 +20,16 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from musiq import artifact, files
+from musiq import artifact, markdown
 from musiq.errors import MusiqError
+from musiq.file_formats import CHECKPOINT_ENDINGS, ending_of
 from musiq.hardware import available_cpus
-from musiq.runtimes.base import CHECKPOINTS, Images
+from musiq.runtimes.base import Images, RuntimeOptions
 from musiq.runtimes.batching import Feed
 from musiq.runtimes.registry import open_runtime
 from musiq.spec import Spec
 from musiq.terminal import Command
+from musiq.timing import in_turns
 
 from ..machine.peak_rate import PRODUCT_GFLOP, best_s, copy_rate, product, product_rate
 from ..plan.duration import gflop
@@ -47,27 +49,25 @@ class Account:
     kinds: dict[str, tuple[int, float]]
     wall_ms: float
 
-    def lines(self, work: float, most: int = 14) -> list[str]:
+    def table(self, work: float, most: int = 14) -> str:
         """A Markdown table, the costliest kinds first, and the rate of a whole call, which is `work` GFLOP."""
         total = sum(ms for _, ms in self.kinds.values())
         ordered = sorted(self.kinds.items(), key=lambda item: -item[1][1])
         rows = [(kind, nodes, ms) for kind, (nodes, ms) in ordered[:most]]
         if rest := [value for _, value in ordered[most:]]:
             rows.append((f"{len(rest)} other kinds", sum(nodes for nodes, _ in rest), sum(ms for _, ms in rest)))
-        return [
-            "| operator | nodes | ms | share |",
-            "|---|---|---|---|",
-            *(f"| {kind} | {nodes} | {ms:.1f} | {ms / total:.0%} |" for kind, nodes, ms in rows),
-            "",
+        cells = [[kind, str(nodes), f"{ms:.1f}", f"{ms / total:.0%}"] for kind, nodes, ms in rows]
+        return (
+            f"{markdown.table(['operator', 'nodes', 'ms', 'share'], cells)}\n\n"
             f"{total:.0f} ms in operators, {self.wall_ms:.0f} ms a call: {work:.1f} GFLOP at "
-            f"{work / self.wall_ms * 1e3:.0f} GFLOP/s.",
-        ]
+            f"{work / self.wall_ms * 1e3:.0f} GFLOP/s."
+        )
 
 
 def account(path: Path, batch: int = 1, calls: int = 5, threads: int | None = None) -> Account:
     """Profile `calls` calls after one that is left out. Raises MusiqError for a file of which no runtime gives account."""
-    ending = files.suffix(path, list(PROFILERS))
-    if ending is None or not path.is_file():
+    ending = ending_of(path)
+    if ending not in PROFILERS or not path.is_file():
         raise MusiqError(f"{path} cannot be profiled: give a file named *{', *'.join(PROFILERS)}.")
     return PROFILERS[ending](path, batch, calls, threads or available_cpus())
 
@@ -76,7 +76,7 @@ def work_of(path: Path, spec: Spec) -> float:
     """GFLOP for one image: what the export counted in the simplified graph; for a checkpoint, or a file without such a
     record, what the formulas of the architecture say."""
     record = artifact.read_record(path)
-    return float((record and record.details.get("gflop")) or gflop(spec))
+    return (record and record.details.gflop) or gflop(spec)
 
 
 def shares_of_product(path: Path, batch: int, calls: int, threads: int | None = None) -> list[float]:
@@ -93,7 +93,7 @@ def shares_of_product(path: Path, batch: int, calls: int, threads: int | None = 
 
 
 def _onnx(path: Path, batch: int, calls: int, threads: int) -> Account:
-    from musiq.runtimes.onnxruntime import Plain, cpu_session, import_onnxruntime, session_options
+    from musiq.runtimes.onnxruntime import PlainSession, cpu_session, import_onnxruntime, session_options
 
     ort = import_onnxruntime()
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +101,7 @@ def _onnx(path: Path, batch: int, calls: int, threads: int) -> Account:
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
         session = cpu_session(ort, path, options)
         feed = Feed.from_metadata(session.get_modelmeta().custom_metadata_map, path)
-        plain = Plain(session)
+        plain = PlainSession(session)
         walls = _timed(lambda images: feed.run(images, plain), feed.spec, batch, calls)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     nodes = [
@@ -121,7 +121,9 @@ def _openvino(path: Path, batch: int, calls: int, threads: int) -> Account:
 
     def infer(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
         results = request.infer(arrays, share_inputs=True)
-        nodes.extend((it.node_type, it.node_name, it.real_time.total_seconds() * 1000) for it in request.profiling_info)
+        nodes.extend(
+            (node.node_type, node.node_name, node.real_time.total_seconds() * 1000) for node in request.profiling_info
+        )
         return [results[output].copy() for output in compiled.outputs]
 
     walls = _timed(lambda images: feed.run(images, infer), feed.spec, batch, calls)
@@ -133,7 +135,7 @@ def _pytorch(path: Path, batch: int, calls: int, threads: int) -> Account:
 
     from musiq.runtimes.pytorch import open_checkpoint
 
-    runtime = open_checkpoint(path, "cpu", threads)
+    runtime = open_checkpoint(path, RuntimeOptions("cpu", threads))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         walls = _timed(runtime.run, runtime.spec, batch, calls)
     kinds = {
@@ -146,20 +148,14 @@ def _pytorch(path: Path, batch: int, calls: int, threads: int) -> Account:
 PROFILERS: dict[str, Callable[[Path, int, int, int], Account]] = {
     ".onnx": _onnx,
     ".xml": _openvino,
-    **dict.fromkeys(CHECKPOINTS, _pytorch),
+    **dict.fromkeys(CHECKPOINT_ENDINGS, _pytorch),
 }
 
 
 def _timed(call: Call, spec: Spec, batch: int, calls: int) -> list[float]:
     """Milliseconds of each call on the same images of noise, after one call that is not timed."""
-    images = _noise(spec, batch)
-    call(images)
-    walls = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        call(images)
-        walls.append((time.perf_counter() - start) * 1e3)
-    return walls
+    (seconds,) = in_turns([partial(call, _noise(spec, batch))], calls, warmup=1)
+    return [1e3 * each for each in seconds]
 
 
 def _noise(spec: Spec, batch: int) -> Images:
@@ -189,8 +185,7 @@ def main(models: Sequence[Path], batch: int, calls: int, threads: int | None) ->
     click.echo(f"A large matrix product: {rate:.0f} GFLOP/s. Copying 256 MB on one core: {copy_rate():.0f} GB/s.")
     for path in models:
         found = account(path, batch, calls, threads)
-        lines = found.lines(work_of(path, found.spec) * batch)
-        click.echo("\n".join(["", f"{path.name}, batch {batch}:", "", *lines]))
+        click.echo(f"\n{path.name}, batch {batch}:\n\n{found.table(work_of(path, found.spec) * batch)}")
         low, middle, high = np.percentile(shares_of_product(path, batch, calls, threads), [10, 50, 90])
         click.echo(
             f"In turns with a large matrix product, without the account: {middle:.0%} of its rate "

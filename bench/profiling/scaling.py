@@ -1,4 +1,4 @@
-"""How the cost grows with the work: images a call, pixels an image, images a run.
+"""Scaling of time and memory with the work: images a call, pixels an image, images a run.
 
 `results/growth.sh IMAGES` makes the artifacts and reports that this reads, and the figures of docs/performance.md.
 """
@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -21,15 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from musiq import markdown
 from musiq.errors import MusiqError
 from musiq.files import atomic_write
 from musiq.images.find import find_images
 from musiq.terminal import Command
+from musiq.timing import timed
 
 from ..machine.environment import describe
 from ..report.plot_style import log_ticks
 from ..report.read import read
-from ..report.schema import Row
+from ..report.schema import ReportRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ COUNTS = (1, 10, 100, 1_000, 10_000)
 
 
 @dataclass(frozen=True)
-class Run:
+class ScoringRun:
     """`musiq-score` from its start to its end over so many files on disk."""
 
     images: int
@@ -47,7 +48,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Call:
+class BatchCost:
     """A runtime over one batch: the median of its calls, and the most that its process ever held. `status` other than
     "ok": there are no figures, and `reason` says why."""
 
@@ -60,7 +61,7 @@ class Call:
     reason: str
 
 
-def score_many(model: Path, images: Path, counts: Sequence[int]) -> list[Run]:
+def score_many(model: Path, images: Path, counts: Sequence[int]) -> list[ScoringRun]:
     """Run `musiq-score` over `counts` images, those of `images` again and again under names of their own."""
     files = [file.resolve() for file in find_images([images])]
     if not files:
@@ -77,23 +78,24 @@ def score_many(model: Path, images: Path, counts: Sequence[int]) -> list[Run]:
     return runs
 
 
-def _run(model: Path, links: Path, out: Path, count: int) -> Run:
+def _run(model: Path, links: Path, out: Path, count: int) -> ScoringRun:
     command = [sys.executable, "-c", "from musiq.cli import main; main()", str(links), "--model", str(model)]
-    start = time.perf_counter()
-    process = subprocess.Popen([*command, "--device", "cpu", "--out", str(out)], stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise MusiqError(
-            f"musiq-score over {count} images ended with exit code {process.returncode}: run it by itself."
-        )
-    return Run(count, seconds, usage.ru_maxrss / 1024)
+
+    def score() -> tuple[int, int]:
+        process = subprocess.Popen([*command, "--device", "cpu", "--out", str(out)], stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        return process.returncode, usage.ru_maxrss
+
+    (code, peak_kib), seconds = timed(score)
+    if code != 0:
+        raise MusiqError(f"musiq-score over {count} images ended with exit code {code}: run it by itself.")
+    return ScoringRun(count, seconds, peak_kib / 1024)
 
 
-def calls(rows: Sequence[Row]) -> list[Call]:
+def calls(rows: Sequence[ReportRow]) -> list[BatchCost]:
     return [
-        Call(
+        BatchCost(
             f"{row.format} {row.precision}",
             (row.width or 0) * (row.height or 0) / 1e6,
             row.batch,
@@ -110,7 +112,7 @@ Series = dict[str, list[tuple[float, float]]]
 """Lines by name, each of points (across, up)."""
 
 
-def draw(over_batch: Sequence[Call], over_size: Sequence[Call], runs: Sequence[Run]) -> bytes:
+def draw(over_batch: Sequence[BatchCost], over_size: Sequence[BatchCost], runs: Sequence[ScoringRun]) -> bytes:
     """A PNG: time above, memory below; over the batch, the megapixels and the images of a run, from left to right."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -140,7 +142,7 @@ def draw(over_batch: Sequence[Call], over_size: Sequence[Call], runs: Sequence[R
         return file.getvalue()
 
 
-def _series(found: Sequence[Call], across: Sequence[float]) -> tuple[Series, Series]:
+def _series(found: Sequence[BatchCost], across: Sequence[float]) -> tuple[Series, Series]:
     """Milliseconds an image, and memory, of the calls that have figures."""
     times: Series = {}
     memory: Series = {}
@@ -194,28 +196,36 @@ def main(
         part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     with atomic_write(out.with_suffix(".png")) as part:
         part.write_bytes(draw(over_batch, over_size, runs))
-    click.echo("\n".join(lines(over_batch, over_size, runs)))
+    click.echo(tables(over_batch, over_size, runs))
 
 
-def lines(over_batch: Sequence[Call], over_size: Sequence[Call], runs: Sequence[Run]) -> list[str]:
+def tables(over_batch: Sequence[BatchCost], over_size: Sequence[BatchCost], runs: Sequence[ScoringRun]) -> str:
     """Markdown tables of all that was measured."""
-    said = []
-    for heading, found in (("batch", over_batch), ("megapixels", over_size)):
-        if found:
-            said += [f"| | {heading} | ms an image | peak MiB |", "|---|---|---|---|"]
-        for call in found:
-            at = str(call.batch) if heading == "batch" else f"{call.megapixels:.2f}"
-            ms = f"{call.ms / call.batch:.1f}" if call.ms else f"{call.status}: {call.reason}"
-            memory = f"{call.peak_memory_mib:.0f}" if call.peak_memory_mib else ""
-            said.append(f"| {call.name} | {at} | {ms} | {memory} |")
-        said += [""] * bool(found)
+    found = []
+    if over_batch:
+        found.append(_cost_table("batch", over_batch, [str(cost.batch) for cost in over_batch]))
+    if over_size:
+        found.append(_cost_table("megapixels", over_size, [f"{cost.megapixels:.2f}" for cost in over_size]))
     if runs:
-        said += ["| images | s | ms an image | peak MiB |", "|---|---|---|---|"]
-    said += [
-        f"| {run.images} | {run.seconds:.1f} | {run.seconds * 1e3 / run.images:.1f} | {run.peak_memory_mib:.0f} |"
-        for run in runs
-    ]
-    return said
+        cells = [
+            [
+                f"{run.images}",
+                f"{run.seconds:.1f}",
+                f"{run.seconds * 1e3 / run.images:.1f}",
+                f"{run.peak_memory_mib:.0f}",
+            ]
+            for run in runs
+        ]
+        found.append(markdown.table(["images", "s", "ms an image", "peak MiB"], cells))
+    return "\n\n".join(found)
+
+
+def _cost_table(heading: str, costs: Sequence[BatchCost], across: Sequence[str]) -> str:
+    rows = []
+    for cost, at in zip(costs, across, strict=True):
+        ms = f"{cost.ms / cost.batch:.1f}" if cost.ms else f"{cost.status}: {cost.reason}"
+        rows.append([cost.name, at, ms, f"{cost.peak_memory_mib:.0f}" if cost.peak_memory_mib else ""])
+    return markdown.table(["", heading, "ms an image", "peak MiB"], rows)
 
 
 if __name__ == "__main__":

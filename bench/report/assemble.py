@@ -1,147 +1,106 @@
-"""From what was measured to the rows of the report."""
+"""The report's rows, put together from the cases and what was measured of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from musiq import artifact
 
-from ..plan.cases import Cell, Settings
+from ..plan.cases import BenchSettings, Case
 from ..plan.images import ImageSet
+from ..plan.job import Opened, Round
 from ..plan.models import Candidate
 from .latency import Latency, summarise
-from .quality import Quality, against_labels, against_reference
-from .schema import INTERRUPTED, Row
-
-Found = tuple[Cell | None, str]  # the cell that scored a reference, or why there is none
+from .quality import LabelAgreement, ReferenceAgreement, against_labels, against_reference, without_reference
+from .schema import INTERRUPTED, ReportRow
 
 STEADY = 0.01
-"""Part of the scores' spread by which scores may change with the batch size before a row says so."""
+"""Part of the scores' range by which scores may change with the batch size before a row has a note about it."""
 
 
-def rows(cells: Sequence[Cell], images: ImageSet, labels: Sequence[float] | None, settings: Settings) -> list[Row]:
-    """The report's rows, in the order of the cells. `labels` are in the order of `images.files`.
+def assemble_rows(
+    cases: Sequence[Case], images: ImageSet, labels: Sequence[float] | None, settings: BenchSettings
+) -> list[ReportRow]:
+    """The report's rows, in the order of the cases.
 
     What a model keeps of the scores is worked out once and stands in the rows of all its batch sizes.
+
+    Args:
+        cases: With the outcomes of their rounds.
+        images: The images that were scored.
+        labels: Of `images.files`, in their order; None without any.
+        settings: How the run measured.
     """
-    qualities: dict[Candidate, Quality] = {}
-    made = []
-    for cell in cells:
-        row = _row(cell, settings)
-        scored = _scored(cell.candidate, cells)
-        if scored is not None and cell.sound:
-            if cell.candidate not in qualities:
-                qualities[cell.candidate] = _quality(scored, _reference(cell, cells), images, labels)
-            _put(row, qualities[cell.candidate])
+    agreements: dict[Candidate, _Agreement] = {}
+    rows = []
+    for case in cases:
+        row = _row(case, settings)
+        scored = _scored(case.candidate, cases)
+        if scored is not None and case.successful:
+            if case.candidate not in agreements:
+                agreements[case.candidate] = _Agreement(scored, _Reference.of(case, cases), labels)
+            agreements[case.candidate].put(row, images)
             row.images = len(scored.scores or ())
-            _put_batch_difference(row, cell, scored)
-        made.append(row)
-    return made
+            _put_batch_difference(row, case, scored)
+        rows.append(row)
+    return rows
 
 
-def _scored(candidate: Candidate, cells: Sequence[Cell]) -> Cell | None:
-    return next((cell for cell in cells if cell.candidate == candidate and cell.scores is not None), None)
+def _scored(candidate: Candidate, cases: Sequence[Case]) -> Case | None:
+    return next((case for case in cases if case.candidate == candidate and case.scores is not None), None)
 
 
-def _reference(cell: Cell, cells: Sequence[Cell]) -> Found:
-    """The cell that scored this one's reference, or why there is none."""
-    if cell.reference is None:
-        return None, cell.doubt
-    scored = _scored(cell.reference, cells)
-    if scored:
-        return scored, ""
-    failed = [o.outcomes[-1] for o in cells if o.candidate == cell.reference and o.outcomes]
-    return None, f"PyTorch did not run ({failed[0].reason})" if failed else "PyTorch has not been run"
+@dataclass(frozen=True)
+class _Reference:
+    """The case that scored a model's reference, or why there is none."""
+
+    case: Case | None
+    lacking: str = ""
+
+    @classmethod
+    def of(cls, case: Case, cases: Sequence[Case]) -> _Reference:
+        if case.reference is None:
+            return cls(None, case.reference_note)
+        scored = _scored(case.reference, cases)
+        if scored:
+            return cls(scored)
+        failed = [other.outcomes[-1] for other in cases if other.candidate == case.reference and other.outcomes]
+        return cls(None, f"PyTorch did not run ({failed[0].reason})" if failed else "PyTorch has not been run")
 
 
-def _row(cell: Cell, settings: Settings) -> Row:
-    candidate = cell.candidate
-    row = Row(
-        model=cell.name,
-        path=str(candidate.path),
-        sha256=candidate.sha256,
-        format=candidate.format,
-        role=cell.role,
-        precision=candidate.precision,
-        precision_inside=candidate.inside,
-        layers=artifact.layers_in_words(candidate.record) if candidate.record else None,
-        build_s=candidate.record.details.get("build_s") if candidate.record else None,
-        device=candidate.device,
-        batch=cell.batch,
-        file_mb=candidate.file_mb,
-        reference=str(cell.reference.path) if cell.reference else None,
-    )
-    _put_status(row, cell, settings)
-    _put_times(row, [outcome.figures for outcome in cell.sound], candidate.compiled)
-    return row
+class _Agreement:
+    """What one model keeps of the scores, for the rows of all its batch sizes; notes on what is doubtful about it."""
+
+    def __init__(self, scored: Case, reference: _Reference, labels: Sequence[float] | None) -> None:
+        scores = scored.scores or []
+        theirs, lacking = _comparable(scored, reference)
+        self.notes = [scored.reference_note] if theirs is not None and scored.reference_note else []
+        if theirs is None:
+            self.reference = without_reference(lacking)
+            self.notes += _recorded(scored.candidate)
+        else:
+            self.reference = against_reference(scores, theirs)
+        self.labels = None if labels is None else against_labels(scores, labels, theirs)
+
+    def put(self, row: ReportRow, images: ImageSet) -> None:
+        _put_reference_agreement(row, self.reference, images)
+        if self.labels is not None:
+            _put_label_agreement(row, self.labels)
+        row.notes += self.notes
 
 
-def _put_status(row: Row, cell: Cell, settings: Settings) -> None:
-    done, wanted = len(cell.sound), cell.rounds(settings)
-    if cell.broken:
-        last = cell.outcomes[-1]
-        row.status, row.reason = last.status, last.reason
-        for name in ("provider", "height", "width", "target", "threads"):
-            setattr(row, name, last.figures.get(name))
-    elif done == 0:
-        row.status, row.reason = INTERRUPTED, "the run was stopped before; the same command with --resume goes on"
-    if cell.candidate.record is not None and cell.candidate.record.unverified:
-        row.notes.append(f"not checked when it was exported: {cell.candidate.record.unverified}")
-    if not cell.timed:
-        row.notes.append("scored as the reference, and not timed (--baseline none)")
-    elif done and done < wanted:
-        row.notes.append(f"{done} of {wanted} rounds")
-
-
-def _put_times(row: Row, rounds: Sequence[dict[str, Any]], compiled: bool) -> None:
-    if not rounds:
-        return
-    for name in ("provider", "height", "width", "target", "tf32", "threads"):
-        setattr(row, name, rounds[0][name])
-    row.load_s = median(figures["load_s"] for figures in rounds)
-    cold = [figures["cold_start_ms"] for figures in rounds]
-    # Later rounds find what the first has compiled.
-    row.cold_start_ms = cold[0] if compiled else median(cold)
-    for name in ("peak_memory_mib", "device_memory_mib"):
-        setattr(row, name, max((f[name] for f in rounds if f[name] is not None), default=None))
-    clocks = [figures["gpu_clock_mhz"] for figures in rounds if figures["gpu_clock_mhz"] is not None]
-    row.gpu_clock_mhz = median(clocks) if clocks else None
-    row.latency_ms = summarise([figures["latencies_ms"] for figures in rounds])
-    row.end_to_end_ms = summarise([figures["end_to_end_ms"] for figures in rounds])
-    row.images_per_s = _images_per_s(row.latency_ms, row.batch)
-    row.end_to_end_images_per_s = _images_per_s(row.end_to_end_ms, row.batch)
-
-
-def _images_per_s(latency: Latency | None, batch: int) -> float | None:
-    return 1e3 * batch / latency.mean if latency else None
-
-
-def _quality(scored: Cell, found: Found, images: ImageSet, labels: Sequence[float] | None) -> Quality:
-    """How one model's scores agree with the reference's and with the labels; notes on what is doubtful about it."""
-    reference, why = found
-    scores, other = scored.scores or [], reference.scores if reference else None
-    quality = Quality()
-    if reference is scored:
-        why, other = "reference", None
-    elif reference is not None and _size(reference) != _size(scored):
-        why, other = "PyTorch ran at another image size", None
-    elif scored.doubt and reference is not None:
-        quality.notes.append(scored.doubt)
-    if other is not None:
-        quality.add(against_reference(scores, other))
-        at = quality.figures["difference_at"]
-        quality.figures["difference_at"] = None if at is None else str(images.files[at])
-    else:
-        quality.words.update(dict.fromkeys(("srcc_reference", "max_difference", "mean_difference"), why))
-        quality.notes += _recorded(scored.candidate)
-    if labels is not None:
-        quality.add(against_labels(scores, labels, other))
-    return quality
+def _comparable(scored: Case, reference: _Reference) -> tuple[list[float] | None, str]:
+    """The reference's scores, or why they are not to be compared with."""
+    if reference.case is scored:
+        return None, "reference"
+    if reference.case is not None and _size(reference.case) != _size(scored):
+        return None, "PyTorch ran at another image size"
+    return (reference.case.scores, "") if reference.case else (None, reference.lacking)
 
 
 def _recorded(candidate: Candidate) -> list[str]:
@@ -155,22 +114,104 @@ def _recorded(candidate: Candidate) -> list[str]:
     ]
 
 
-def _size(cell: Cell) -> tuple[int, int]:
-    figures = cell.sound[0].figures
-    return figures["height"], figures["width"]
+def _size(case: Case) -> tuple[int, int]:
+    opened = case.successful[0].opened
+    return opened.height, opened.width
 
 
-def _put(row: Row, quality: Quality) -> None:
-    for name, value in quality.figures.items():
-        setattr(row, name, value)
-    row.words.update(quality.words)
-    row.notes += quality.notes
+def _put_reference_agreement(row: ReportRow, found: ReferenceAgreement, images: ImageSet) -> None:
+    row.srcc_reference = found.srcc_reference.value
+    row.max_difference = found.max_difference.value
+    row.mean_difference = found.mean_difference.value
+    row.difference_at = None if found.worst is None else str(images.files[found.worst])
+    row.words.update(found.reasons())
 
 
-def _put_batch_difference(row: Row, cell: Cell, scored: Cell) -> None:
+def _put_label_agreement(row: ReportRow, found: LabelAgreement) -> None:
+    row.srcc, row.srcc_interval = found.srcc.value, found.srcc.interval
+    row.plcc, row.plcc_interval = found.plcc.value, found.plcc.interval
+    row.plcc_fitted, row.plcc_fitted_interval = found.plcc_fitted.value, found.plcc_fitted.interval
+    row.krcc, row.krcc_interval = found.krcc.value, found.krcc.interval
+    row.rmse, row.rmse_interval = found.rmse.value, found.rmse.interval
+    row.srcc_delta, row.srcc_delta_interval = found.srcc_delta.value, found.srcc_delta.interval
+    row.words.update(found.reasons())
+
+
+def _row(case: Case, settings: BenchSettings) -> ReportRow:
+    candidate = case.candidate
+    row = ReportRow(
+        model=case.name,
+        path=str(candidate.path),
+        sha256=candidate.sha256,
+        format=candidate.format,
+        role=case.role,
+        precision=candidate.precision,
+        precision_inside=candidate.inside,
+        layers=artifact.layers_in_words(candidate.record) if candidate.record else None,
+        build_s=candidate.record.details.build_s if candidate.record else None,
+        device=candidate.device,
+        batch=case.batch,
+        file_mb=candidate.file_mb,
+        reference=str(case.reference.path) if case.reference else None,
+    )
+    _put_status(row, case, settings)
+    if case.successful:
+        _put_times(row, case.successful, candidate.compiled)
+    return row
+
+
+def _put_status(row: ReportRow, case: Case, settings: BenchSettings) -> None:
+    done, wanted = len(case.successful), case.rounds(settings)
+    if case.failed:
+        last = case.outcomes[-1]
+        row.status, row.reason = last.status, last.reason
+        if last.opened is not None:
+            _put_opened(row, last.opened)
+    elif done == 0:
+        row.status, row.reason = INTERRUPTED, "the run was stopped before; the same command with --resume goes on"
+    if case.candidate.record is not None and case.candidate.record.unverified:
+        row.notes.append(f"not checked when it was exported: {case.candidate.record.unverified}")
+    if not case.timed:
+        row.notes.append("scored as the reference, and not timed (--baseline none)")
+    elif done and done < wanted:
+        row.notes.append(f"{done} of {wanted} rounds")
+
+
+def _put_opened(row: ReportRow, opened: Opened) -> None:
+    row.provider, row.threads, row.target = opened.provider, opened.threads, opened.target
+    row.height, row.width = opened.height, opened.width
+
+
+def _put_times(row: ReportRow, rounds: Sequence[Round], compiled: bool) -> None:
+    figures = [each.figures for each in rounds]
+    _put_opened(row, rounds[0].opened)
+    row.tf32 = figures[0].tf32
+    row.load_s = median(each.opened.load_s for each in rounds)
+    cold = [each.cold_start_ms for each in figures]
+    # Later rounds find what the first has compiled.
+    row.cold_start_ms = cold[0] if compiled else median(cold)
+    row.peak_memory_mib = max(
+        (each.peak_memory_mib for each in figures if each.peak_memory_mib is not None), default=None
+    )
+    row.device_memory_mib = max(
+        (each.device_memory_mib for each in figures if each.device_memory_mib is not None), default=None
+    )
+    clocks = [each.gpu_clock_mhz for each in figures if each.gpu_clock_mhz is not None]
+    row.gpu_clock_mhz = median(clocks) if clocks else None
+    row.latency_ms = summarise([each.latencies_ms for each in figures])
+    row.end_to_end_ms = summarise([each.end_to_end_ms for each in figures])
+    row.images_per_s = _images_per_s(row.latency_ms, row.batch)
+    row.end_to_end_images_per_s = _images_per_s(row.end_to_end_ms, row.batch)
+
+
+def _images_per_s(latency: Latency | None, batch: int) -> float | None:
+    return 1e3 * batch / latency.mean if latency else None
+
+
+def _put_batch_difference(row: ReportRow, case: Case, scored: Case) -> None:
     """Timed calls score too: at another batch size, or in another round, they should have found the same scores."""
     scores = np.asarray(scored.scores, np.float64)
-    timed = [(int(place), score) for outcome in cell.sound for place, score in outcome.figures["seen"].items()]
+    timed = [(int(place), score) for each in case.successful for place, score in each.figures.seen.items()]
     if not timed:
         return
     places, again = np.array([place for place, _ in timed]), np.array([score for _, score in timed], np.float64)

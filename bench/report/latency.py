@@ -1,4 +1,4 @@
-"""From single latencies to the few figures that they support."""
+"""Latency statistics: from single calls to the few figures that they support."""
 
 from __future__ import annotations
 
@@ -20,10 +20,20 @@ KEPT = 200
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one call, over `n` calls; a percentile is None where `n` does not support it (see SUPPORT).
+    """Milliseconds of one call; a percentile is None where `n` does not support it (see SUPPORT).
 
-    `cv` is the standard deviation over the mean, `rounds_p50` the median of each round: drift shows there.
-    `samples` are single calls in the order in which they were made, evenly thinned out to KEPT at most, for plots.
+    Attributes:
+        n: Calls that were timed, all rounds together.
+        mean: Arithmetic mean.
+        min: The fastest call.
+        max: The slowest call.
+        cv: Standard deviation over mean; None for one call.
+        p50: Median, from 5 calls on.
+        p90: From 100 calls on.
+        p95: From 200 calls on.
+        p99: From 1,000 calls on.
+        rounds_p50: The median of each round: drift shows there.
+        samples: Single calls in the order in which they were made, evenly thinned out to KEPT at most, for plots.
     """
 
     n: int
@@ -39,14 +49,21 @@ class Latency:
     samples: list[float]
 
 
-def spread(values: Sequence[float] | NDArray[np.float64]) -> str:
+def median_and_range(values: Sequence[float] | NDArray[np.float64]) -> str:
     """The median with the 10th and 90th percentiles, as tables write it: "1.27 (1.09-1.68)"."""
     low, middle, high = np.percentile(values, [10, 50, 90])
     return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
 def summarise(rounds: Sequence[Sequence[float]]) -> Latency | None:
-    """The figures of latencies in milliseconds, one sequence a round; None where there is not one latency."""
+    """Summarise latencies.
+
+    Args:
+        rounds: Milliseconds of each call, one sequence a round.
+
+    Returns:
+        The figures of all calls together; None where there is not one.
+    """
     taken = [np.asarray(latencies, np.float64) for latencies in rounds if len(latencies)]
     if not taken:
         return None

@@ -1,6 +1,6 @@
 """Three plots of a report: latency against SRCC, the distribution of latencies, images/s over batch size.
 
-Each point and line bears its name; see `musiq_bench.report.plot_style` for what colour and marker mean.
+The legend says what colours and markers stand for, see `musiq_bench.report.plot_style`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 from musiq.errors import MusiqError
 
 from .latency import Latency
-from .plot_labels import place, spread
-from .plot_style import INK, Look, legend, log_ticks, looks, names, short
-from .schema import Report, Row
+from .plot_style import INK, WIDTH, Mark, Series, Styles, log_ticks, names, series_of
+from .schema import Report, ReportRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,40 +49,50 @@ class Plot:
 
 
 NAMES = ("latency-srcc", "latencies", "images-per-second")
+TITLES = ("Latency and quality", "Latencies of single calls", "Images per second over batch size")
 
 
 def draw(report: Report) -> list[Plot]:
-    """The plots for which the report has figures: one at the least for each, two batch sizes of one model for the last.
+    """Draw the plots for which the report has figures.
 
-    Raises MusiqError where matplotlib is missing.
+    Args:
+        report: Its rows need a latency, for the first plot an SRCC as well, and for the last two batch sizes of a model.
+
+    Returns:
+        At most one plot for each of NAMES, in their order.
+
+    Raises:
+        MusiqError: matplotlib is missing.
     """
     try:
         import matplotlib
     except ImportError as problem:
         raise MusiqError("Plots need matplotlib, which is missing: pip install 'musiq[bench]'.") from problem
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells when it looks for fonts first
-    rows = [row for row in report.rows if row.status == "ok" and row.latency_ms]
-    plots = []
+    titles = dict(zip(NAMES, TITLES, strict=True))
     with matplotlib.rc_context(STYLE):
-        for name, title, drawn in zip(NAMES, TITLES, (_latency_srcc, _latencies, _images_per_s), strict=True):
-            if (found := drawn(rows)) is not None:
-                figure, caption = found
-                plots.append(Plot(name, title, caption, _png(figure), _svg(figure, name)))
-    return plots
+        return [
+            Plot(name, titles[name], caption, _png(figure), _svg(figure, name))
+            for name, (figure, caption) in figures(report).items()
+        ]
 
 
-TITLES = ("Latency and quality", "Latencies of single calls", "Images per second over batch size")
+def figures(report: Report) -> dict[str, tuple[Figure, str]]:
+    """The plots as matplotlib's figures, with their captions, by name."""
+    rows = [row for row in report.rows if row.status == "ok" and row.latency_ms]
+    drawn = {name: plot(rows) for name, plot in zip(NAMES, (_latency_srcc, _latencies, _images_per_s), strict=True)}
+    return {name: found for name, found in drawn.items() if found is not None}
 
 
 @dataclass(frozen=True)
 class Point:
-    row: Row
+    row: ReportRow
     p50: float
     srcc: float
     bar: list[float] | None  # its interval
 
 
-def _points(rows: Sequence[Row], field: str) -> list[Point]:
+def _points(rows: Sequence[ReportRow], field: str) -> list[Point]:
     """Those that have both figures, at the smallest batch size among them."""
     found = [
         Point(row, row.latency_ms.p50, srcc, getattr(row, f"{field}_interval", None))
@@ -94,34 +103,36 @@ def _points(rows: Sequence[Row], field: str) -> list[Point]:
     return [point for point in found if point.row.batch == least]
 
 
-def _latency_srcc(rows: Sequence[Row]) -> tuple[Figure, str] | None:
+def _latency_srcc(rows: Sequence[ReportRow]) -> tuple[Figure, str] | None:
     field = "srcc" if any(row.srcc is not None for row in rows) else "srcc_reference"
     points = _points(rows, field)
     if not points:
         return None
     batch = points[0].row.batch
-    figure, (axes,) = _panels(4.8 + 0.12 * max(0, len(points) - 8))
-    look = looks(rows)
-    _scatter(axes, points, look)
+    styles = Styles.of([point.row for point in points])
+    figure, (axes,) = _panels(4.6 + styles.height)
+    _scatter(axes, points, styles)
     axes.set_xlabel(f"median latency of one call, batch {batch}, ms (log scale)")
     axes.set_ylabel(f"SRCC to {'the labels' if field == 'srcc' else 'PyTorch fp32'}")
-    shown, bars = [point.row for point in points], [point.bar for point in points]
-    legend(figure, shown, look)
-    at = [(point.p50, point.srcc) for point in points]
-    place(axes, at, short(shown), [look(row)[0] for row in shown], bars)
-    said = f"Up and to the left is better. Batch {batch}; a ring is PyTorch, with which the others are compared."
-    if any(bars):
-        said += " Bars: 95% bootstrap intervals, of each model by itself; see the paired differences for what is noise."
-    return figure, said
+    styles.legend(figure)
+    caption = (
+        f"Up and to the left is better. Batch {batch}; a hollow marker is PyTorch, with which others are compared."
+    )
+    if any(point.bar for point in points):
+        caption += (
+            " Bars: 95% bootstrap intervals, of each model by itself; see the paired differences for what is noise."
+        )
+    return figure, caption
 
 
-def _scatter(axes: Axes, points: Sequence[Point], look: Look) -> None:
+def _scatter(axes: Axes, points: Sequence[Point], styles: Styles) -> None:
     for point in points:
-        colour, marker = look(point.row)
+        mark = styles[point.row]
         if point.bar is not None:
-            axes.vlines(point.p50, point.bar[0], point.bar[1], color=colour, alpha=0.4, linewidth=1.2)
-        face = "none" if point.row.role == "reference" else colour
-        axes.plot(point.p50, point.srcc, marker, color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.5)
+            axes.vlines(point.p50, point.bar[0], point.bar[1], color=mark.colour, alpha=0.4, linewidth=1.2)
+        face = "none" if point.row.role == "reference" else mark.colour
+        style: Any = {"color": mark.colour, "markerfacecolor": face, "markersize": 7, "markeredgewidth": 1.5}
+        axes.plot(point.p50, point.srcc, mark.marker, **style)
     across = [point.p50 for point in points]
     _room(axes, across, [height for point in points for height in (point.srcc, *(point.bar or ()))])
     axes.grid(True)
@@ -129,7 +140,7 @@ def _scatter(axes: Axes, points: Sequence[Point], look: Look) -> None:
     axes.yaxis.get_major_formatter().set_useOffset(False)  # type: ignore[attr-defined]
 
 
-def _srcc(row: Row, field: str) -> float | None:
+def _srcc(row: ReportRow, field: str) -> float | None:
     """The reference agrees with itself, though its row has no figure for that."""
     if field == "srcc_reference" and row.role == "reference":
         return 1.0
@@ -138,27 +149,27 @@ def _srcc(row: Row, field: str) -> float | None:
 
 
 def _room(axes: Axes, across: Sequence[float], heights: Sequence[float]) -> None:
-    """Limits that leave room for names beside the points, and do not blow a difference of nothing up to full height."""
+    """Limits that leave room around the points, and do not blow a difference of nothing up to full height."""
     low, high = min(across), max(across)
-    spare = max(high / low, 1.6) ** 0.22
+    spare = max(high / low, 1.6) ** 0.08
     axes.set_xscale("log")
     axes.set_xlim(low / spare, high * spare)
     middle, half = (max(heights) + min(heights)) / 2, max((max(heights) - min(heights)) / 2, 5e-4)
     axes.set_ylim(middle - 1.3 * half, middle + 1.3 * half)
 
 
-def _latencies(rows: Sequence[Row]) -> tuple[Figure, str] | None:
+def _latencies(rows: Sequence[ReportRow]) -> tuple[Figure, str] | None:
     if not rows:
         return None
     batches = sorted({row.batch for row in rows})
     groups = [[row for row in rows if row.batch == batch] for batch in batches]
     ratios = [len(group) + 1.2 for group in groups]
     figure, panels = _panels(0.6 + 0.27 * sum(ratios) + 0.35 * len(groups), ratios)
-    look = looks(rows)
+    styles = Styles.of(rows)
     for axes, batch, group in zip(panels, batches, groups, strict=True):
         for at, row in enumerate(group):
             if row.latency_ms:
-                _strip(axes, at, row.latency_ms, look(row)[0])
+                _strip(axes, at, row.latency_ms, styles[row])
         axes.set_xscale("log")
         log_ticks(axes.xaxis, [edge for row in group if row.latency_ms for edge in _edges(row.latency_ms)])
         axes.set_yticks(range(len(group)), names(group, full=True))
@@ -167,51 +178,50 @@ def _latencies(rows: Sequence[Row]) -> tuple[Figure, str] | None:
         axes.set_title(f"batch {batch}", fontweight="bold")
         axes.grid(True, axis="x")
     panels[-1].set_xlabel("latency of one call, ms (log scale)")
-    said = (
+    caption = (
         "Each dot is a call, in each row from the first (top) to the last; a long bar is the median, a short one p90."
     )
-    return figure, said
+    return figure, caption
 
 
 def _edges(latency: Latency) -> tuple[float, float]:
     return latency.min, latency.max
 
 
-def _strip(axes: Axes, at: float, latency: Latency, colour: str) -> None:
+def _strip(axes: Axes, at: float, latency: Latency, mark: Mark) -> None:
     """One row's calls. Without single calls, which older reports lack, the line from least to largest."""
     if samples := latency.samples:
         heights = [at - 0.3 + 0.6 * (index + 0.5) / len(samples) for index in range(len(samples))]
-        axes.plot(samples, heights, "o", color=colour, markersize=2.6, markeredgewidth=0, alpha=0.55, rasterized=True)
+        axes.plot(
+            samples, heights, "o", color=mark.colour, markersize=2.6, markeredgewidth=0, alpha=0.55, rasterized=True
+        )
     else:
-        axes.hlines(at, *_edges(latency), color=colour, alpha=0.55)
+        axes.hlines(at, *_edges(latency), color=mark.colour, alpha=0.55)
     for value, half in ((latency.p50, 0.38), (latency.p90, 0.22)):
         if value is not None:
             axes.vlines(value, at - half, at + half, color=INK, linewidth=1.6)
 
 
-def _images_per_s(rows: Sequence[Row]) -> tuple[Figure, str] | None:
-    lines: dict[tuple[str, ...], list[Row]] = {}
+def _images_per_s(rows: Sequence[ReportRow]) -> tuple[Figure, str] | None:
+    lines: dict[Series, list[ReportRow]] = {}
     for row in rows:
         if row.images_per_s:
-            lines.setdefault((row.path, row.format, row.role, row.precision, row.device), []).append(row)
+            lines.setdefault(series_of(row), []).append(row)
     series = [sorted(line, key=lambda row: row.batch) for line in lines.values()]
     if all(len({row.batch for row in line}) < 2 for line in series):
         return None
-    figure, (axes,) = _panels(max(4.6, 0.6 + 0.2 * len(series)))
-    look = looks(rows)
+    styles = Styles.of([line[0] for line in series])
+    figure, (axes,) = _panels(4.2 + styles.height)
     for line in series:
-        colour, marker = look(line[0])
+        mark = styles[line[0]]
         style = "--" if line[0].role == "reference" else "-"
-        axes.plot(*_speeds(line), style, marker=marker, color=colour, markersize=5, linewidth=1.4)
+        axes.plot(*_speeds(line), style, marker=mark.marker, color=mark.colour, markersize=6, linewidth=1.4)
     _speed_axes(axes, *_speeds([row for line in series for row in line]))
-    last = [line[-1] for line in series]
-    legend(figure, last, look)
-    ends = list(zip(*_speeds(last), strict=True))
-    spread(axes, ends, short(last), [look(row)[0] for row in last])
+    styles.legend(figure)
     return figure, "From uint8 images in memory to scores. Dashed: PyTorch, with which the others are compared."
 
 
-def _speeds(line: Sequence[Row]) -> tuple[list[int], list[float]]:
+def _speeds(line: Sequence[ReportRow]) -> tuple[list[int], list[float]]:
     return [row.batch for row in line], [row.images_per_s or 0.0 for row in line]
 
 
@@ -231,10 +241,10 @@ def _speed_axes(axes: Axes, batches: Sequence[int], speeds: Sequence[float]) -> 
 
 
 def _panels(height: float, ratios: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
-    """A figure 8 inches wide and its axes, one below another."""
+    """A figure and its axes, one below another."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, list(figure.subplots(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0])
 
 

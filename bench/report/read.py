@@ -1,4 +1,4 @@
-"""A written `report.json` as a `Report` again."""
+"""Reading a written `report.json` as a `Report` again."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from typing import Any
 from musiq.errors import MusiqError
 
 from .latency import Latency
-from .schema import SCHEMA, Report, Row
+from .schema import SCHEMA, Report, ReportRow
+
+BEFORE = "musiq-bench/1"
 
 
 def read(path: Path) -> Report:
-    """The report in `path`, or in the `report.json` of the folder `path`; fields that later versions added are left out.
+    """Read a report of this version or of the one before.
 
-    Raises MusiqError where it cannot be read or is not a report of this schema.
+    Args:
+        path: A report.json, or a folder that has one.
+
+    Returns:
+        The report; fields that later releases added are left out.
+
+    Raises:
+        MusiqError: It cannot be read, or is not a report of these versions.
     """
     path = path / "report.json" if path.is_dir() else path
     try:
@@ -26,20 +35,35 @@ def read(path: Path) -> Report:
     except ValueError as problem:
         raise MusiqError(f"{path} is not JSON ({problem}); give a report.json of musiq-bench.") from problem
     schema = values.get("schema") if isinstance(values, dict) else None
-    if schema != SCHEMA:
+    if schema not in (SCHEMA, BEFORE):
         raise MusiqError(f"{path} has the schema {schema!r}, not {SCHEMA!r}; give a report.json of musiq-bench.")
     try:
+        if schema == BEFORE:
+            values = _from_version_1(values)
         return Report(**{**_known(Report, values), "rows": [_row(each) for each in values["rows"]]})
     except (AttributeError, KeyError, TypeError) as problem:
         raise MusiqError(f"{path} is not whole ({problem}); give a report.json as musiq-bench wrote it.") from problem
 
 
-def _row(values: dict[str, Any]) -> Row:
-    known = _known(Row, values)
+def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 said "pictures" for "images", and at first had one "device" in place of "devices"."""
+    settings = {"devices" if name == "device" else name: value for name, value in values["settings"].items()}
+    if isinstance(settings.get("devices"), str):
+        settings["devices"] = [settings["devices"]]
+    rows = [_with_images(row) for row in values["rows"]]
+    return {**_with_images(values), "settings": settings, "rows": rows, "schema": SCHEMA}
+
+
+def _with_images(values: dict[str, Any]) -> dict[str, Any]:
+    return {"images" if name == "pictures" else name: value for name, value in values.items()}
+
+
+def _row(values: dict[str, Any]) -> ReportRow:
+    known = _known(ReportRow, values)
     for clock in ("latency_ms", "end_to_end_ms"):
         # Reports of the first releases kept no samples.
         known[clock] = Latency(**{"samples": [], **_known(Latency, known[clock])}) if known.get(clock) else None
-    return Row(**known)
+    return ReportRow(**known)
 
 
 def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""One Markdown table of a report, a line for each artifact: `python -m musiq_bench.report.summary results/cpu.json`.
+"""The summary of reports as one Markdown table, a line for each artifact.
 
-Where `report.md` has a line for each batch size, this has one for all (`--by-batch`: with columns for each); the README's
-tables of costs are made by it.
+`python -m musiq_bench.report.summary results/cpu.json` prints it. Where `report.md` has a line for each batch size, this
+has one for all (`--by-batch`: with columns for each).
 """
 
 from __future__ import annotations
@@ -12,42 +12,38 @@ from pathlib import Path
 
 import click
 
+from musiq import markdown
+from musiq.file_formats import FILE_FORMATS, SPECIAL_DEVICES
 from musiq.terminal import Command
 
 from ..plan.models import COMPILED
 from .read import read
-from .schema import Row
+from .schema import ReportRow
 
-RUNS_ON = {
-    "pytorch": "PyTorch eager",
-    COMPILED: "torch.compile",
-    "onnx": "ONNX Runtime",
-    "openvino": "OpenVINO",
-    "pt2": "`.pt2` (PyTorch)",
-    "torchscript": "TorchScript",
-    "trt": "TensorRT",
-    "trt-rtx": "TensorRT for RTX",
-}
+FORMATS = ("pytorch", COMPILED, "onnx", "openvino", "pt2", "torchscript", "trt", "trt-rtx")
+"""In the order of their lines."""
+
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "unknown")
+"""In the order of their lines."""
 
 
 @dataclass(frozen=True)
 class Line:
     """An artifact at its batch sizes, the smallest first; `eager` is PyTorch's row at the smallest, `name` its model's."""
 
-    rows: Sequence[Row]
+    rows: Sequence[ReportRow]
     name: str
-    eager: Row | None
+    eager: ReportRow | None
 
     @property
-    def row(self) -> Row:
+    def row(self) -> ReportRow:
         return self.rows[0]
 
     def p50(self) -> str:
         median = _p50(self.row)
         return "" if not median else f"{median:.0f}" if median >= 100 else f"{median:.1f}"
 
-    def times(self) -> str:
+    def speedup(self) -> str:
         eager, median = _p50(self.eager), _p50(self.row)
         return f"{eager / median:.2f}" if eager and median else ""
 
@@ -70,7 +66,7 @@ class Line:
         return f"{self.row.srcc_delta:+.5f} ({low:+.5f} to {high:+.5f})"
 
 
-def _p50(row: Row | None) -> float:
+def _p50(row: ReportRow | None) -> float:
     """Milliseconds; 0 without a row, or with too few calls for a median."""
     return row.latency_ms.p50 or 0.0 if row and row.latency_ms else 0.0
 
@@ -95,12 +91,12 @@ def _precision(line: Line) -> str:
     return f"{line.row.precision} (computed in fp32)" if stored else line.row.precision
 
 
-WAYS = {"cuda-graph": ", CUDA graph", "tensorrt": ", TensorRT", "cuda-compile": ", compiled"}
-"""What a special way to use a GPU adds to the runtime's name."""
-
-
 def _runs_on(line: Line) -> str:
-    return RUNS_ON.get(line.row.format, line.row.format) + WAYS.get(line.row.device.partition(":")[0], "")
+    format = FILE_FORMATS.get(line.row.format)
+    runtime = format.runtime if format else line.row.format
+    eager = " eager" if line.row.format == "pytorch" else ""
+    device = SPECIAL_DEVICES.get(line.row.device.partition(":")[0])
+    return runtime + eager + (f", {device.remark}" if device else "")
 
 
 COLUMNS: dict[str, Callable[[Line], str]] = {
@@ -108,7 +104,7 @@ COLUMNS: dict[str, Callable[[Line], str]] = {
     "precision": _precision,
     "MB": _figure("file_mb", ".0f"),
     "p50 ms": Line.p50,
-    "times as fast as PyTorch": Line.times,
+    "times as fast as PyTorch": Line.speedup,
     "CV %": Line.cv,
     "images/s (batch)": Line.batches,
     "largest difference": _difference,
@@ -129,32 +125,40 @@ PER_BATCH: dict[str, Callable[[Line], str]] = {
 }
 
 
-def table(
-    rows: Sequence[Row], models: Sequence[str] = (), columns: Sequence[str] = (), by_batch: bool = False
-) -> list[str]:
-    """Markdown: `models` are the checkpoints' names without ending, in their order (all of them); a column of `columns`
-    (all of them, or with `by_batch` what runs and PER_BATCH) that no line has a figure for is left out. A row that failed
-    says why instead of its figures."""
+def summary_table(
+    rows: Sequence[ReportRow], models: Sequence[str] = (), columns: Sequence[str] = (), by_batch: bool = False
+) -> str:
+    """The Markdown table.
+
+    Args:
+        rows: Of one report or of several.
+        models: The checkpoints' names without ending, in their order; none for all.
+        columns: Of COLUMNS, in their order; none for all, or with `by_batch` for what runs. One that no line has a figure
+            for is left out.
+        by_batch: Whether the columns of PER_BATCH follow, for each batch size.
+
+    Returns:
+        The table, with a line for each artifact and device; one that failed has the reason in place of its figures.
+    """
     lines = _lines(rows, models)
     chosen = {title: COLUMNS[title] for title in columns or (("runs on", "precision") if by_batch else COLUMNS)}
     chosen |= per_batch(rows) if by_batch else {}
-    sound = [line for line in lines if line.row.status == "ok" and line.row.latency_ms]
-    shown = {title: text for title, text in chosen.items() if any(text(line) for line in sound)}
-    written = [f"| model | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
-    named = ""
+    measured = [line for line in lines if line.row.status == "ok" and line.row.latency_ms]
+    shown = {title: text for title, text in chosen.items() if any(text(line) for line in measured)}
+    written, named = [], ""
     for line in lines:
         name = "" if line.name == named else f"`{line.name}`"
         named = line.name
         cells = [
-            text(line) if line in sound or title in ("runs on", "precision") else "" for title, text in shown.items()
+            text(line) if line in measured or title in ("runs on", "precision") else "" for title, text in shown.items()
         ]
-        if line not in sound:
+        if line not in measured:
             cells[2 if len(cells) > 2 else -1] = f"{line.row.status}: {line.row.reason}"
-        written.append(f"| {name} | {' | '.join(cells)} |")
-    return written
+        written.append([name, *cells])
+    return markdown.table(["model", *shown], written)
 
 
-def per_batch(rows: Sequence[Row]) -> dict[str, Callable[[Line], str]]:
+def per_batch(rows: Sequence[ReportRow]) -> dict[str, Callable[[Line], str]]:
     """Columns that say what each batch size in `rows` makes of a figure."""
 
     def of(text: Callable[[Line], str], batch: int) -> Callable[[Line], str]:
@@ -164,24 +168,23 @@ def per_batch(rows: Sequence[Row]) -> dict[str, Callable[[Line], str]]:
     return {f"{title}, batch {batch}": of(text, batch) for title, text in PER_BATCH.items() for batch in batches}
 
 
-def _lines(rows: Sequence[Row], models: Sequence[str]) -> list[Line]:
-    groups: dict[tuple[str, str, str, str, str], list[Row]] = {}
+def _lines(rows: Sequence[ReportRow], models: Sequence[str]) -> list[Line]:
+    groups: dict[tuple[str, str, str, str, str], list[ReportRow]] = {}
     for row in sorted(rows, key=lambda row: row.batch):
         name = Path(row.reference or row.path).stem
         groups.setdefault((name, row.precision, row.format, row.path, row.device), []).append(row)
     order = list(models) or list(dict.fromkeys(name for name, *_ in groups))
-    eager: dict[str, Row] = {}  # of several devices the first's
+    eager: dict[str, ReportRow] = {}  # of several devices the first's
     for (name, precision, format, *_), group in groups.items():
         if (format, precision) == ("pytorch", "fp32"):
             eager.setdefault(name, group[0])
-    formats = list(RUNS_ON)
-    return [
-        Line(group, key[0], eager.get(key[0]))
-        for key, group in sorted(
-            ((key, group) for key, group in groups.items() if key[0] in order),
-            key=lambda it: (order.index(it[0][0]), PRECISIONS.index(it[0][1]), formats.index(it[0][2]), it[0][3:]),
-        )
-    ]
+
+    def place(key: tuple[str, ...]) -> tuple[int | str, ...]:
+        name, precision, format, *others = key
+        return order.index(name), PRECISIONS.index(precision), FORMATS.index(format), *others
+
+    chosen = sorted((key for key in groups if key[0] in order), key=place)
+    return [Line(groups[key], key[0], eager.get(key[0])) for key in chosen]
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -192,7 +195,7 @@ def _lines(rows: Sequence[Row], models: Sequence[str]) -> list[Line]:
 def main(reports: Sequence[Path], models: Sequence[str], columns: Sequence[str], by_batch: bool) -> None:
     """Print REPORTS, each a report.json of musiq-bench, as one Markdown table with a line for each artifact."""
     rows = [row for report in reports for row in read(report).rows]
-    click.echo("\n".join(table(rows, models, columns, by_batch)))
+    click.echo(summary_table(rows, models, columns, by_batch))
 
 
 if __name__ == "__main__":

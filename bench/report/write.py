@@ -1,4 +1,4 @@
-"""`report.json`, `report.csv`, `report.md`, `report.html` and plots: the same rows for programs, spreadsheets, people."""
+"""Writing a report: `report.json`, `report.csv`, `report.md`, `report.html` and the plots as PNG."""
 
 from __future__ import annotations
 
@@ -10,34 +10,52 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from musiq import markdown
 from musiq.errors import MusiqError
 from musiq.files import atomic_write
 
+from ..machine.environment import in_one_line
+from .columns import columns_of
 from .html import page
 from .latency import Latency
 from .plots import NAMES, Plot, draw
-from .schema import Report, Row
-from .table import columns_of, remarks
+from .schema import Report, ReportRow
+from .table import remarks
 
-FILES = ("report.json", "report.csv", "report.md", "report.html")
+FIGURES = ("report.json", "report.csv", "report.md")
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Write FILES and the plots into `folder`, each whole or not at all; their paths.
+    """Write a report into a folder, each file whole or not at all.
 
-    Figures first, since drawing may fail where a measurement of hours is at stake. Without matplotlib there are no plots,
-    and a warning says so. Plots of an earlier report that this one has no figures for are removed.
+    Figures first, since drawing may fail where a measurement of hours is at stake. Without matplotlib there are no
+    plots, without Jinja2 there is no page, and a warning tells how to install it. Those of an earlier report are removed.
+
+    Args:
+        report: What to write.
+        folder: Where the files go; made where it is missing.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        MusiqError: A file cannot be written.
     """
     _put(folder / "report.json", _json(report))
     _put(folder / "report.csv", _csv(report))
-    _put(folder / "report.md", markdown(report))
-    plots, without = _draw(report)
-    _put(folder / "report.html", page(report, plots, without))
-    for name in NAMES:
-        (folder / f"{name}.png").unlink(missing_ok=True)
-    for plot in plots:
-        _put(folder / f"{plot.name}.png", plot.png)
-    return [folder / name for name in (*FILES, *(f"{plot.name}.png" for plot in plots))]
+    _put(folder / "report.md", markdown_of(report))
+    plots, why_not = _draw(report)
+    visual: dict[str, str | bytes] = {f"{plot.name}.png": plot.png for plot in plots}
+    try:
+        visual = {"report.html": page(report, plots, why_not), **visual}
+    except MusiqError as problem:
+        warnings.warn(str(problem), stacklevel=2)
+    for name in ("report.html", *(f"{name}.png" for name in NAMES)):
+        if name in visual:
+            _put(folder / name, visual[name])
+        else:
+            (folder / name).unlink(missing_ok=True)
+    return [folder / name for name in (*FIGURES, *visual)]
 
 
 def _put(path: Path, content: str | bytes) -> None:
@@ -69,7 +87,7 @@ def _json(report: Report) -> str:
     return json.dumps(ordered, indent=1, allow_nan=False) + "\n"
 
 
-def flatten(row: Row) -> dict[str, Any]:
+def flatten(row: ReportRow) -> dict[str, Any]:
     """A row of report.csv: `latency_ms.p50`, `srcc_interval.low` and so on, always the same columns."""
     flat: dict[str, Any] = {}
     for name, value in dataclasses.asdict(row).items():
@@ -87,17 +105,15 @@ def flatten(row: Row) -> dict[str, Any]:
     return flat
 
 
-def markdown(report: Report) -> str:
+def markdown_of(report: Report) -> str:
     """The table for a README or a pull request, with its caption and what it ran on."""
     columns = columns_of(report)
-    lines = [
-        "| " + " | ".join(column.title for column in columns) + " |",
-        "|" + "|".join(" ---: " if column.right else " --- " for column in columns) + "|",
-        *("| " + " | ".join(column.text(row).replace("|", "\\|") for column in columns) + " |" for row in report.rows),
-    ]
+    right = [index for index, column in enumerate(columns) if column.right]
+    cells = [[column.text(row) for column in columns] for row in report.rows]
+    table = markdown.table([column.title for column in columns], cells, right)
     where = report.environment
-    machine = ", ".join([where["cpu"], f"{where['cores']} cores", *(gpu["name"] for gpu in where["gpus"])])
     packages = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    said = [f"- {remark}" for remark in remarks(report)]
-    foot = [f"{machine}. Python {where['python']}, {packages}. {report.created}.", "", f"    {report.command}"]
-    return "\n".join([report.caption, "", *lines, "", *said, *([""] if said else []), *foot, ""])
+    notes = [f"- {remark}" for remark in remarks(report)]
+    foot = f"{in_one_line(where)}. Python {where['python']}, {packages}. {report.created}."
+    command = f"    {report.command}"
+    return "\n".join([report.caption, "", table, "", *notes, *([""] if notes else []), foot, "", command, ""])

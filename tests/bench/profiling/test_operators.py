@@ -99,8 +99,8 @@ def test_twice_the_work_in_the_same_time_is_twice_the_share(monkeypatch: pytest.
 
 def test_shares_add_up_and_rare_kinds_are_one_row() -> None:
     kinds = {f"kind{i}": (i, 10.0) for i in range(1, 5)}
-    lines = Account(lively_model("tiny").spec, kinds, wall_ms=50.0).lines(work=1.0, most=2)
-    assert lines[2:5] == [
+    table = Account(lively_model("tiny").spec, kinds, wall_ms=50.0).table(work=1.0, most=2)
+    assert table.splitlines()[2:5] == [
         "| kind1 | 1 | 10.0 | 25% |",
         "| kind2 | 2 | 10.0 | 25% |",
         "| 2 other kinds | 7 | 20.0 | 50% |",

@@ -52,8 +52,8 @@ def test_one_command_measures_batches_sizes_and_numbers_of_images(tmp_path: Path
 
 
 def test_a_size_without_memory_is_a_row_with_its_reason() -> None:
-    short = scaling.Call("onnx fp32", 12.0, 1, None, None, "out of memory", "killed")
-    assert scaling.lines([], [short], [])[2] == "| onnx fp32 | 12.00 | out of memory: killed |  |"
+    short = scaling.BatchCost("onnx fp32", 12.0, 1, None, None, "out of memory", "killed")
+    assert "| onnx fp32 | 12.00 | out of memory: killed |  |" in scaling.tables([], [short], [])
     assert scaling.draw([], [short], []).startswith(b"\x89PNG")
 
 
@@ -91,7 +91,11 @@ def test_a_decoder_that_is_not_installed_is_a_row_that_says_so(photos: Path, mon
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     found = jpeg_decoders.measure(sorted(photos.glob("*.jpg")), 64, 64, None, times=1)
     assert "simplejpeg" in found["simplejpeg"].problem
-    row = next(line for line in jpeg_decoders.lines(found, scored=False) if line.startswith("| simplejpeg"))
+    row = next(
+        line
+        for line in jpeg_decoders.decoder_table(found, scored=False).splitlines()
+        if line.startswith("| simplejpeg")
+    )
     assert "import of simplejpeg halted" in row
 
 

@@ -1,28 +1,21 @@
-"""The plots of a report: what is drawn, where the names stand, and what has too few figures."""
+"""The plots of a report: what is drawn, what the legend tells, and what has too few figures."""
 
 from __future__ import annotations
 
 import io
 import itertools
-import sys
 import xml.etree.ElementTree as ET
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from matplotlib.text import Text
-from scipy import optimize
 
-from musiq.errors import MusiqError
-from musiq_bench.report import plots
+from musiq_bench.report.columns import runs_on
 from musiq_bench.report.latency import summarise
-from musiq_bench.report.plot_labels import apart
-from musiq_bench.report.plot_style import names, short
-from musiq_bench.report.plots import Plot, draw
+from musiq_bench.report.plot_style import names
+from musiq_bench.report.plots import Plot, draw, figures
 from musiq_bench.report.schema import Report
-from musiq_bench.report.write import write
 from tests.made_report import MORE, RUNTIMES, made_report
 
 CROWD = tuple(f"{name}-1024x768" for name in ("musiq", "resnet50", "resnet50-classic", "tiny", "another"))
@@ -30,21 +23,6 @@ CROWD = tuple(f"{name}-1024x768" for name in ("musiq", "resnet50", "resnet50-cla
 
 def drawn(report: Report) -> dict[str, Plot]:
     return {plot.name: plot for plot in draw(report)}
-
-
-def figures(report: Report, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """matplotlib's own figures, by the name of the plot, laid out but not made into images."""
-    kept: dict[str, Any] = {}
-    monkeypatch.setattr(plots, "_svg", lambda figure, name: kept.update({name: figure}) or "")
-    monkeypatch.setattr(plots, "_png", lambda figure: figure.draw_without_rendering() or b"")
-    draw(report)
-    return kept
-
-
-def overlapping(texts: list[Any]) -> list[tuple[str, str]]:
-    # That of the text alone: an annotation's own extent has its arrow in it.
-    boxes = [(text.get_text(), Text.get_window_extent(text)) for text in texts if text.get_text()]
-    return [(one, other) for (one, a), (other, b) in itertools.combinations(boxes, 2) if a.overlaps(b)]
 
 
 def pixels(png: bytes) -> Any:
@@ -70,56 +48,92 @@ def test_each_plot_is_an_image_for_paper_and_one_for_a_page() -> None:
     assert not any(one & other for one, other in itertools.combinations(ids, 2))
 
 
-def test_no_name_stands_on_another_or_on_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    for labelled in (True, False):
-        found = figures(made_report(CROWD, (1, 8), RUNTIMES + MORE, labelled), monkeypatch)
-        (axes,) = found["latency-srcc"].axes
-        texts = [text for text in axes.texts if text.get_text()]
-        assert len(texts) == 20
-        assert overlapping(texts) == []
-        points = [line for line in axes.lines if line.get_marker() not in ("None", "")]
-        at = [axes.transData.transform(line.get_xydata()[0]) for line in points]
-        assert len(at) == 20
-        assert not [text for text in texts for x, y in at if text.get_window_extent().contains(x, y)]
-        frame = axes.get_window_extent()
-        assert all(frame.contains(*edge) for text in texts for edge in text.get_window_extent().corners())
-        assert overlapping(found["images-per-second"].axes[0].texts) == []
+def points_of(axes: Any) -> list[Any]:
+    return [line for line in axes.lines if line.get_marker() not in ("None", "")]
 
 
-def test_points_stand_at_the_p50_and_srcc_of_the_smallest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def legend_of(figure: Any) -> dict[str, Any]:
+    """What each text of the legend stands beside."""
+    (legend,) = figure.legends
+    return dict(zip((text.get_text() for text in legend.get_texts()), legend.legend_handles, strict=True))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_each_of_20_points_is_known_by_its_colour_and_marker_in_the_legend(labelled: bool) -> None:
+    report = made_report(CROWD, (1, 8), RUNTIMES + MORE, labelled)
+    found = figures(report)
+    points = points_of(found["latency-srcc"][0].axes[0])
+    marks = [(line.get_color(), line.get_marker()) for line in points]
+    assert len(set(marks)) == len(marks) == 20
+    for name in ("latency-srcc", "images-per-second"):
+        legend = legend_of(found[name][0])
+        assert list(legend)[:4] == ["PyTorch cpu, fp32", "ORT CPU, fp32", "ORT CPU, int8", "OpenVINO CPU, bf16"]
+        assert list(legend)[4:] == ["musiq", "resnet50", "resnet50-classic", "tiny", "another"]
+        first = [row for row in report.rows if row.batch == 1]
+        drawn = points_of(found[name][0].axes[0])
+        for row, line in zip(first, drawn, strict=True):
+            assert line.get_marker() == legend[row.model.removesuffix("-1024x768")].get_marker()
+            colour = next(
+                handle for text, handle in legend.items() if text.endswith(f"{runs_on(row)}, {row.precision}")
+            )
+            assert line.get_color() == colour.get_color()
+
+
+def test_rows_that_colour_and_marker_cannot_tell_apart_have_a_line_each_in_the_legend() -> None:
+    report = made_report(("model", "model-1024x768"), (1,), RUNTIMES)  # one name without its size
+    figure, _ = figures(report)["latency-srcc"]
+    legend = legend_of(figure)
+    assert list(legend) == names(report.rows, full=True)
+    marks = [(line.get_color(), line.get_marker()) for line in points_of(figure.axes[0])]
+    assert marks == [(handle.get_color(), handle.get_marker()) for handle in legend.values()]
+    assert len(set(marks)) == 4
+
+
+def test_the_legend_stands_inside_the_image_and_off_the_axes() -> None:
+    for figure, _ in figures(made_report(CROWD, (1, 8))).values():
+        figure.draw_without_rendering()
+        for legend in figure.legends:
+            box = legend.get_window_extent()
+            assert figure.bbox.x0 <= box.x0
+            assert box.x1 <= figure.bbox.x1
+            assert box.y1 <= figure.bbox.y1
+            assert not box.overlaps(figure.axes[0].get_window_extent())
+
+
+def test_points_stand_at_the_p50_and_srcc_of_the_smallest_batch() -> None:
     report = made_report(batches=(8, 1))
-    (axes,) = figures(report, monkeypatch)["latency-srcc"].axes
-    points = [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() not in ("None", "")]
+    (axes,) = figures(report)["latency-srcc"][0].axes
+    points = [tuple(line.get_xydata()[0]) for line in points_of(axes)]
     assert points == [(row.latency_ms.p50, row.srcc) for row in report.rows if row.batch == 1 and row.latency_ms]
     intervals = [np.ptp(each.get_segments()[0][:, 1]) for each in axes.collections]
     assert intervals == pytest.approx([0.09] * 4)
     assert axes.get_ylabel() == "SRCC to the labels"
 
 
-def test_without_labels_quality_is_the_agreement_with_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    (axes,) = figures(made_report(labelled=False), monkeypatch)["latency-srcc"].axes
-    heights = [line.get_ydata()[0] for line in axes.lines if line.get_marker() not in ("None", "")]
+def test_without_labels_quality_is_the_agreement_with_pytorch() -> None:
+    (axes,) = figures(made_report(labelled=False))["latency-srcc"][0].axes
+    heights = [line.get_ydata()[0] for line in points_of(axes)]
     assert sorted(heights) == [0.9999, 0.9999, 0.9999, 1.0]
     assert axes.get_ylabel() == "SRCC to PyTorch fp32"
     assert len(axes.collections) == 0
 
 
-def test_the_calls_themselves_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_calls_themselves_are_drawn() -> None:
     report = made_report(batches=(1,))
-    (axes,) = figures(report, monkeypatch)["latencies"].axes
+    (axes,) = figures(report)["latencies"][0].axes
     for line, row in zip(axes.lines, report.rows, strict=True):
         assert row.latency_ms is not None
         assert line.get_xdata().tolist() == row.latency_ms.samples
         assert len(row.latency_ms.samples) == 120
 
 
-def test_a_line_of_images_per_second_is_one_model_run_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_of_images_per_second_is_one_model_run_one_way() -> None:
     report = made_report(batches=(8, 1))
     compiled = made_report(runtimes=RUNTIMES[:1], seed=1).rows
     for row in compiled:
         row.role = "baseline"
     report.rows += compiled
-    (axes,) = figures(report, monkeypatch)["images-per-second"].axes
+    (axes,) = figures(report)["images-per-second"][0].axes
     lines = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in axes.lines]
     assert [batches for batches, _ in lines] == [[1, 8]] * 5
     assert lines[0][1] == [report.rows[1].images_per_s, report.rows[0].images_per_s]
@@ -152,38 +166,4 @@ def test_names_say_what_tells_rows_apart() -> None:
     assert names(rows)[0] == "model-1024x768, PyTorch cpu"
     assert names(rows)[1:3] == ["model-1024x768, ORT CPU, fp32", "model-1024x768, ORT CPU, int8"]
     crowd = made_report(CROWD, (1,), RUNTIMES).rows
-    assert short(crowd)[:2] == ["musiq", "musiq"]
     assert len(set(names(crowd, full=True))) == len(crowd)
-
-
-def test_heights_are_moved_apart_as_little_as_can_be() -> None:
-    rng = np.random.default_rng(5)
-    wanted = np.sort(rng.uniform(0, 100, 12))
-    found = apart(wanted, 6.0, -1000, 1000)
-    assert (np.diff(found) >= 6 - 1e-9).all()
-    gaps = optimize.LinearConstraint(np.diff(np.eye(12), axis=0), lb=6)
-    best = optimize.minimize(lambda at: ((at - wanted) ** 2).sum(), wanted, constraints=[gaps], method="SLSQP")
-    np.testing.assert_allclose(found, best.x, atol=1e-2)
-    inside = apart(wanted, 6.0, 0, 100)
-    assert inside.min() >= 0
-    assert inside.max() <= 100 + 1e-9
-
-
-def test_without_matplotlib_the_report_is_written_and_says_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MusiqError, match=r"pip install 'musiq\[bench\]'"):
-        draw(made_report())
-    with pytest.warns(UserWarning, match="Plots need matplotlib"):
-        written = write(made_report(), tmp_path)
-    assert [path.name for path in written] == ["report.json", "report.csv", "report.md", "report.html"]
-    assert "Plots need matplotlib" in (tmp_path / "report.html").read_text()
-
-
-def test_a_plot_of_an_earlier_report_does_not_stay_beside_this_one(tmp_path: Path) -> None:
-    write(made_report(), tmp_path)
-    assert (tmp_path / "images-per-second.png").exists()
-    written = write(made_report(batches=(1,)), tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted(written)
-    assert {path.suffix for path in written} == {".json", ".csv", ".md", ".html", ".png"}

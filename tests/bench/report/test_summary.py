@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from click.testing import CliRunner
 
-from musiq_bench.report.schema import Row
-from musiq_bench.report.summary import main, table
+from musiq_bench.report.schema import ReportRow
+from musiq_bench.report.summary import main, summary_table
 from musiq_bench.report.write import write
 from tests.made_report import MORE, RUNTIMES, label, made_report, made_row
 
@@ -17,10 +18,14 @@ PYTORCH, ONNX = RUNTIMES
 INT8 = MORE[0]
 
 
-def made(batches: tuple[int, ...] = (1,)) -> list[Row]:
+def made(batches: tuple[int, ...] = (1,)) -> list[ReportRow]:
     rng = np.random.default_rng(0)
     # The least likely order: the table sorts.
     return [made_row("model", runtime, batch, rng) for batch in batches for runtime in (INT8, ONNX, PYTORCH)]
+
+
+def table(*given: Any, **options: Any) -> list[str]:
+    return summary_table(*given, **options).splitlines()
 
 
 def cells(line: str) -> list[str]:

@@ -10,16 +10,22 @@ from rich.console import Console
 
 from musiq_bench.report.schema import Report
 from musiq_bench.report.table import remarks, show
-from tests.made_report import MORE, RUNTIMES, made_report
+from tests.made_report import MORE, RUNTIMES, made_report, measured_row, plain_row, small_report
 
 PT2 = ("pt2", "PyTorch cpu", "fp32", 1.0)
+
+
 MODELS = ("resnet50-classic-1024x768", "musiq-1024x768")
 
 
 def rendered(report: Report, width: int) -> list[str]:
+    return text_of(report, width).splitlines()
+
+
+def text_of(report: Report, width: int) -> str:
     out = io.StringIO()
     show(report, Console(file=out, width=width))
-    return out.getvalue().splitlines()
+    return out.getvalue()
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -44,6 +50,29 @@ def test_more_is_said_where_there_is_more_room() -> None:
     assert len(titles[0]) < len(titles[2]) < len(titles[4])
     assert {"model", "batch", "p50", "diff", "SRCC"} <= titles[0]
     assert {"load", "peak", "file"} <= titles[4]
+
+
+def test_the_table_fits_100_columns_and_has_more_where_it_is_wider() -> None:
+    long = plain_row(role="candidate", model="a-rather-long-name-of-a-model", status="out of memory", reason="no room")
+    found = small_report(measured_row(load_s=1.5, file_mb=104.7), measured_row(batch=128, images_per_s=12345.6), long)
+    narrow = text_of(found, 100)
+    assert max(map(len, narrow.splitlines())) <= 100
+    for title in ("p50 ms", "p90 ms", "img/s", "max diff", "SRCC ref", "PLCC"):
+        assert title in narrow
+    assert "0.8123" in narrow
+    assert "out of memory: no room" in narrow
+    assert "load s" not in narrow
+    assert "load s" in text_of(found, 200)
+    assert "PLCC" not in text_of(small_report(measured_row(), labels=False), 100)
+    assert "a-rather-long" in text_of(found, 200)
+    eighty = text_of(small_report(measured_row(), measured_row(srcc=-0.5, plcc=-0.5)), 80).splitlines()
+    assert max(map(len, eighty)) <= 80
+    assert "ORT CPU" in eighty[3]
+
+
+def test_a_word_stands_in_the_cell_of_a_figure_that_does_not_exist() -> None:
+    found = text_of(small_report(measured_row(srcc=None, words={"srcc": "constant labels"})), 100)
+    assert "constant" in found.splitlines()[3]
 
 
 def test_one_thing_to_say_of_several_batch_sizes_is_said_once() -> None:

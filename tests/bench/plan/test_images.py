@@ -1,0 +1,53 @@
+"""The images and labels of a run: chosen, decoded, kept for each size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from musiq.errors import MusiqError
+from musiq_bench.plan.images import Labels, choose, find_labels
+from tests.bench_place import SPEC
+
+pytest_plugins = ["tests.bench_fixtures"]
+
+
+def test_a_public_datasets_folder_gives_images_and_labels(tmp_path: Path) -> None:
+    (tmp_path / "1024x768").mkdir()
+    (tmp_path / "512x384").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        for folder in ("1024x768", "512x384"):  # as its authors publish it: every image is there twice
+            cv2.imwrite(str(tmp_path / folder / name), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "koniq-10k.txt").write_text("s1\ta.jpg\t3.5\ns2\tb.jpg\t2.5\ns3\tc.jpg\t1.5\n")
+    for source in (None, str(tmp_path), f"koniq10k={tmp_path}"):
+        labels = find_labels([tmp_path], source, None)
+        assert labels is not None
+        found = choose([tmp_path], labels, 0, tmp_path)
+        assert [str(file.relative_to(tmp_path)) for file in found.files] == [f"1024x768/{n}.jpg" for n in "abc"]
+        assert labels.of(found.files) == [3.5, 2.5, 1.5]
+        assert labels.dataset.target == "KonIQ-10k mean rating (1-5)"
+    assert find_labels([tmp_path / "512x384"], None, None) is None
+    with pytest.raises(MusiqError, match="is no dataset that is known here"):
+        find_labels([tmp_path], str(tmp_path / "512x384"), None)
+
+
+def test_images_are_thinned_evenly_and_kept_for_each_size(place: Path, tmp_path: Path) -> None:
+    labels = Labels.read(place / "labels.csv", "all")
+    few = choose([place / "photos"], labels, 4, tmp_path)
+    assert [file.name for file in few.files] == ["00.png", "03.png", "06.png", "09.png"]
+    assert few.found == 12
+    raw = np.fromfile(few.decoded(SPEC.height, SPEC.width), np.uint8).reshape(4, SPEC.height, SPEC.width, 3)
+    assert (raw[1] == cv2.imread(str(few.files[1]))[:, :, ::-1]).all()
+    assert few.decoded(SPEC.height, SPEC.width).stat().st_size == raw.size
+    assert few.fitted == 0
+    assert few.decoded(32, 32).stat().st_size == 4 * 32 * 32 * 3
+    assert few.fitted == 4
+
+
+def test_labels_for_other_images_are_an_error(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("image,mos\nsomewhere.png,3\n")
+    with pytest.raises(MusiqError, match=r"None of the 12 images in .* has a label"):
+        choose([place / "photos"], Labels.read(tmp_path / "labels.csv", None), 0, tmp_path)
