@@ -1,4 +1,4 @@
-"""Runtimes: each opens one kind of file and is one callable: uint8 images in, float32 scores out, returned is done."""
+"""What every runtime offers, and the checks that all of them share: of devices, and of the images they are given."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from musiq import artifact
+from musiq.artifact import Record
 from musiq.errors import MusiqError
+from musiq.file_formats import ENDINGS, FILE_FORMATS, SPECIAL_DEVICES, ending_of
 from musiq.hardware import cuda_index
 from musiq.spec import Spec
 
@@ -20,28 +21,54 @@ Scores = NDArray[np.float32]
 
 
 class Runtime(Protocol):
-    """What every runtime offers. Safe to call from several threads unless its module says otherwise."""
+    """One callable for every kind of file: uint8 images in, float32 scores out, and what has returned is finished.
+
+    Safe to call from several threads unless its module says otherwise.
+
+    Attributes:
+        spec: What the model is.
+        provider: What really runs, as the backend itself names it: "CPUExecutionProvider", "PyTorch cpu", ...
+        in_flight: How many calls at once make sense, each from a thread of its own: 1 on a CPU, which one call keeps busy,
+            unless it was opened for throughput; 2 on a GPU, where one batch is copied while another computes. Each call
+            holds the working memory of its batch.
+        default_batch: How many images make sense in a call, for those who do not know better.
+    """
 
     spec: Spec
     provider: str
-    """What really runs, as the backend itself names it: "CPUExecutionProvider", "PyTorch cpu", ..."""
     in_flight: int
-    """How many calls at once make sense, each from a thread of its own: 1 on a CPU, which one call keeps busy, unless it
-    was opened for throughput; 2 on a GPU, where one batch is copied while another computes. Each call holds the working
-    memory of its batch."""
     default_batch: int
-    """How many images make sense in a call, for those who do not know better: see `feed.Feed.default_batch`."""
 
     def __call__(self, images: Images) -> Scores:
-        """uint8 (N, H, W, 3) RGB to float32 (N,): scores in the units of `spec.target`."""
+        """The scores alone.
+
+        Args:
+            images: uint8 RGB (N, spec.height, spec.width, 3), N at least 1.
+
+        Returns:
+            float32 (N,), in the units of `spec.target`.
+
+        Raises:
+            MusiqError: The images are of another shape or type, the runtime was closed, or the device failed.
+        """
         ...
 
     def run(self, images: Images) -> dict[str, Scores]:
-        """All that the model computes: "score" (N,), and "shares" (N, K) of the ratings 1..K where it has them."""
+        """All that the model computes.
+
+        Args:
+            images: uint8 RGB (N, spec.height, spec.width, 3), N at least 1.
+
+        Returns:
+            "score", float32 (N,), and where the model has K > 1 outputs "shares", float32 (N, K), of the ratings 1..K.
+
+        Raises:
+            MusiqError: As of a call.
+        """
         ...
 
     def close(self) -> None:
-        """Give memory and device back; a call afterwards raises MusiqError."""
+        """Give memory and device back, after the calls that run; a call afterwards raises MusiqError."""
         ...
 
 
@@ -50,41 +77,40 @@ MODES = ("latency", "throughput")
 
 
 @dataclass(frozen=True)
-class Opening:
-    """How to open a file: see `open_runtime`. The record, read and checked already, is what engines live by."""
+class RuntimeOptions:
+    """How to open a file.
 
-    device: str
-    threads: int | None
+    Attributes:
+        device: "auto", "cpu", "cuda:0" (any number), or one of SPECIAL_DEVICES with a number.
+        threads: On a CPU; None for as many as this process may use.
+        throughput: Whether each of the threads runs a call of its own.
+        record: The artifact's, read and checked already; engines know nothing of their model but this.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
     throughput: bool = False
-    record: artifact.Record | None = None
+    record: Record | None = None
 
 
-Opener = Callable[[Path, Opening], Runtime]
-
-
-CHECKPOINTS = (".safetensors", ".pth", ".pt", ".npz")
-
-
-WAYS: dict[str, tuple[str, ...]] = {
-    "cuda-graph": (".onnx",),
-    "tensorrt": (".onnx",),
-    "cuda-compile": (".pt2", *CHECKPOINTS),
-}
-"""Special ways to use a CUDA device, and which files have them."""
+Opener = Callable[[Path, RuntimeOptions], Runtime]
 
 
 def check_device(device: str, path: Path) -> None:
     """Raise MusiqError unless `device` is one that a file of this kind can run on."""
     kind, colon, number = device.partition(":")
-    on_gpu = kind in ("cuda", *WAYS) and (number.isdecimal() or not colon)
+    on_gpu = kind in ("cuda", *SPECIAL_DEVICES) and (number.isdecimal() or not colon)
     if device not in ("auto", "cpu") and not on_gpu:
         raise MusiqError(
             f"There is no device {device!r}; expected auto, cpu, cuda or cuda:0 (any number), for .onnx files also "
             "cuda-graph:0 or tensorrt:0, and for .pt2 files cuda-compile:0."
         )
-    if kind in WAYS and path.suffix not in WAYS[kind]:
-        ending = WAYS[kind][0]
-        wanted = f"{'an' if ending == '.onnx' else 'a'} {ending} file does"
+    if kind not in SPECIAL_DEVICES:
+        return
+    formats, ending = SPECIAL_DEVICES[kind].formats, ending_of(path)
+    if ending is None or ENDINGS[ending].name not in formats:
+        other = FILE_FORMATS[formats[0]].endings[0]
+        wanted = f"{'an' if other == '.onnx' else 'a'} {other} file does"
         raise MusiqError(f"{path.name} does not run on {device}, {wanted}: use cuda:{cuda_index(device)}.")
 
 
@@ -94,7 +120,7 @@ def check_images(images: Images, spec: Spec) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (spec.height, spec.width, 3):
         raise MusiqError(
             f"The images are {images.dtype} {images.shape}; this model takes {expected}, RGB. "
-            "musiq.images.fit.fit makes them fit."
+            "musiq.images.fit makes them fit."
         )
     if not len(images):
         raise MusiqError(f"The batch is empty; this model takes {expected} with N of at least 1.")

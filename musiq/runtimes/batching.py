@@ -1,4 +1,4 @@
-"""From any batch of images to the calls that an artifact allows: its inputs, its batch sizes."""
+"""Turns any batch of images into the calls that an artifact allows: its inputs, its batch sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from musiq.pyramid import scales
 from musiq.runtimes.base import Images, Scores, check_images
 from musiq.spec import Spec
 
-SPEC, INPUTS, BATCH, PRECISION = "musiq.spec", "musiq.inputs", "musiq.batch", "musiq.precision"
+KEYS = SPEC, INPUTS, BATCH, PRECISION = "musiq.spec", "musiq.inputs", "musiq.batch", "musiq.precision"
 """Keys of the facts that every artifact whose format has room for them carries inside."""
 
 OUTPUTS = ("score", "shares")
@@ -22,14 +22,22 @@ OUTPUTS = ("score", "shares")
 USUAL_BATCH = 8
 """Images in a call, where nobody says how many."""
 PIXELS_PER_THREAD = 2**18
-"""Pixels of a call's images that keep one CPU thread busy: more at once gain nothing and take memory. On 2 cores of an
-Intel Xeon batches of 8 took, to one by one, 0.8 to 0.9 of the time at 256x192 (`tiny`), 0.9 to 1.0 at 224x224 (`resnet50`),
-1.0 to 1.1 at 512x384 (`musiq`) and 1.05 to 1.2 at 1024x768 (`musiq`, `tiny`), there with two to four times the memory."""
+"""Pixels of a call's images that keep one CPU thread busy: more at once gain nothing and take memory."""
+
+Call = Callable[[list[NDArray[Any]]], Sequence[NDArray[Any]]]
+"""One call of a backend: an array for each input, (N, ...), to one for each output."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """What an artifact takes: "image" or "pyramid" inputs, `smallest` to `largest` images a call (0: no limit)."""
+    """What an artifact takes, and how any batch of images is given to it.
+
+    Attributes:
+        spec: Of its model.
+        inputs: "image" (uint8) or "pyramid" (the normalised scales, each an input of its own).
+        smallest: Images in a call at least.
+        largest: Images in a call at most; 0 for no limit.
+    """
 
     spec: Spec
     inputs: str = "image"
@@ -62,6 +70,7 @@ class Feed:
 
     @property
     def is_static(self) -> bool:
+        """Whether it takes one batch size alone."""
         return self.smallest == self.largest
 
     def metadata(self, precision: str) -> dict[str, str]:
@@ -69,7 +78,7 @@ class Feed:
         batch = f"{self.smallest}..{self.largest}"
         return {SPEC: self.spec.to_json(), INPUTS: self.inputs, BATCH: batch, PRECISION: precision}
 
-    def run(self, images: Images, call: Callable[[list[NDArray[Any]]], Sequence[NDArray[Any]]]) -> dict[str, Scores]:
+    def run(self, images: Images, call: Call) -> dict[str, Scores]:
         """Call `call` with input arrays as often as needed: large batches are split, small ones padded and trimmed."""
         check_images(images, self.spec)
         step = self.largest or len(images)
@@ -77,7 +86,7 @@ class Feed:
         joined = [np.concatenate(outputs) if len(outputs) > 1 else outputs[0] for outputs in zip(*parts, strict=True)]
         return dict(zip(OUTPUTS, joined, strict=False))
 
-    def _once(self, images: Images, call: Callable[[list[NDArray[Any]]], Sequence[NDArray[Any]]]) -> list[Scores]:
+    def _once(self, images: Images, call: Call) -> list[Scores]:
         n = len(images)
         if n < self.smallest:
             images = np.concatenate([images, np.repeat(images[-1:], self.smallest - n, axis=0)])

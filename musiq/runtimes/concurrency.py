@@ -1,4 +1,4 @@
-"""Calls in flight: as many at once as there are slots, none after the runtime was closed."""
+"""Limits how many calls run at once, and lets none in after a runtime was closed."""
 
 from __future__ import annotations
 
@@ -15,42 +15,43 @@ IN_FLIGHT = 2
 """Calls at once on a GPU: while one batch computes, the next is copied there. A third would only wait, and hold memory."""
 
 
-def opened(thing: T | None) -> T:
+def not_closed(thing: T | None) -> T:
     """What a runtime works with. Raises MusiqError where close() took it away."""
     if thing is None:
         raise MusiqError("This model was closed. Open it again with musiq.load.")
     return thing
 
 
-class Slots(Generic[T]):
-    """What one call needs to itself, a few times over: each call takes one, and waits while none is free."""
+class Pool(Generic[T]):
+    """What one call needs to itself, such as a stream, a few times over: each call takes one, and waits while none is
+    free."""
 
-    def __init__(self, slots: Sequence[T]) -> None:
-        self._free = list(slots)
+    def __init__(self, members: Sequence[T]) -> None:
+        self._free = list(members)
         self._busy = 0
         self._closed = False
         self._changed = threading.Condition()
 
     @contextmanager
     def one(self) -> Iterator[T]:
-        """A slot until the end of the block. Raises MusiqError once the slots are closed, to who waits for one too."""
+        """A member until the end of the block. Raises MusiqError once the pool is closed, to who waits for one too."""
         with self._changed:
             self._changed.wait_for(lambda: self._free or self._closed)
-            slot = opened(None if self._closed else self._free.pop())
+            member = not_closed(None if self._closed else self._free.pop())
             self._busy += 1
         try:
-            yield slot
+            yield member
         finally:
             with self._changed:
-                self._free.append(slot)
+                self._free.append(member)
                 self._busy -= 1
                 self._changed.notify_all()
 
     def close(self) -> list[T]:
-        """Let no call in any more, wait for those that run, and hand the slots over for freeing: once, then none."""
+        """Let no call in any more, wait for those that run, and hand the members over for freeing: once, then none."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._busy)
-            slots, self._free = self._free, []
-            return slots
+            members, self._free = self._free, []
+            return members

@@ -1,4 +1,4 @@
-"""The little of CUDA that a runtime needs, through cuda-python: which GPU there is, and memory on both sides of it."""
+"""Calls CUDA through cuda-python, the little that a runtime needs: which GPU there is, streams, memory on both sides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from musiq.hardware import cuda_index
 
 @dataclass(frozen=True)
 class Gpu:
-    """`capability` is the compute capability without its dot: 86 for 8.6, which engines call SM86."""
+    """A CUDA device.
+
+    Attributes:
+        index: Its number, 1 for "cuda:1".
+        name: As the driver says it.
+        capability: Its compute capability without the dot: 86 for 8.6, which engines call SM86.
+    """
 
     index: int
     name: str
@@ -112,14 +118,14 @@ class Buffer:
         self._cuda.cudaFreeHost(self._host)
 
 
-class Lane:
-    """A stream and its buffers: what a call needs on the GPU beside the model, so that calls in two lanes overlap."""
+class Stream:
+    """A CUDA stream and its buffers: what a call needs on the GPU beside the model. Calls on two streams overlap."""
 
     def __init__(self, index: int) -> None:
         self._cuda, self._index = import_cuda(), index
         self.buffers: dict[str, Buffer] = {}
         self.enter()
-        self.stream = call(self._cuda.cudaStreamCreate)
+        self.handle = call(self._cuda.cudaStreamCreate)
 
     def enter(self) -> None:
         """To be called first in each thread: the current device is each thread's own."""
@@ -134,19 +140,19 @@ class Lane:
         return self.buffers[name]
 
     def upload(self, name: str, array: NDArray[Any]) -> None:
-        self.buffers[name].upload(array, self.stream)
+        self.buffers[name].upload(array, self.handle)
 
     def download(self, shapes: dict[str, tuple[int, ...]]) -> list[NDArray[Any]]:
         """The values of each named buffer, when all that was put on the stream is done."""
-        views = [self.buffers[name].download(shape, self.stream) for name, shape in shapes.items()]
+        views = [self.buffers[name].download(shape, self.handle) for name, shape in shapes.items()]
         self.wait()
         return [view.copy() for view in views]
 
     def wait(self) -> None:
-        call(self._cuda.cudaStreamSynchronize, self.stream)
+        call(self._cuda.cudaStreamSynchronize, self.handle)
 
     def free(self) -> None:
         self.enter()
         while self.buffers:
             self.buffers.popitem()[1].free()
-        self._cuda.cudaStreamDestroy(self.stream)
+        self._cuda.cudaStreamDestroy(self.handle)

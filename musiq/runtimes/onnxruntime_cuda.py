@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU: sessions that start there or say why not, pinned memory bound to them, CUDA graphs."""
+"""Runs ONNX Runtime on a GPU: sessions that start there or say why not, pinned memory bound to them, CUDA graphs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from musiq import hardware
 from musiq.artifact import Record
 from musiq.errors import MusiqError
-from musiq.hardware import DRIVER, cuda_index, why_no_driver
+from musiq.hardware import cuda_index
 from musiq.runtimes import cuda
 from musiq.runtimes.batching import Feed
-from musiq.runtimes.concurrency import IN_FLIGHT, Slots
+from musiq.runtimes.concurrency import IN_FLIGHT, Pool
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -56,10 +57,10 @@ def providers(device: str, record: Record | None) -> list[Any]:
     """What ONNX Runtime is asked for, the best first; the rest is for operators that the best one does not have."""
     index = cuda_index(device)
     # TF32 is off: "fp32" is fp32 in every runtime.
-    cuda: dict[str, Any] = {"device_id": index, "use_tf32": 0}
+    cuda_options: dict[str, Any] = {"device_id": index, "use_tf32": 0}
     if device.startswith("cuda-graph"):
-        cuda["enable_cuda_graph"] = 1
-    wanted: list[Any] = [(CUDA, cuda), CPU]
+        cuda_options["enable_cuda_graph"] = 1
+    wanted: list[Any] = [(CUDA, cuda_options), CPU]
     if device.startswith("tensorrt"):
         wanted.insert(0, (TENSORRT, {"device_id": index, **tensorrt_options(record)}))
     return wanted
@@ -104,7 +105,7 @@ def _quiet(ort: Any) -> Iterator[None]:
 
 def why_not(ort: Any, provider: str) -> tuple[str, str] | None:
     """Why a provider cannot start on this machine and what to do; None where nothing is seen to be missing."""
-    driver, library = why_no_driver(), why_no_library(ort, provider)
+    driver, library = hardware.why_no_driver(), why_no_library(ort, provider)
     if not (driver or library):
         return None
     remedies = []
@@ -126,13 +127,13 @@ def why_no_library(ort: Any, provider: str) -> str:
         for part in ("shared", name):
             ctypes.CDLL(str(folder / f"{start}onnxruntime_providers_{part}{end}"), ctypes.RTLD_GLOBAL)
     except OSError as problem:
-        if DRIVER in str(problem):
+        if hardware.DRIVER in str(problem):
             return ""  # the driver's, which comes from no package
         return f"a library is missing ({str(problem).removeprefix(str(folder) + os.sep)})"
     return ""
 
 
-class Bound:
+class BoundSession:
     """Calls through memory that is bound to the session's inputs and outputs: two at a time, while one computes the
     other is copied; more of them wait. Buffers grow with the largest batch seen.
 
@@ -144,23 +145,23 @@ class Bound:
         graph = device.startswith("cuda-graph")
         self.in_flight = IN_FLIGHT
         self._graphs = ThreadPoolExecutor(1, thread_name_prefix="musiq-graph") if graph else None
-        lanes = []
+        bindings = []
         for number in range(1, IN_FLIGHT + 1):
             options = ort.RunOptions()
             if graph:
-                options.add_run_config_entry("gpu_graph_id", str(number))  # each lane's addresses are its own
-            lanes.append(BoundLane(session, cuda_index(device), options, self._graphs))
-        self._lanes = Slots(lanes)
+                options.add_run_config_entry("gpu_graph_id", str(number))  # the addresses of each binding are its own
+            bindings.append(IoBinding(session, cuda_index(device), options, self._graphs))
+        self._bindings = Pool(bindings)
         if graph:
-            self._capture(feed, lanes)
+            self._capture(feed, bindings)
 
-    def _capture(self, feed: Feed, lanes: list[BoundLane]) -> None:
+    def _capture(self, feed: Feed, bindings: list[IoBinding]) -> None:
         """At opening, so that what cannot be captured is known then, and no later call is slow."""
         dtype = np.float32 if feed.inputs == "pyramid" else np.uint8
         zeros = [np.zeros((feed.largest, *shape), dtype) for shape in feed.shapes().values()]
         try:
-            for lane in lanes:
-                lane.run(zeros)
+            for binding in bindings:
+                binding.run(zeros)
         except Exception as problem:
             self.close()
             raise MusiqError(
@@ -169,52 +170,52 @@ class Bound:
             ) from problem
 
     def __call__(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        with self._lanes.one() as lane:
-            return lane.run(arrays)
+        with self._bindings.one() as binding:
+            return binding.run(arrays)
 
     def close(self) -> None:
-        for lane in self._lanes.close():
-            lane.free()
+        for binding in self._bindings.close():
+            binding.free()
         if self._graphs is not None:
             self._graphs.shutdown()
 
 
-class BoundLane:
+class IoBinding:
     """A session's inputs and outputs in memory of its own, for one call at a time."""
 
     def __init__(self, session: Any, index: int, options: Any, graphs: ThreadPoolExecutor | None) -> None:
         self._session, self._index, self._options, self._graphs = session, index, options, graphs
         self._inputs = [put.name for put in session.get_inputs()]
         self._outputs = {put.name: (np.dtype(DTYPES[put.type]), tuple(put.shape[1:])) for put in session.get_outputs()}
-        self._lane = cuda.Lane(index)
+        self._stream = cuda.Stream(index)
         self._binding: Any = None
         self._shapes: list[tuple[int, ...]] = []
 
     def run(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        self._lane.enter()
+        self._stream.enter()
         if [array.shape for array in arrays] != self._shapes:
             self._bind(arrays)
         for name, array in zip(self._inputs, arrays, strict=True):
-            self._lane.upload(name, array)
-        self._lane.wait()  # ONNX Runtime computes on a stream of its own
+            self._stream.upload(name, array)
+        self._stream.wait()  # ONNX Runtime computes on a stream of its own
         if self._graphs is None:
             self._session.run_with_iobinding(self._binding, self._options)
         else:
             self._graphs.submit(self._session.run_with_iobinding, self._binding, self._options).result()
         # A run returns when the GPU is done, so the results are there.
-        return self._lane.download({name: (len(arrays[0]), *tail) for name, (_, tail) in self._outputs.items()})
+        return self._stream.download({name: (len(arrays[0]), *tail) for name, (_, tail) in self._outputs.items()})
 
     def _bind(self, arrays: list[NDArray[Any]]) -> None:
         self._shapes, self._binding = [], self._session.io_binding()
         for name, array in zip(self._inputs, arrays, strict=True):
-            address = self._lane.buffer(name, array.shape, array.dtype).device
+            address = self._stream.buffer(name, array.shape, array.dtype).device
             self._binding.bind_input(name, "cuda", self._index, array.dtype.type, array.shape, address)
         for name, (dtype, tail) in self._outputs.items():
             shape = (len(arrays[0]), *tail)
-            address = self._lane.buffer(name, shape, dtype).device
+            address = self._stream.buffer(name, shape, dtype).device
             self._binding.bind_output(name, "cuda", self._index, dtype.type, shape, address)
         self._shapes = [array.shape for array in arrays]
 
     def free(self) -> None:
         self._binding = self._session = None
-        self._lane.free()
+        self._stream.free()

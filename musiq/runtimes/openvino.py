@@ -1,4 +1,4 @@
-"""An OpenVINO artifact (.xml and .bin) on the CPU, without torch. Safe to call from several threads."""
+"""Runs OpenVINO artifacts (.xml and .bin) on the CPU, without torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, one_line
 from musiq.hardware import available_cpus
-from musiq.runtimes.base import Images, Scores
-from musiq.runtimes.batching import BATCH, INPUTS, PRECISION, SPEC, Feed
-from musiq.runtimes.concurrency import opened
+from musiq.runtimes.base import Images, RuntimeOptions, Scores
+from musiq.runtimes.batching import KEYS, PRECISION, Feed
+from musiq.runtimes.concurrency import not_closed
 
 # On CPUs with bf16 units OpenVINO computes fp32 graphs in bf16 unless told otherwise: "fp32" is fp32 here. fp16 is a
 # storage type on CPUs and is computed in fp32.
@@ -22,19 +22,23 @@ INFERENCE_PRECISION = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f3
 
 
 class OpenVinoRuntime:
-    def __init__(self, path: Path, device: str = "auto", threads: int | None = None, throughput: bool = False) -> None:
-        """`throughput`: OpenVINO divides the `threads` into streams as it thinks best, each running a call of its own."""
-        if device not in ("auto", "cpu"):
+    """OpenVINO; safe to call from several threads.
+
+    For throughput it divides the threads into streams as it thinks best, each running a call of its own.
+    """
+
+    def __init__(self, path: Path, options: RuntimeOptions) -> None:
+        if options.device not in ("auto", "cpu"):
             raise MusiqError(
-                f"OpenVINO runs on the CPU here, not on {device}. Use --device cpu, or an ONNX export for CUDA."
+                f"OpenVINO runs on the CPU here, not on {options.device}. Use --device cpu, or an ONNX export for CUDA."
             )
-        hint = "THROUGHPUT" if throughput else "LATENCY"
-        threads = threads or available_cpus()
+        hint = "THROUGHPUT" if options.throughput else "LATENCY"
+        threads = options.threads or available_cpus()
         self._compiled, self._feed = compile_for_cpu(path, threads, PERFORMANCE_HINT=hint)
         self.spec = self._feed.spec
         self.provider = f"OpenVINO CPU {self._compiled.get_property('INFERENCE_PRECISION_HINT').to_string()}"
         self._local = threading.local()
-        streams = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") if throughput else 1
+        streams = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") if options.throughput else 1
         self.in_flight = int(streams)
         self.default_batch = self._feed.default_batch(threads, self.in_flight)
 
@@ -45,7 +49,7 @@ class OpenVinoRuntime:
         return self._feed.run(images, self._call)
 
     def _call(self, arrays: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        compiled, local = opened(self._compiled), self._local
+        compiled, local = not_closed(self._compiled), self._local
         if not hasattr(local, "request"):  # a request belongs to one thread
             local.request = compiled.create_infer_request()
         results = local.request.infer(arrays, share_inputs=True)
@@ -71,13 +75,14 @@ def compile_for_cpu(path: Path, threads: int, **more: object) -> tuple[Any, Feed
         }
         return core.compile_model(model, "CPU", options), feed
     except RuntimeError as problem:
-        reason = (str(problem).strip().splitlines() or ["RuntimeError"])[-1][:200]
+        reason = one_line(str(problem).strip().rpartition("\n")[2] or "RuntimeError", 200)  # the last line: the cause
         raise MusiqError(
             f"OpenVINO cannot open {path} ({reason}). Export it again, with its .bin beside it."
         ) from problem
 
 
 def import_openvino() -> ModuleType:
+    """OpenVINO, or a MusiqError with its install line."""
     try:
         import openvino
     except ImportError as problem:
@@ -87,8 +92,4 @@ def import_openvino() -> ModuleType:
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    return {
-        key: model.get_rt_info(["musiq", key]).astype(str)
-        for key in (SPEC, INPUTS, BATCH, PRECISION)
-        if model.has_rt_info(["musiq", key])
-    }
+    return {key: model.get_rt_info(["musiq", key]).astype(str) for key in KEYS if model.has_rt_info(["musiq", key])}

@@ -1,4 +1,4 @@
-"""PyTorch: a checkpoint, which is the reference for every artifact, and TorchScript and .pt2 artifacts."""
+"""Runs checkpoints, the reference of every artifact, and TorchScript and .pt2 artifacts in PyTorch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, one_line
 from musiq.hardware import available_cpus, cuda_index, is_x86
-from musiq.runtimes.base import Images, Scores, check_device
-from musiq.runtimes.batching import BATCH, INPUTS, PRECISION, SPEC, Feed
-from musiq.runtimes.concurrency import IN_FLIGHT, Slots, opened
-
-KEYS = (SPEC, INPUTS, BATCH, PRECISION)
+from musiq.runtimes.base import Images, RuntimeOptions, Scores, check_device
+from musiq.runtimes.batching import KEYS, PRECISION, Feed
+from musiq.runtimes.concurrency import IN_FLIGHT, Pool, not_closed
 
 
 class TorchRuntime:
@@ -30,7 +28,7 @@ class TorchRuntime:
         self._feed, self._device = feed, device
         self._module: Callable[..., Any] | None = module
         on_gpu = device.type == "cuda"
-        self._streams = Slots([torch.cuda.Stream(device) for _ in range(IN_FLIGHT)]) if on_gpu else None
+        self._streams = Pool([torch.cuda.Stream(device) for _ in range(IN_FLIGHT)]) if on_gpu else None
         self.spec = feed.spec
         self.provider = f"{name} {device.type}"
         self.in_flight = IN_FLIGHT if on_gpu else 1
@@ -45,7 +43,7 @@ class TorchRuntime:
     def _call(self, arrays: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:
         import torch
 
-        module = opened(self._module)
+        module = not_closed(self._module)
         with torch.inference_mode():
             if self._streams is None:
                 return _numpy(module(*(torch.from_numpy(array) for array in arrays)))
@@ -89,78 +87,88 @@ def _numpy(outputs: Sequence[Any]) -> list[NDArray[Any]]:
 
 def open_checkpoint(
     path: Path,
-    device: str,
-    threads: int | None,
+    options: RuntimeOptions,
+    *,
     height: int | None = None,
     width: int | None = None,
     compiled: bool = False,
     precision: str = "fp32",
 ) -> TorchRuntime:
-    """The model as it is, eagerly; for images of another size where one is given, or through torch.compile, or with
-    its weights in "fp16" or "bf16"."""
-    check_device(device, path)
-    set_up(path, threads)
+    """A checkpoint of any known layout, run eagerly.
+
+    Args:
+        path: The checkpoint.
+        options: Its device may be "cuda-compile:0", which implies `compiled`.
+        height: Pixels of the images' height; None for the checkpoint's own.
+        width: Pixels of the images' width; None for the checkpoint's own.
+        compiled: Through torch.compile.
+        precision: "fp32", or "fp16" or "bf16" for the weights and all that `in_precision` casts.
+
+    Raises:
+        MusiqError: PyTorch is not installed, the device is not there, or the file is no checkpoint.
+    """
+    check_device(options.device, path)
+    set_up(path, options.threads)
     from musiq.model import checkpoint
+    from musiq.model.half_precision import in_precision
 
-    place = torch_device(device)
-    compiled = compiled or device.startswith("cuda-compile")
+    device = torch_device(options.device)
+    compiled = compiled or options.device.startswith("cuda-compile")
     model = checkpoint.load(path, height, width)
-    if precision != "fp32":
-        from musiq.model.half_precision import in_precision
-
-        model = in_precision(model, precision)
-    model = model.to(place)
+    model = (in_precision(model, precision) if precision != "fp32" else model).to(device)
     predict = Compiled(model.predict) if compiled else model.predict
-    return TorchRuntime(predict, Feed(model.spec), place, "torch.compile" if compiled else "PyTorch")
+    return TorchRuntime(predict, Feed(model.spec), device, "torch.compile" if compiled else "PyTorch")
 
 
-def open_torchscript(path: Path, device: str, threads: int | None) -> TorchRuntime:
-    torch = set_up(path, threads)
-    place, extra = torch_device(device), dict.fromkeys(KEYS, "")
+def open_torchscript(path: Path, options: RuntimeOptions) -> TorchRuntime:
+    """A .torchscript artifact. Raises MusiqError for one that this PyTorch cannot open."""
+    torch = set_up(path, options.threads)
+    device, extra = torch_device(options.device), dict.fromkeys(KEYS, "")
     _check_zip(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is deprecated: known, and still asked for
-            module = torch.jit.load(str(path), map_location=place, _extra_files=extra)
+            module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
     except RuntimeError as problem:
         raise _broken(path, problem) from problem
-    _warn_if_slow(path, _texts(extra)[PRECISION], place)
-    return TorchRuntime(module, Feed.from_metadata(_texts(extra), path), place, "TorchScript")
+    _warn_if_slow(path, _texts(extra)[PRECISION], device)
+    return TorchRuntime(module, Feed.from_metadata(_texts(extra), path), device, "TorchScript")
 
 
-def open_pt2(path: Path, device: str, threads: int | None) -> TorchRuntime:
-    torch = set_up(path, threads)
-    place, extra = torch_device(device), dict.fromkeys(KEYS, "")
+def open_pt2(path: Path, options: RuntimeOptions) -> TorchRuntime:
+    """A .pt2 artifact, on "cuda-compile:0" through torch.compile. Raises MusiqError for one that this PyTorch cannot
+    open."""
+    torch = set_up(path, options.threads)
+    device, extra = torch_device(options.device), dict.fromkeys(KEYS, "")
     _check_zip(path)
     try:
         program = torch.export.load(str(path), extra_files=extra)
-        if place.type != "cpu":
+        if device.type != "cpu":
             from torch.export.passes import move_to_device_pass
 
-            program = move_to_device_pass(program, place)
+            program = move_to_device_pass(program, device)
         module = program.module()
     except Exception as problem:  # whatever deserialising runs into, none of it a documented type
         raise _broken(path, problem) from problem
     feed = Feed.from_metadata(_texts(extra), path)
-    _warn_if_slow(path, _texts(extra)[PRECISION], place)
-    if not device.startswith("cuda-compile"):
-        return TorchRuntime(module, feed, place, "torch.export")
-    return TorchRuntime(Compiled(module), feed, place, "torch.export compiled")
+    _warn_if_slow(path, _texts(extra)[PRECISION], device)
+    if not options.device.startswith("cuda-compile"):
+        return TorchRuntime(module, feed, device, "torch.export")
+    return TorchRuntime(Compiled(module), feed, device, "torch.export compiled")
 
 
-def _warn_if_slow(path: Path, precision: str, place: Any) -> None:
-    """Of half precision on an x86 CPU for which PyTorch has no products in it: `musiq` in bf16 took 8 times as long as in
-    fp32 on an AMD EPYC with AVX2."""
+def _warn_if_slow(path: Path, precision: str, device: Any) -> None:
+    """Warn of half precision on an x86 CPU for which PyTorch has no products in it, so that it emulates them."""
     import torch
 
-    if place.type != "cpu" or not is_x86():
+    if device.type != "cpu" or not is_x86():
         return
     is_fast = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", lambda: True)
     if not is_fast():
         warnings.warn(
             f"{path} is {precision}, for which PyTorch takes several times as long as for fp32 on this CPU, which has no "
             "instructions for it: score an export in fp32 here",
-            stacklevel=5,
+            stacklevel=4,
         )
 
 
@@ -202,6 +210,5 @@ def _texts(extra: dict[str, Any]) -> dict[str, str]:
     return {key: value.decode() if isinstance(value, bytes) else value for key, value in extra.items() if value}
 
 
-def _broken(path: Path, problem: object) -> MusiqError:
-    reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]
-    return MusiqError(f"{path} cannot be opened by this PyTorch ({reason}). Export it again.")
+def _broken(path: Path, problem: Exception | str) -> MusiqError:
+    return MusiqError(f"{path} cannot be opened by this PyTorch ({one_line(problem, 200)}). Export it again.")

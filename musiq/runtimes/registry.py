@@ -1,104 +1,82 @@
-"""Runtimes: each opens one kind of file and is one callable: uint8 images in, float32 scores out, returned is done."""
+"""Opens a model file in the runtime of its format: the one table of openers, by the endings of file names.
+
+What a runtime needs (torch, ONNX Runtime, ...) is imported by its opener, when it is called.
+"""
 
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 
-from musiq import artifact, files
+from musiq import artifact
 from musiq.errors import MusiqError
+from musiq.file_formats import CHECKPOINT_ENDINGS, ENDINGS, ending_of
 from musiq.hardware import adds_int8_exactly
-from musiq.runtimes.base import CHECKPOINTS, Opener, Opening, Runtime, check_device
-
-
-def _checkpoint(path: Path, how: Opening) -> Runtime:
-    from musiq.runtimes.pytorch import open_checkpoint
-
-    return open_checkpoint(path, how.device, how.threads)
-
-
-def _onnx(path: Path, how: Opening) -> Runtime:
-    from musiq.runtimes.onnxruntime import OrtRuntime
-
-    return OrtRuntime(path, how.device, how.threads, how.record, how.throughput)
-
-
-def _openvino(path: Path, how: Opening) -> Runtime:
-    from musiq.runtimes.openvino import OpenVinoRuntime
-
-    return OpenVinoRuntime(path, how.device, how.threads, how.throughput)
-
-
-def _torchscript(path: Path, how: Opening) -> Runtime:
-    from musiq.runtimes.pytorch import open_torchscript
-
-    return open_torchscript(path, how.device, how.threads)
-
-
-def _pt2(path: Path, how: Opening) -> Runtime:
-    from musiq.runtimes.pytorch import open_pt2
-
-    return open_pt2(path, how.device, how.threads)
-
-
-def _trt(path: Path, how: Opening) -> Runtime:
-    from musiq.runtimes.tensorrt import TensorRtRuntime
-
-    return TensorRtRuntime(path, how.device, "tensorrt", how.record)
-
-
-def _trt_rtx(path: Path, how: Opening) -> Runtime:
-    from musiq.runtimes.tensorrt import TensorRtRuntime
-
-    return TensorRtRuntime(path, how.device, "tensorrt_rtx", how.record)
-
+from musiq.runtimes.base import Opener, Runtime, RuntimeOptions, check_device
+from musiq.runtimes.onnxruntime import OnnxRuntime
+from musiq.runtimes.openvino import OpenVinoRuntime
+from musiq.runtimes.pytorch import open_checkpoint, open_pt2, open_torchscript
+from musiq.runtimes.tensorrt import TensorRtRuntime
 
 RUNTIMES: dict[str, Opener] = {
-    **dict.fromkeys(CHECKPOINTS, _checkpoint),
-    ".torchscript": _torchscript,
-    ".pt2": _pt2,
-    ".onnx": _onnx,
-    ".xml": _openvino,
-    ".engine": _trt,
-    ".rtx.engine": _trt_rtx,
+    **dict.fromkeys(CHECKPOINT_ENDINGS, open_checkpoint),
+    ".torchscript": open_torchscript,
+    ".pt2": open_pt2,
+    ".onnx": OnnxRuntime,
+    ".xml": OpenVinoRuntime,
+    ".engine": TensorRtRuntime,
+    ".rtx.engine": partial(TensorRtRuntime, package="tensorrt_rtx"),
 }
 """File name ending to what opens it."""
-
-THROUGHPUT = (".onnx", ".xml")
-"""What has the mode of that name."""
 
 
 def open_runtime(path: Path | str, device: str = "auto", threads: int | None = None, mode: str = "latency") -> Runtime:
     """The runtime for a file: a checkpoint in PyTorch, an artifact in the runtime of its format.
 
-    `device` is "auto", "cpu" or "cuda:0" (any number): a CUDA device that cannot run the file is an error, never a quiet
-    CPU run; "auto" takes a GPU if one works. An .onnx file may also go to "tensorrt:0", ONNX Runtime's TensorRT provider,
-    and with a fixed batch to "cuda-graph:0", which replays its kernels as one CUDA graph; a .pt2 file or a checkpoint to
-    "cuda-compile:0", where PyTorch compiles it for each batch larger than those before, for about 20 s.
-    `threads` on a CPU: None for what this process may use. `mode` is one of MODES; "throughput" is for .onnx and .xml on
-    CPUs. Raises MusiqError for a missing, changed or unknown file, or a runtime that is not installed.
+    Args:
+        path: A checkpoint, or an artifact with its record beside it.
+        device: "auto" (a GPU if one works), "cpu" or "cuda:0" (any number): a CUDA device that cannot run the file is an
+            error, never a quiet CPU run. An .onnx file may also go to "tensorrt:0", ONNX Runtime's TensorRT provider, and
+            with a fixed batch to "cuda-graph:0", which replays its kernels as one CUDA graph; a .pt2 file or a checkpoint
+            to "cuda-compile:0", where PyTorch compiles it for each batch larger than those before, for about 20 s.
+        threads: On a CPU; None for as many as this process may use.
+        mode: "latency", where all threads serve one call, or "throughput", where each runs a call of its own, for .onnx
+            and .xml on CPUs.
+
+    Raises:
+        MusiqError: The file is missing, changed or of no known kind, the device cannot run it, or its runtime is not
+            installed.
+
+    Warns:
+        UserWarning: The artifact was not compared with its checkpoint, or not on a CPU like this one.
     """
     path = Path(path)
     if not path.is_file():
-        raise MusiqError(f"There is no file {path}. Give a checkpoint or an artifact ({', '.join(RUNTIMES)}).")
-    ending = files.suffix(path, list(RUNTIMES))
+        raise MusiqError(f"There is no file {path}. Give a checkpoint or an artifact ({', '.join(ENDINGS)}).")
+    ending = ending_of(path)
     if ending is None:
-        raise MusiqError(f"{path} cannot be opened: its name should end in one of {', '.join(RUNTIMES)}.")
+        raise MusiqError(f"{path} cannot be opened: its name should end in one of {', '.join(ENDINGS)}.")
     check_device(device, path)
     throughput = mode == "throughput"
     if throughput:
-        if ending not in THROUGHPUT or device not in ("auto", "cpu"):
-            raise MusiqError(
-                f"The mode throughput is for {' and '.join(THROUGHPUT)} files on CPUs, not for {path.name} on {device}. "
-                "Leave it out; on a GPU a larger batch serves throughput."
-            )
+        _check_throughput(path, ending, device)
         device = "cpu"  # two calls at once are what a GPU gets anyway
-    if ending in CHECKPOINTS:
-        return RUNTIMES[ending](path, Opening(device, threads))
+    if ending in CHECKPOINT_ENDINGS:
+        return RUNTIMES[ending](path, RuntimeOptions(device, threads))
     record = artifact.read_record(path)  # refuses an artifact that is not the recorded one
-    runtime = RUNTIMES[ending](path, Opening(device, threads, throughput, record))
+    runtime = RUNTIMES[ending](path, RuntimeOptions(device, threads, throughput, record))
     _warn_if_unverified(path, record, runtime.provider)
     return runtime
+
+
+def _check_throughput(path: Path, ending: str, device: str) -> None:
+    if not ENDINGS[ending].has_throughput or device not in ("auto", "cpu"):
+        having = " and ".join(end for end, format in ENDINGS.items() if format.has_throughput)
+        raise MusiqError(
+            f"The mode throughput is for {having} files on CPUs, not for {path.name} on {device}. "
+            "Leave it out; on a GPU a larger batch serves throughput."
+        )
 
 
 def _warn_if_unverified(path: Path, record: artifact.Record | None, provider: str) -> None:
@@ -118,4 +96,5 @@ def _warn_if_unverified(path: Path, record: artifact.Record | None, provider: st
 
 
 def _may_overflow(record: artifact.Record) -> bool:
-    return adds_int8_exactly() is False and not str(record.details.get("weights", "")).endswith(artifact.SEVEN_BITS)
+    int8 = record.details.int8
+    return adds_int8_exactly() is False and (int8 is None or int8.weight_bits != 7)

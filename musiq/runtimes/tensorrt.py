@@ -1,4 +1,4 @@
-"""An engine in TensorRT or in TensorRT for RTX, without torch. Fails closed: what cannot run on the GPU does not run."""
+"""Runs engines in TensorRT or in TensorRT for RTX, without torch. What cannot run on the GPU does not run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ from numpy.typing import NDArray
 
 from musiq import artifact
 from musiq.artifact import Record
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, one_line
+from musiq.file_formats import FILE_FORMATS
 from musiq.runtimes import cuda
-from musiq.runtimes.base import Images, Scores
+from musiq.runtimes.base import Images, RuntimeOptions, Scores
 from musiq.runtimes.batching import OUTPUTS, Feed
-from musiq.runtimes.concurrency import IN_FLIGHT, Slots
+from musiq.runtimes.concurrency import IN_FLIGHT, Pool
 
-TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
+TITLES = {"tensorrt": FILE_FORMATS["trt"].runtime, "tensorrt_rtx": FILE_FORMATS["trt-rtx"].runtime}
+"""What the two packages are called."""
+
 INSTALL = {
     "tensorrt": "pip install 'musiq[tensorrt]' (its libraries come from https://pypi.nvidia.com)",
     "tensorrt_rtx": "pip install 'musiq[tensorrt-rtx]'",
 }
-SAID = 3  # messages of a failed step that an error repeats
+MESSAGES = 3
+"""Messages of a failed step that an error repeats."""
 
 
 class TensorRtRuntime:
@@ -34,30 +38,30 @@ class TensorRtRuntime:
     run at a time, each with an execution context, a stream and buffers of its own, the others wait. The second context
     doubles the working memory, not the weights; where there is no room for it, calls go one by one (`in_flight` 1)."""
 
-    def __init__(self, path: Path, device: str, package: str, record: Record | None) -> None:
-        if device == "cpu":
+    def __init__(self, path: Path, options: RuntimeOptions, package: str = "tensorrt") -> None:
+        if options.device == "cpu":
             raise MusiqError(
                 f"{path.name} is an engine and runs on an NVIDIA GPU alone: use an ONNX export on the CPU."
             )
         trt = import_tensorrt(package)
-        record = known(path, record)
+        record = required(path, options.record)
         check_version(path, record, trt, package)
-        found = cuda.find(device)
+        gpu = cuda.find(options.device)
         self.spec = record.spec
-        self.provider = f"{TITLES[package]} {trt.__version__} {found.name}"
+        self.provider = f"{TITLES[package]} {trt.__version__} {gpu.name}"
         self._feed = Feed(record.spec, record.inputs, *record.batch)
         self._log = make_logger(trt)
-        cuda.call(cuda.import_cuda().cudaSetDevice, found.index)
+        cuda.call(cuda.import_cuda().cudaSetDevice, gpu.index)
         runtime = trt.Runtime(self._log)
-        if record.details.get("compatible"):
+        if record.details.compatible:
             # Such an engine carries the code that newer versions run it with; the record's hash vouches for it.
             runtime.engine_host_code_allowed = True
-        engine = deserialise(runtime, path, record, self._log, found)
-        slots = [Slot(trt, engine, self._feed, found, self._log)]
+        engine = deserialise(runtime, path, record, self._log, gpu)
+        contexts = [ExecutionContext(trt, engine, self._feed, gpu, self._log)]
         with suppress(MusiqError):  # no room for another
-            slots += [Slot(trt, engine, self._feed, found, self._log) for _ in range(IN_FLIGHT - 1)]
-        self._slots = Slots(slots)
-        self.in_flight = len(slots)
+            contexts += [ExecutionContext(trt, engine, self._feed, gpu, self._log) for _ in range(IN_FLIGHT - 1)]
+        self._contexts = Pool(contexts)
+        self.in_flight = len(contexts)
         self.default_batch = self._feed.default_batch(None)
 
     def __call__(self, images: Images) -> Scores:
@@ -67,27 +71,27 @@ class TensorRtRuntime:
         return self._feed.run(images, self._call)
 
     def _call(self, arrays: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        with self._slots.one() as slot:
-            return slot.run(arrays)
+        with self._contexts.one() as context:
+            return context.run(arrays)
 
     def close(self) -> None:
         """Waits for calls that run. TensorRT frees an engine that no name holds any more."""
-        for slot in self._slots.close():
-            slot.free()
+        for context in self._contexts.close():
+            context.free()
 
 
-class Slot:
-    """An execution context with buffers for the largest batch: one call at a time."""
+class ExecutionContext:
+    """TensorRT's, with a stream and buffers for the largest batch: one call at a time."""
 
-    def __init__(self, trt: Any, engine: Any, feed: Feed, found: cuda.Gpu, log: Any) -> None:
-        self._engine, self._log, self._found = engine, log, found
-        self._lane = cuda.Lane(found.index)
+    def __init__(self, trt: Any, engine: Any, feed: Feed, gpu: cuda.Gpu, log: Any) -> None:
+        self._engine, self._log, self._gpu = engine, log, gpu
+        self._stream = cuda.Stream(gpu.index)
         with ExitStack() as on_error:
             on_error.callback(self.free)
             self._context = engine.create_execution_context()
             if self._context is None:
                 raise MusiqError(
-                    f"The engine finds no room to run on {found.name}: {log.said()}. "
+                    f"The engine finds no room to run on {gpu.name}: {log.said()}. "
                     "Free the GPU, or export with a smaller --batch."
                 )
             self._inputs = list(feed.shapes())
@@ -95,26 +99,26 @@ class Slot:
             largest = largest_batch(engine, self._inputs[0])
             for name in (*self._inputs, *self._outputs):
                 shape = (largest, *engine.get_tensor_shape(name)[1:])
-                buffer = self._lane.buffer(name, shape, np.dtype(trt.nptype(engine.get_tensor_dtype(name))))
-                self._must(self._context.set_tensor_address(name, buffer.device))
+                buffer = self._stream.buffer(name, shape, np.dtype(trt.nptype(engine.get_tensor_dtype(name))))
+                self._check(self._context.set_tensor_address(name, buffer.device))
             on_error.pop_all()
 
     def run(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        self._lane.enter()
+        self._stream.enter()
         for name, array in zip(self._inputs, arrays, strict=True):
-            self._lane.upload(name, array)
-            self._must(self._context.set_input_shape(name, array.shape))
-        self._must(self._context.execute_async_v3(int(self._lane.stream)))
-        return self._lane.download({name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs})
+            self._stream.upload(name, array)
+            self._check(self._context.set_input_shape(name, array.shape))
+        self._check(self._context.execute_async_v3(int(self._stream.handle)))
+        return self._stream.download({name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs})
 
     def free(self) -> None:
         self._context = self._engine = None  # in this order, and before the stream goes
-        self._lane.free()
+        self._stream.free()
 
-    def _must(self, done: bool) -> None:
+    def _check(self, done: bool) -> None:
         if not done:
             raise MusiqError(
-                f"{self._found.name} could not run the engine: {self._log.said()}. Export it again on this machine."
+                f"{self._gpu.name} could not run the engine: {self._log.said()}. Export it again on this machine."
             )
 
 
@@ -129,8 +133,9 @@ def import_tensorrt(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except (ImportError, OSError, RuntimeError) as problem:  # its libraries may be missing while it is there
-        reason = str(problem).strip().splitlines()[0]
-        raise MusiqError(f"{TITLES[package]} cannot be imported ({reason}): {INSTALL[package]}.") from problem
+        raise MusiqError(
+            f"{TITLES[package]} cannot be imported ({one_line(problem)}): {INSTALL[package]}."
+        ) from problem
 
 
 def make_logger(trt: Any) -> Any:
@@ -139,8 +144,8 @@ def make_logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: deque[str] = deque(maxlen=SAID)
-            self.warnings: deque[str] = deque(maxlen=SAID)
+            self.errors: deque[str] = deque(maxlen=MESSAGES)
+            self.warnings: deque[str] = deque(maxlen=MESSAGES)
 
         def log(self, severity: Any, message: str) -> None:
             if int(severity) <= int(trt.ILogger.Severity.ERROR):
@@ -154,7 +159,7 @@ def make_logger(trt: Any) -> Any:
     return Logger()
 
 
-def known(path: Path, record: Record | None) -> Record:
+def required(path: Path, record: Record | None) -> Record:
     """The record of an engine, without which nothing is known of it. Raises MusiqError where there is none."""
     if record is None:
         raise MusiqError(
@@ -171,7 +176,7 @@ def check_version(path: Path, record: Record, trt: Any, package: str) -> None:
         raise MusiqError(
             f"{path.name} was not built by {TITLES[package]}: the name of a {record.format} file is another."
         )
-    if built == here or (record.details.get("compatible") and numbers(here) >= numbers(built)):
+    if built == here or (record.details.compatible and numbers(here) >= numbers(built)):
         return
     raise MusiqError(
         f"{path.name} was built by {TITLES[package]} {built} and here is {here}, which cannot read it: "
@@ -183,12 +188,13 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def deserialise(runtime: Any, path: Path, record: Record, log: Any, found: cuda.Gpu) -> Any:
+def deserialise(runtime: Any, path: Path, record: Record, log: Any, gpu: cuda.Gpu) -> Any:
+    """The engine of a plan file. Raises MusiqError with TensorRT's own words where it does not run on this GPU."""
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        targets = ", ".join(f"SM{target}" for target in record.details.get("gpus", ())) or "another GPU"
+        targets = ", ".join(f"SM{target}" for target in record.details.gpus) or "another GPU"
         raise MusiqError(
-            f"{path.name} does not run on {found.name} (SM{found.capability}): it was built for {targets}. "
+            f"{path.name} does not run on {gpu.name} (SM{gpu.capability}): it was built for {targets}. "
             f"TensorRT says: {log.said()}. Export it for this GPU."
         )
     return engine

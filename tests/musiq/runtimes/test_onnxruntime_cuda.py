@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 
-from musiq import artifact
+from musiq import artifact, hardware
 from musiq.errors import MusiqError
 from musiq.runtimes import cuda, onnxruntime_cuda
 from musiq.runtimes import onnxruntime as onnxruntime_cpu
@@ -47,12 +47,12 @@ def small(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 @pytest.fixture
 def fake(small: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """A machine with one GPU; `sessions` are those that were opened on it, with what each was asked for."""
-    cuda, sessions, asked = FakeCuda(), list[FakeCudaSession](), list[Any]()
+    gpu, sessions, asked = FakeCuda(), list[FakeCudaSession](), list[Any]()
 
     def make(source: str, options: Any, providers: list[Any], enable_fallback: int) -> FakeCudaSession:
         assert not enable_fallback
         asked.append(providers)
-        sessions.append(FakeCudaSession(source, providers, cuda))
+        sessions.append(FakeCudaSession(source, providers, gpu))
         return sessions[-1]
 
     module = SimpleNamespace(
@@ -64,10 +64,10 @@ def fake(small: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         __file__=onnxruntime.__file__,
     )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(cuda, "import_cuda", lambda: cuda)
-    monkeypatch.setattr(onnxruntime_cuda, "why_no_driver", lambda: "")
+    monkeypatch.setattr(cuda, "import_cuda", lambda: gpu)
+    monkeypatch.setattr(hardware, "why_no_driver", lambda: "")
     monkeypatch.setattr(onnxruntime_cpu, "import_onnxruntime", lambda: module)
-    return SimpleNamespace(cuda=cuda, sessions=sessions, asked=asked, module=module)
+    return SimpleNamespace(cuda=gpu, sessions=sessions, asked=asked, module=module)
 
 
 def plain_scores(path: Path, images: Any) -> Any:
@@ -235,12 +235,12 @@ def test_a_missing_driver_and_a_missing_library_are_named_with_their_remedies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = SimpleNamespace(__file__=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(onnxruntime_cuda, "DRIVER", "libnodriver.so.1")
+    monkeypatch.setattr(hardware, "DRIVER", "libnodriver.so.1")
     found = onnxruntime_cuda.why_not(module, onnxruntime_cuda.TENSORRT)
     assert found is not None
     reason, remedy = found
     assert "no NVIDIA driver here (libnodriver.so.1 cannot be loaded) and a library is missing (lib" in reason
-    monkeypatch.setattr(onnxruntime_cuda, "why_no_driver", lambda: "")
+    monkeypatch.setattr(hardware, "why_no_driver", lambda: "")
     assert onnxruntime_cuda.why_not(module, onnxruntime_cuda.CUDA) == (
         onnxruntime_cuda.why_no_library(module, onnxruntime_cuda.CUDA),
         "To do: pip install 'musiq[gpu]', or use --device cpu.",
@@ -276,7 +276,7 @@ def test_bound_calls_on_this_gpu_score_like_plain_ones(
         pytest.skip(f"the installed onnxruntime has no {wanted} that can start")
     path = small[name]
     runtime = open_runtime(path, device)
-    plain = onnxruntime_cpu.Plain(
+    plain = onnxruntime_cpu.PlainSession(
         onnxruntime_cuda.session(onnxruntime, path, "cuda:0", onnxruntime.SessionOptions(), None)
     )
     expected = open_runtime(small["any"], "cpu")(IMAGES)

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from musiq import artifact, files
-from musiq.artifact import Record
+from musiq.artifact import Details, Record
 from musiq.errors import MusiqError
 from musiq.model import checkpoint
 from musiq.pyramid import scales
 from musiq.runtimes import cuda, tensorrt
+from musiq.runtimes.base import RuntimeOptions
 from musiq.runtimes.registry import open_runtime
 from musiq_export.builders.tensorrt import RTX_TARGETS
 from tests.exporting import run
@@ -43,11 +44,11 @@ def as_engine(path: Path, source: Path, **changes: Any) -> Path:
 
 @pytest.fixture
 def fake(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    cuda = FakeCuda()
-    engine_ = FakeEngine(tiny_onnx, 3, cuda)
-    monkeypatch.setattr(cuda, "import_cuda", lambda: cuda)
-    monkeypatch.setattr(tensorrt, "import_tensorrt", lambda _: fake_tensorrt(engine_))
-    return SimpleNamespace(cuda=cuda, engine=engine_)
+    gpu = FakeCuda()
+    engine = FakeEngine(tiny_onnx, 3, gpu)
+    monkeypatch.setattr(cuda, "import_cuda", lambda: gpu)
+    monkeypatch.setattr(tensorrt, "import_tensorrt", lambda _: fake_tensorrt(engine))
+    return SimpleNamespace(cuda=gpu, engine=engine)
 
 
 def test_an_engine_scores_any_number_of_images_in_batches_of_its_profile(
@@ -77,10 +78,10 @@ def test_an_engine_of_scales_gets_them_from_its_runtime(
 ) -> None:
     small = ("--inputs", "pyramid", "--height", 64, "--width", 96)
     assert run("--checkpoint", tiny_checkpoint, *small, "--out", tmp_path, "--name", "p").exit_code == 0
-    cuda = FakeCuda()
-    monkeypatch.setattr(cuda, "import_cuda", lambda: cuda)
-    fake_engine = FakeEngine(tmp_path / "p.onnx", 2, cuda)
-    monkeypatch.setattr(tensorrt, "import_tensorrt", lambda _: fake_tensorrt(fake_engine))
+    gpu = FakeCuda()
+    monkeypatch.setattr(cuda, "import_cuda", lambda: gpu)
+    engine = FakeEngine(tmp_path / "p.onnx", 2, gpu)
+    monkeypatch.setattr(tensorrt, "import_tensorrt", lambda _: fake_tensorrt(engine))
     runtime = open_runtime(as_engine(tmp_path / "p.engine", tmp_path / "p.onnx", batch=(1, 2)))
     images = np.stack([photo(64, 96, seed) for seed in range(3)])
     assert [x.shape[2:] for x in scales(images, runtime.spec)] == [(64, 96), (85, 128), (64, 96)]
@@ -161,7 +162,7 @@ def test_an_engine_for_another_gpu_is_refused_in_tensorrts_words(
     fake: SimpleNamespace, tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorrt, "import_tensorrt", lambda _: fake_tensorrt(None, complaint="wrong\n SM version."))
-    path = as_engine(tmp_path / "e.engine", tiny_onnx, details={"gpus": [90]})
+    path = as_engine(tmp_path / "e.engine", tiny_onnx, details=Details(gpus=(90,)))
     with pytest.raises(
         MusiqError, match=r"Fake RTX 3060 \(SM86\): it was built for SM90\. TensorRT says: wrong SM version\."
     ):
@@ -183,7 +184,7 @@ def test_an_engine_for_another_gpu_is_refused_in_tensorrts_words(
 def test_an_engine_of_another_version_is_refused_unless_it_was_built_to_last(
     built: str, compatible: bool, refused: bool
 ) -> None:
-    record = SimpleNamespace(versions={"tensorrt": built}, details={"compatible": compatible}, format="trt")
+    record = SimpleNamespace(versions={"tensorrt": built}, details=Details(compatible=compatible), format="trt")
     arguments: Any = (Path("e.engine"), record, fake_tensorrt(None), "tensorrt")
     if refused:
         with pytest.raises(MusiqError, match=rf"built by TensorRT {built} and here is 10\.13\.0.*tensorrt=={built}"):
@@ -214,7 +215,7 @@ def test_without_a_driver_an_engine_is_refused_with_what_to_do(tiny_onnx: Path, 
     with pytest.raises(MusiqError, match="auto cannot be used: no NVIDIA driver here"):
         open_runtime(path)
     with pytest.raises(MusiqError, match=r"TensorRT cannot be imported|was not built by TensorRT"):
-        tensorrt.TensorRtRuntime(path, "auto", "tensorrt", artifact.read_record(path))
+        tensorrt.TensorRtRuntime(path, RuntimeOptions(record=artifact.read_record(path)))
 
 
 @pytest.mark.gpu
