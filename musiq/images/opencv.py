@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import cv2
 
@@ -64,8 +65,15 @@ def _relay(reading: int, real: int) -> None:
                 os.write(real, line)
 
 
-_turns = threading.Lock()
-_one_opencv_thread = {"users": 0, "before": 0}
+@dataclass
+class _OneThread:
+    """How many blocks want OpenCV on one thread now, and how many threads it had before the first of them."""
+
+    blocks: int = 0
+    threads_before: int = 0
+
+
+_changing, _one_thread = threading.Lock(), _OneThread()
 
 
 @contextmanager
@@ -75,16 +83,15 @@ def one_opencv_thread() -> Iterator[None]:
     Where several threads decode beside a model, OpenCV's (as many as CPUs, for each image's conversions) wait spinning
     on the CPUs that the model needs.
     """
-    state = _one_opencv_thread
-    with _turns:
-        if not state["users"]:
-            state["before"] = cv2.getNumThreads()
+    with _changing:
+        if not _one_thread.blocks:
+            _one_thread.threads_before = cv2.getNumThreads()
             cv2.setNumThreads(1)
-        state["users"] += 1
+        _one_thread.blocks += 1
     try:
         yield
     finally:
-        with _turns:
-            state["users"] -= 1
-            if not state["users"]:
-                cv2.setNumThreads(state["before"])
+        with _changing:
+            _one_thread.blocks -= 1
+            if not _one_thread.blocks:
+                cv2.setNumThreads(_one_thread.threads_before)

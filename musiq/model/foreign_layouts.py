@@ -112,7 +112,7 @@ BACKBONE, TRANSFORMER = "model_backbone_state_dict.", "model_transformer_state_d
 def _classic_entries(spec: Spec) -> Iterator[Entry]:
     import torchvision
 
-    d, inner = spec.dim, spec.heads * spec.head_dim
+    d = spec.dim
     for name, value in torchvision.models.resnet50(weights=None).state_dict().items():
         if not name.startswith("fc."):
             yield Entry(f"trunk.net.{name}", BACKBONE + name, tuple(value.shape))
@@ -124,20 +124,20 @@ def _classic_entries(spec: Spec) -> Iterator[Entry]:
     # Stored apart, stacked by `stack_scales`; the last one is never used but kept, so that nothing is lost.
     yield Entry("embed.scale", STACKED_SCALES, (3, d))
     for i in range(spec.layers):
-        ours, theirs = f"layers.{i}.", f"{encoder}layers.{i}."
-        for name, other in (("query", "W_Q"), ("key", "W_K"), ("value", "W_V")):
-            yield Entry(f"{ours}attention.{name}.weight", f"{theirs}self_attn.{other}.weight", (inner, d))
-            yield Entry(f"{ours}attention.{name}.bias", f"{theirs}self_attn.{other}.bias", (inner,))
-        yield Entry(f"{ours}attention.out.weight", f"{theirs}self_attn.linear.weight", (d, inner))
-        yield Entry(f"{ours}attention.out.bias", f"{theirs}self_attn.linear.bias", (d,))
-        for name, other, shape in (("mlp.0", "conv1", (spec.mlp_dim, d)), ("mlp.2", "conv2", (d, spec.mlp_dim))):
-            yield Entry(f"{ours}{name}.weight", f"{theirs}pos_ffn.{other}.weight", (*shape, 1))
-            yield Entry(f"{ours}{name}.bias", f"{theirs}pos_ffn.{other}.bias", shape[:1])
-        for k in (1, 2):
-            yield Entry(f"{ours}norm{k}.weight", f"{theirs}layer_norm{k}.weight", (d,))
-            yield Entry(f"{ours}norm{k}.bias", f"{theirs}layer_norm{k}.bias", (d,))
+        yield from _classic_layer(spec, f"layers.{i}.", f"{encoder}layers.{i}.")
     yield Entry("head.0.weight", f"{TRANSFORMER}projection.0.weight", (spec.head_hidden, d))
     yield Entry("head.2.weight", f"{TRANSFORMER}projection.2.weight", (spec.outputs, spec.head_hidden))
+
+
+def _classic_layer(spec: Spec, ours: str, theirs: str) -> Iterator[Entry]:
+    d, inner = spec.dim, spec.heads * spec.head_dim
+    for name, other in (("query", "W_Q"), ("key", "W_K"), ("value", "W_V")):
+        yield from _same(f"{ours}attention.{name}", f"{theirs}self_attn.{other}", (inner, d))
+    yield from _same(f"{ours}attention.out", f"{theirs}self_attn.linear", (d, inner))
+    for name, other, shape in (("mlp.0", "conv1", (spec.mlp_dim, d)), ("mlp.2", "conv2", (d, spec.mlp_dim))):
+        yield from _same(f"{ours}{name}", f"{theirs}pos_ffn.{other}", (*shape, 1))
+    for k in (1, 2):
+        yield from _same(f"{ours}norm{k}", f"{theirs}layer_norm{k}", (d,))
 
 
 STACKED_SCALES = f"{TRANSFORMER}transformer.encoder.scale_{{org,1,2}}_embedding"
@@ -177,21 +177,22 @@ def _pyiqa_entries(spec: Spec) -> Iterator[Entry]:
     yield Entry("embed.class_token", f"{encoder}cls", (1, 1, d))
     yield Entry("embed.position", f"{encoder}posembed_input.position_emb", (1, spec.position_grid**2, d))
     yield Entry("embed.scale", f"{encoder}scaleembed_input.scale_emb", (spec.scale_embeddings, d))
-    yield from _same(spec, "norm", f"{encoder}encoder_norm", (d,))
+    yield from _same("norm", f"{encoder}encoder_norm", (d,))
     inner = spec.heads * spec.head_dim
     for i in range(spec.layers):
         ours, theirs = f"layers.{i}.", f"{encoder}transformer.encoderblock_{i}."
         for name in ("query", "key", "value"):
-            yield from _same(spec, f"{ours}attention.{name}", f"{theirs}attention.{name}", (inner, d))
-        yield from _same(spec, f"{ours}attention.out", f"{theirs}attention.out", (d, inner))
-        yield from _same(spec, f"{ours}norm1", f"{theirs}norm1", (d,))
-        yield from _same(spec, f"{ours}norm2", f"{theirs}norm2", (d,))
-        yield from _same(spec, f"{ours}mlp.0", f"{theirs}mlp.fc1", (spec.mlp_dim, d))
-        yield from _same(spec, f"{ours}mlp.2", f"{theirs}mlp.fc2", (d, spec.mlp_dim))
-    yield from _same(spec, "head", "head" if spec.outputs == 1 else "head.0", (spec.outputs, d))
+            yield from _same(f"{ours}attention.{name}", f"{theirs}attention.{name}", (inner, d))
+        yield from _same(f"{ours}attention.out", f"{theirs}attention.out", (d, inner))
+        yield from _same(f"{ours}norm1", f"{theirs}norm1", (d,))
+        yield from _same(f"{ours}norm2", f"{theirs}norm2", (d,))
+        yield from _same(f"{ours}mlp.0", f"{theirs}mlp.fc1", (spec.mlp_dim, d))
+        yield from _same(f"{ours}mlp.2", f"{theirs}mlp.fc2", (d, spec.mlp_dim))
+    yield from _same("head", "head" if spec.outputs == 1 else "head.0", (spec.outputs, d))
 
 
-def _same(spec: Spec, ours: str, theirs: str, shape: Shape) -> Iterator[Entry]:
+def _same(ours: str, theirs: str, shape: Shape) -> Iterator[Entry]:
+    """A weight of `shape` and its bias, both stored as ours."""
     yield Entry(f"{ours}.weight", f"{theirs}.weight", shape)
     yield Entry(f"{ours}.bias", f"{theirs}.bias", shape[:1])
 
@@ -233,20 +234,11 @@ FLAX = "opt/target/"
 
 
 def _flax_entries(spec: Spec) -> Iterator[Entry]:
-    d, wide, inner = spec.dim, 4 * spec.trunk_channels, spec.heads * spec.head_dim
-    heads = (spec.heads, spec.head_dim)
+    d, wide = spec.dim, 4 * spec.trunk_channels
 
     def conv(shape: Shape) -> tuple[Shape, Shape]:
         o, i, h, w = shape
         return (h, w, i, o), (3, 2, 0, 1)
-
-    def norm(ours: str, theirs: str) -> Iterator[Entry]:
-        yield Entry(f"{ours}.weight", f"{theirs}/scale", (d,))
-        yield Entry(f"{ours}.bias", f"{theirs}/bias", (d,))
-
-    def dense(ours: str, theirs: str, inputs: int, outputs: int) -> Iterator[Entry]:
-        yield Entry(f"{ours}.weight", f"{theirs}/kernel", (inputs, outputs), None, (1, 0))
-        yield Entry(f"{ours}.bias", f"{theirs}/bias", (outputs,))
 
     yield from _patch_trunk(spec, FLAX, f"{FLAX}block1/unit1/", "/kernel", "/scale", "/bias", conv)
     cells = (CELLS, CELLS, wide, d)
@@ -256,20 +248,35 @@ def _flax_entries(spec: Spec) -> Iterator[Entry]:
     yield Entry("embed.class_token", f"{encoder}cls", (1, 1, d))
     yield Entry("embed.position", f"{encoder}posembed_input/pos_embedding", (1, spec.position_grid**2, d))
     yield Entry("embed.scale", f"{encoder}scaleembed_input/scale_embedding", (1, spec.scale_embeddings, d))
-    yield from norm("norm", f"{encoder}encoder_norm")
+    yield from _flax_norm("norm", f"{encoder}encoder_norm", d)
     for i in range(spec.layers):
-        ours, theirs = f"layers.{i}.", f"{encoder}encoderblock_{i}/"
-        attention = f"{theirs}{ATTENTION}"
-        for name in ("query", "key", "value"):
-            yield Entry(f"{ours}attention.{name}.weight", f"{attention}{name}/kernel", (d, *heads), (d, inner), (1, 0))
-            yield Entry(f"{ours}attention.{name}.bias", f"{attention}{name}/bias", heads)
-        yield Entry(f"{ours}attention.out.weight", f"{attention}out/kernel", (*heads, d), (inner, d), (1, 0))
-        yield Entry(f"{ours}attention.out.bias", f"{attention}out/bias", (d,))
-        yield from norm(f"{ours}norm1", f"{theirs}LayerNorm_0")
-        yield from norm(f"{ours}norm2", f"{theirs}LayerNorm_2")
-        yield from dense(f"{ours}mlp.0", f"{theirs}MlpBlock_3/Dense_0", d, spec.mlp_dim)
-        yield from dense(f"{ours}mlp.2", f"{theirs}MlpBlock_3/Dense_1", spec.mlp_dim, d)
-    yield from dense("head", f"{FLAX}head", d, spec.outputs)
+        yield from _flax_layer(spec, f"layers.{i}.", f"{encoder}encoderblock_{i}/")
+    yield from _flax_dense("head", f"{FLAX}head", d, spec.outputs)
+
+
+def _flax_layer(spec: Spec, ours: str, theirs: str) -> Iterator[Entry]:
+    d, inner, heads = spec.dim, spec.heads * spec.head_dim, (spec.heads, spec.head_dim)
+    attention = f"{theirs}{ATTENTION}"
+    for name in ("query", "key", "value"):
+        yield Entry(f"{ours}attention.{name}.weight", f"{attention}{name}/kernel", (d, *heads), (d, inner), (1, 0))
+        yield Entry(f"{ours}attention.{name}.bias", f"{attention}{name}/bias", heads)
+    yield Entry(f"{ours}attention.out.weight", f"{attention}out/kernel", (*heads, d), (inner, d), (1, 0))
+    yield Entry(f"{ours}attention.out.bias", f"{attention}out/bias", (d,))
+    yield from _flax_norm(f"{ours}norm1", f"{theirs}LayerNorm_0", d)
+    yield from _flax_norm(f"{ours}norm2", f"{theirs}LayerNorm_2", d)
+    yield from _flax_dense(f"{ours}mlp.0", f"{theirs}MlpBlock_3/Dense_0", d, spec.mlp_dim)
+    yield from _flax_dense(f"{ours}mlp.2", f"{theirs}MlpBlock_3/Dense_1", spec.mlp_dim, d)
+
+
+def _flax_norm(ours: str, theirs: str, size: int) -> Iterator[Entry]:
+    yield Entry(f"{ours}.weight", f"{theirs}/scale", (size,))
+    yield Entry(f"{ours}.bias", f"{theirs}/bias", (size,))
+
+
+def _flax_dense(ours: str, theirs: str, inputs: int, outputs: int) -> Iterator[Entry]:
+    """A dense layer, whose kernel has its output axis last."""
+    yield Entry(f"{ours}.weight", f"{theirs}/kernel", (inputs, outputs), None, (1, 0))
+    yield Entry(f"{ours}.bias", f"{theirs}/bias", (outputs,))
 
 
 ATTENTION = "MultiHeadDotProductAttention_1/"
