@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from musiq.model import checkpoint  # noqa: E402
 from musiq.training import run_folder  # noqa: E402
 from musiq.training.dataloader import LabelledImages  # noqa: E402
 from musiq.training.objective import Objective  # noqa: E402
+from tests.forked_train import ForkedTrain, forked_train  # noqa: E402
 
 ROOT = Path(train.__file__).parent
 # All that has a state or chance of its own.
-RECIPE = ("--ema", 0.9, "--drop-path", 0.2, "--accumulate", 2, "--layer-decay", 0.9)
+RECIPE = ("--epochs", 3, "--batch-size", 4, "--ema", 0.9, "--drop-path", 0.2, "--accumulate", 2, "--layer-decay", 0.9)
 SMALL = ["--preset", "tiny", "--height", "64", "--width", "64", "--workers", "0", "--cpu"]
 
 
@@ -37,32 +39,10 @@ def run_train(*options: object) -> Result:
     return CliRunner().invoke(train.main, [*SMALL, *map(str, options)])
 
 
-def start_train(
-    *options: object, launcher: tuple[str, ...] = (), signalled: tuple[int, int] | None = None
-) -> subprocess.Popen[str]:
-    """train.py, to which a signal comes in the third step of an epoch where `signalled` says which and when; a negative
-    one to all of its processes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    script = ["-m", "tests.signalled", *map(int, signalled)] if signalled else [ROOT / "train.py"]
-    command = [sys.executable, *launcher, *map(str, [*script, *SMALL, *options])]
-    STARTED.append(
-        subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-    )
-    return STARTED[-1]
-
-
-STARTED: list[subprocess.Popen[str]] = []
-
-
-@pytest.fixture(autouse=True)
-def _leave_nothing_running() -> Iterator[None]:
-    yield
-    for process in STARTED:
-        if process.poll() is None:
-            process.terminate()  # a launcher ends its own
-    STARTED.clear()
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedTrain]:
+    with forked_train(tmp_path_factory.mktemp("forked")) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +65,12 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(labels: Path, forked: ForkedTrain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing interrupted."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    process = start_train("--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2, *RECIPE)
-    said, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert "n=12 images of the test split" in said
+    ended = forked.run(*SMALL, "--labels", labels, "--out", out, *RECIPE)
+    assert ended.code == 0, ended.output
+    assert "n=12 images of the test split" in ended.output
     return out
 
 
@@ -114,70 +93,41 @@ def same_results(first: Path, second: Path) -> None:
 
 
 def test_a_run_that_is_asked_to_stop_and_resumed_has_the_bits_of_one_that_was_not(
-    labels: Path, finished: Path, tmp_path: Path
+    labels: Path, finished: Path, forked: ForkedTrain, tmp_path: Path
 ) -> None:
     out = tmp_path / "stopped"
-    options = ("--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2, *RECIPE)
-    process = start_train(*options, signalled=(signal.SIGTERM, 1))
-    errors = process.communicate(timeout=300)[1]
-    assert process.returncode == 130, errors
-    assert f"--resume --out {out}" in errors
+    ended = forked.run(*SMALL, "--labels", labels, "--out", out, *RECIPE, signalled=(signal.SIGTERM, 1))
+    assert ended.code == 130, ended.output
+    assert f"--resume --out {out}" in ended.output
     state, _ = run_folder.load_state(out)
     assert (state.epoch, state.step) == (1, 3)  # the step at hand was finished
-    again = start_train("--resume", "--out", out, "--workers", 2)
-    _, errors = again.communicate(timeout=300)
-    assert again.returncode == 0, errors
+    ended = forked.run(*SMALL, "--resume", "--out", out, "--workers", 2)
+    assert ended.code == 0, ended.output
     same_results(finished, out)
 
 
-def test_a_cluster_that_signals_every_process_of_a_run_stops_it_as_cleanly(labels: Path, tmp_path: Path) -> None:
+def test_a_cluster_that_signals_every_process_of_a_run_stops_it_as_cleanly(
+    labels: Path, forked: ForkedTrain, tmp_path: Path
+) -> None:
     out = tmp_path / "stopped"
-    options = ("--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2, "--workers", 2, *RECIPE)
-    process = start_train(*options, signalled=(-signal.SIGTERM, 1))
-    errors = process.communicate(timeout=300)[1]
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert f"Go on with: python train.py --resume --out {out}" in errors
+    options = (*SMALL, "--labels", labels, "--out", out, "--workers", 2, *RECIPE)
+    ended = forked.run(*options, signalled=(-signal.SIGTERM, 1))
+    assert ended.code == 130, ended.output
+    assert "Traceback" not in ended.output
+    assert f"Go on with: python train.py --resume --out {out}" in ended.output
     state, _ = run_folder.load_state(out)
     assert (state.epoch, state.step) == (1, 3)
 
 
-# Imports everything once, then is a child process for each line of options that it reads, and tells how that one ended.
-# The first option is the epoch in which the child dies by SIGKILL.
-NURSERY = """
-import os, signal, sys
-import accelerate.utils, torch, musiq.training.report, train
-from tests.signalled import send_in
-
-for line in sys.stdin:
-    epoch, *options = line.rstrip("\\n").split("\\t")
-    child = os.fork()
-    if child == 0:
-        sys.stdout = sys.stderr
-        send_in(signal.SIGKILL, int(epoch))
-        train.main(options)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
 def test_three_kills_in_a_row_end_in_the_bits_of_a_run_that_nobody_killed(
-    labels: Path, finished: Path, tmp_path: Path
+    labels: Path, finished: Path, forked: ForkedTrain, tmp_path: Path
 ) -> None:
     out = tmp_path / "killed"
-    options = [*SMALL, "--labels", labels, "--out", out, "--epochs", 3, "--batch-size", 2, *RECIPE, "--resume", "auto"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", NURSERY]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, **pipes) as nursery:
-
-        def run(dies_in: int) -> int:
-            """How a run ended: -SIGKILL, or its exit code."""
-            print(dies_in, *options, "--save-every", 0, sep="\t", file=nursery.stdin, flush=True)
-            return int(nursery.stdout.readline())
-
-        assert [run(epoch) for epoch in (0, 1, 2)] == [-signal.SIGKILL] * 3
-        assert run(-1) == 0
-        nursery.stdin.close()
+    options = (*SMALL, "--labels", labels, "--out", out, *RECIPE, "--resume", "auto", "--save-every", 0)
+    for epoch in range(3):
+        assert forked.run(*options, signalled=(signal.SIGKILL, epoch)).code == -signal.SIGKILL
+    ended = forked.run(*options)
+    assert ended.code == 0, ended.output
     same_results(finished, out)
 
 
@@ -255,19 +205,34 @@ def test_images_that_cannot_be_read_are_named_and_cost_no_others(labels: Path, t
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
+@contextmanager
+def launched(*options: object, signalled: tuple[int, int] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """train.py in two processes; a signal comes to the last of them where `signalled` says which and in which epoch."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    script = ["-m", "tests.signalled", *map(int, signalled)] if signalled else [ROOT / "train.py"]
+    command = [sys.executable, *LAUNCHER, *map(str, [*script, *SMALL, *options])]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()  # a launcher ends its own
+            process.communicate()
+
+
 def test_two_processes_train_as_one_would_and_outlive_the_loss_of_one(labels: Path, tmp_path: Path) -> None:
     out, alone = tmp_path / "both", tmp_path / "alone"
     options = ("--labels", labels, "--epochs", 2, "--batch-size", 4, "--lr", 1e-4)
-    lost = (signal.SIGKILL, 1)  # comes to the last of the processes
-    process = start_train(*options, "--out", out, "--save-every", 0, launcher=LAUNCHER, signalled=lost)
-    errors = process.communicate(timeout=300)[1]
+    with launched(*options, "--out", out, "--save-every", 0, signalled=(signal.SIGKILL, 1)) as process:
+        errors = process.communicate(timeout=300)[1]
     assert process.returncode != 0
     assert "SIGKILL" in errors
     assert not (out / "metrics.json").exists()
     assert run_folder.load_state(out)[0].epoch == 1
-    again = start_train("--out", out, "--resume", "auto", launcher=LAUNCHER)
-    said, errors = again.communicate(timeout=300)
-    assert again.returncode == 0, errors
+    with launched("--out", out, "--resume", "auto") as process:
+        said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     assert "on 2 x cpu" in said
     assert said.count("Test:") == 1
     result = run_train(*options, "--out", alone)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,26 +84,25 @@ def test_copies_of_test_images_can_be_dropped_from_train(pairs: Path, tmp_path: 
     assert not {f"{i}a.png" for i in range(7)} & {item.image for item in dataset.items}
 
 
-def test_a_second_run_beside_the_first_takes_over_its_thumbnails(
-    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, _ = opened(tmp_path, labels=pairs / "labels.csv")
-    monkeypatch.setattr("musiq.datasets.near_duplicates.thumbnail", lambda path: pytest.fail(f"{path} is read again"))
-    second = open_dataset(DataOptions(labels=pairs / "labels.csv"), tmp_path / "runs/next", lambda line: None)
+def test_a_second_run_beside_the_first_takes_over_its_thumbnails(pairs: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(pairs, tmp_path / "pairs")
+    first, _ = opened(tmp_path, labels=folder / "labels.csv")
+    for image in folder.glob("*.png"):  # of the same size and time, and no images any more
+        status = image.stat()
+        image.write_bytes(bytes(status.st_size))
+        os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    second = open_dataset(DataOptions(labels=folder / "labels.csv"), tmp_path / "runs/next", lambda line: None)
     assert second == first
+    assert torn(second) == 0
     assert (tmp_path / "runs/next" / THUMBNAILS).exists()
 
 
-def test_a_smaller_sample_looks_at_no_other_images(
-    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Path] = []
-    monkeypatch.setattr(
-        "musiq.datasets.near_duplicates.thumbnail", lambda path: seen.append(path) or np.zeros((32, 32), np.uint8)
-    )
+def test_a_smaller_sample_looks_at_no_other_images(pairs: Path, tmp_path: Path) -> None:
     dataset, _ = opened(tmp_path, labels=pairs / "labels.csv", max_images=20)
     assert len(dataset.items) == 20
-    assert sorted(seen) == sorted(item.path for item in dataset.items)
+    with np.load(tmp_path / "runs/run" / THUMBNAILS) as kept:
+        seen = {key.split(" ")[0] for key in kept["keys"].tolist()}
+    assert seen == {str(item.path.resolve()) for item in dataset.items}
 
 
 @pytest.mark.parametrize(

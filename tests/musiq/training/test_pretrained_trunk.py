@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from musiq.model.network import Musiq  # noqa: E402
 from musiq.spec import preset  # noqa: E402
 from musiq.training.pretrained_trunk import all_norms, load_trunk  # noqa: E402
 
+SPEC = dataclasses.replace(preset("resnet50", 64, 64), layers=1)
+
 
 def test_the_trunk_takes_torchvisions_weights_and_names_what_is_wrong_with_others(tmp_path: Path) -> None:
     import torchvision
@@ -22,7 +25,7 @@ def test_the_trunk_takes_torchvisions_weights_and_names_what_is_wrong_with_other
 
     torch.manual_seed(0)
     weights = torchvision.models.resnet50(weights=None).state_dict()
-    model = Musiq(preset("resnet50", 64, 64))
+    model = Musiq(SPEC)
     # As older files: without the counters.
     old = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "resnet50.pth")
@@ -48,7 +51,7 @@ def test_a_part_of_the_trunks_weights_is_taken_and_only_norms_that_fit_their_con
     weights = {name: value.numpy() for name, value in torchvision.models.resnet50(weights=None).state_dict().items()}
     lost = ("layer4.1.conv2.weight", "layer3.0.downsample.0.weight", "bn1.running_mean")
     np.savez(tmp_path / "part.npz", **{name: value for name, value in weights.items() if name not in lost})
-    model = Musiq(preset("resnet50", 64, 64))
+    model = Musiq(SPEC)
     loaded = load_trunk(model, str(tmp_path / "part.npz"))
     found = model.trunk.get_submodule("net").state_dict()
     for name, value in found.items():
