@@ -53,7 +53,7 @@ def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def problem() -> str:
+def why_no_gpu() -> str:
     """Why no GPU can be used here; empty where one can."""
     try:
         cuda = import_cuda()
@@ -66,7 +66,7 @@ def problem() -> str:
 
 def find(device: str) -> Gpu:
     """The GPU that "auto", "cuda" or "cuda:1" means. Raises MusiqError where there is none."""
-    if reason := problem():
+    if reason := why_no_gpu():
         raise MusiqError(f"{device} cannot be used: {reason}. Run this on a machine with an NVIDIA GPU and its driver.")
     cuda, index = import_cuda(), cuda_index(device)
     count = call(cuda.cudaGetDeviceCount)

@@ -91,7 +91,7 @@ class ExecutionContext:
             self._context = engine.create_execution_context()
             if self._context is None:
                 raise MusiqError(
-                    f"The engine finds no room to run on {gpu.name}: {log.said()}. "
+                    f"The engine finds no room to run on {gpu.name}: {log.reason()}. "
                     "Free the GPU, or export with a smaller --batch."
                 )
             self._inputs = list(feed.shapes())
@@ -118,7 +118,7 @@ class ExecutionContext:
     def _check(self, done: bool) -> None:
         if not done:
             raise MusiqError(
-                f"{self._gpu.name} could not run the engine: {self._log.said()}. Export it again on this machine."
+                f"{self._gpu.name} could not run the engine: {self._log.reason()}. Export it again on this machine."
             )
 
 
@@ -153,7 +153,7 @@ def make_logger(trt: Any) -> Any:
             elif int(severity) == int(trt.ILogger.Severity.WARNING):
                 self.warnings.append(" ".join(message.split()))
 
-        def said(self) -> str:
+        def reason(self) -> str:
             return "; ".join(dict.fromkeys(self.errors or self.warnings))[:800].rstrip(" .") or "it did not say why"
 
     return Logger()
@@ -195,7 +195,7 @@ def deserialise(runtime: Any, path: Path, record: Record, log: Any, gpu: cuda.Gp
         targets = ", ".join(f"SM{target}" for target in record.details.gpus) or "another GPU"
         raise MusiqError(
             f"{path.name} does not run on {gpu.name} (SM{gpu.capability}): it was built for {targets}. "
-            f"TensorRT says: {log.said()}. Export it for this GPU."
+            f"TensorRT says: {log.reason()}. Export it for this GPU."
         )
     return engine
 

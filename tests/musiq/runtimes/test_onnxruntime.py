@@ -44,3 +44,18 @@ def test_both_onnxruntime_packages_at_once_are_pointed_out(tiny_onnx: Path, monk
     monkeypatch.setattr("importlib.metadata.version", lambda package: "1.0")
     with pytest.warns(UserWarning, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
         open_runtime(tiny_onnx, "cpu")
+
+
+def test_an_onnx_file_whose_data_lies_outside_its_folder_is_refused(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    (tmp_path / "secret.bin").write_bytes(bytes(16))
+    weight = TensorProto(name="w", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value="../secret.bin")
+    floats = [helper.make_tensor_value_info(name, 1, [4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", floats[:1], floats[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(MusiqError, match=r"cannot open .*External data path"):
+        open_runtime(tmp_path / "in" / "m.onnx", "cpu")

@@ -33,8 +33,8 @@ def test_half_precision_that_pytorch_has_no_products_for_on_this_cpu_is_warned_o
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
     monkeypatch.setattr(pytorch, "is_x86", lambda: True)
     open_runtime(path, "cpu").close()
-    said = [str(one.message) for one in recwarn]
-    assert any("takes several times as long as for fp32 on this CPU" in one for one in said) == warned
+    messages = [str(one.message) for one in recwarn]
+    assert any("takes several times as long as for fp32 on this CPU" in one for one in messages) == warned
 
 
 def test_a_pt2_file_that_is_compiled_when_opened_scores_the_same(

@@ -29,7 +29,7 @@ from tests.recipe import photo
 
 SMALL = {"height": 64, "width": 96}
 needs_rtx = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt-rtx is not installed")
-no_gpu_here = pytest.mark.skipif(not cuda.problem(), reason="this machine has a GPU")
+no_gpu_here = pytest.mark.skipif(not cuda.why_no_gpu(), reason="this machine has a GPU")
 
 
 def as_engine(path: Path, source: Path, **changes: Any) -> Path:
