@@ -217,8 +217,8 @@ def open_run(options: Options) -> Run:
     if not options.resume or (options.given & {"labels", "data"} and not run_folder.exists(folder)):
         run = begin_run(options, folder)
     else:
-        run = resume_run(options, folder or run_folder.newest(say))
-    run.state, run.parts = run_folder.load_state(run.folder, say)
+        run = resume_run(options, folder or run_folder.newest(echo))
+    run.state, run.parts = run_folder.load_state(run.folder, echo)
     describe(run)
     return run
 
@@ -234,7 +234,7 @@ def begin_run(options: Options, folder: Path | None) -> Run:
     run_folder.check_new(folder)
     parse(recipe.loss, recipe.outputs)
     with accelerator.main_process_first():  # the others find its thumbnails
-        dataset = open_dataset(data, folder, say)
+        dataset = open_dataset(data, folder, echo)
     accelerator.wait_for_everyone()  # before one process writes what the others look for
     if accelerator.is_main_process:
         run_folder.write_run(folder, recipe, dataset, data.terms or terms_of(data.data))
@@ -251,7 +251,7 @@ def resume_run(options: Options, folder: Path) -> Run:
     return Run(accelerator, recipe, dataset, folder, options.workers, options.save_every)
 
 
-def say(line: str) -> None:
+def echo(line: str) -> None:
     """Print a line once, not in every process of accelerate launch; before there is an accelerator to ask."""
     if int(os.environ.get("RANK", 0)) == 0:
         click.echo(line)
@@ -261,13 +261,13 @@ def describe(run: Run) -> None:
     """What is about to be trained, on what and where; and how the images are made to fit, judged by the first."""
     recipe, device = run.recipe, run.accelerator.device.type
     where = f"{run.accelerator.num_processes} x {device}" if run.accelerator.num_processes > 1 else device
-    say(f"{recipe.preset} for {recipe.width}x{recipe.height} on {where}: {run.dataset.counts()} images")
-    say(f"target {run.dataset.target!r}, loss {recipe.loss}, lr {recipe.lr:g}, seed {recipe.seed}, in {run.folder}")
+    echo(f"{recipe.preset} for {recipe.width}x{recipe.height} on {where}: {run.dataset.counts()} images")
+    echo(f"target {run.dataset.target!r}, loss {recipe.loss}, lr {recipe.lr:g}, seed {recipe.seed}, in {run.folder}")
     with suppress(ImageError):  # it will be named where it is left out
         first = run.dataset.split("train")[0]
         _, how = prepare(first.path, recipe.height, recipe.width)
         if how:
-            say(
+            echo(
                 f"Images are made to fit: {first.image} is {how}. Another --height and --width would keep more of them."
             )
 

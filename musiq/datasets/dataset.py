@@ -23,7 +23,7 @@ KONIQ_RATING = "KonIQ-10k mean rating (1-5)"
 
 @dataclass(frozen=True)
 class Labelled:
-    """One image and what people said of it.
+    """One image and its label.
 
     Attributes:
         image: Its name as the label file has it.

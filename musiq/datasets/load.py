@@ -22,7 +22,7 @@ from musiq.terminal import progress_bar
 THUMBNAILS = "thumbnails.npz"
 """The cache of images' thumbnails in a run's folder; runs beside it read it, too."""
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class DataOptions:
     terms: str | None = None
 
 
-def open_dataset(options: DataOptions, folder: Path, say: Say) -> Dataset:
+def open_dataset(options: DataOptions, folder: Path, echo: Echo) -> Dataset:
     """Open the labelled images that the options ask for: every one in a split, every image there.
 
     Args:
         options: What is asked for.
         folder: Of the run; thumbnails by which near duplicates are found are kept there.
-        say: Takes lines for people: what was drawn, left out, dropped.
+        echo: Takes lines for people: what was drawn, left out, dropped.
 
     Returns:
         The images of all datasets as one.
@@ -77,15 +77,15 @@ def open_dataset(options: DataOptions, folder: Path, say: Say) -> Dataset:
     if most := options.max_images:
         # Before the split, so that only these are looked at for near duplicates.
         datasets = [sample(one, max(3, round(most * len(one.items) / count)), options.seed) for one in datasets]
-    datasets = [_without_missing(dataset, options.skip_missing, say) for dataset in datasets]
+    datasets = [_without_missing(dataset, options.skip_missing, echo) for dataset in datasets]
     near = NO_PAIRS
     if options.near_duplicates != "keep":
         near = _near_duplicates([item for dataset in datasets for item in dataset.items], folder)
     datasets, lines = settle_splits(datasets, options.seed, near)
     for line in lines:
-        say(line)
+        echo(line)
     dataset = join(datasets, [name for name, _ in names], options.outputs) if len(datasets) > 1 else datasets[0]
-    dataset = _without_leaks(dataset, near, options.near_duplicates == "drop", say)
+    dataset = _without_leaks(dataset, near, options.near_duplicates == "drop", echo)
     if len(dataset.split("train")) < 2 or not dataset.split("val"):
         raise MusiqError(f"There are {dataset.counts()} images: too few to train and choose the best epoch.")
     target, score_range = options.target or dataset.target, options.score_range or dataset.score_range
@@ -123,14 +123,14 @@ def _open_one(options: DataOptions, name: str, root: Path | None) -> Dataset:
     return as_shares(dataset, options.outputs) if options.outputs > 1 else dataset
 
 
-def _without_missing(dataset: Dataset, skip: bool, say: Say) -> Dataset:
+def _without_missing(dataset: Dataset, skip: bool, echo: Echo) -> Dataset:
     lost = missing(dataset.items)
     if not lost:
         return dataset
     what = f"{len(lost)} of {len(dataset.items)} images are missing, {lost[0].path} first"
     if not skip:
         raise MusiqError(f"{what}. Put them there, give --root, or train without them by --skip-missing.")
-    say(f"{what}; going on without them.")
+    echo(f"{what}; going on without them.")
     gone = {item.image for item in lost}
     return dataclasses.replace(dataset, items=tuple(item for item in dataset.items if item.image not in gone))
 
@@ -177,7 +177,7 @@ def _near_duplicates(items: Sequence[Labelled], folder: Path) -> NDArray[np.int6
         return find_near_duplicates([item.path for item in items], caches, bar.advance)
 
 
-def _without_leaks(dataset: Dataset, near: NDArray[np.int64], drop: bool, say: Say) -> Dataset:
+def _without_leaks(dataset: Dataset, near: NDArray[np.int64], drop: bool, echo: Echo) -> Dataset:
     """Say what leaks, and mark it or, where asked, drop it from train."""
     leaking = leaks(dataset, near)
     if not leaking:
@@ -186,9 +186,9 @@ def _without_leaks(dataset: Dataset, near: NDArray[np.int64], drop: bool, say: S
     what = f"{counts[0]} val and {counts[1]} test images have a near duplicate in train"
     if drop:
         smaller = drop_leaks(dataset, near)
-        say(f"{what}: dropped {len(dataset.items) - len(smaller.items)} images of train.")
+        echo(f"{what}: dropped {len(dataset.items) - len(smaller.items)} images of train.")
         return smaller
     marked = mark_leaks(dataset, near)
     how = "the labels' own marks of them stay" if marked is dataset else "marked in split.csv"
-    say(f"{what} by the split that the labels give; {how} ({NEAR_DUPLICATE}). --near-duplicates drop leaves them out.")
+    echo(f"{what} by the split that the labels give; {how} ({NEAR_DUPLICATE}). --near-duplicates drop leaves them out.")
     return marked

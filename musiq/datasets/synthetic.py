@@ -1,4 +1,4 @@
-"""A labelled set to try everything on: real photographs, synthetically distorted, labelled with the level of distortion.
+"""Makes a labelled set to try everything on: real photographs, distorted, labelled with the level of the distortion.
 
 The photographs are those inside the scikit-image and scikit-learn packages. No person rated these images: a model trained
 on them shows that the whole path works, and says nothing about how people see. Run as `python -m
@@ -110,11 +110,21 @@ def label(level: int) -> float:
 
 
 def make(out: Path, versions: int = 6, seed: int = 0) -> int:
-    """Write images and labels.csv under `out`; return how many images.
+    """Make the set.
 
     From each photograph `versions` images as they are, and as many at every level of every distortion. Each is a crop
-    of its own, of the tiny preset's size, so that what is to be learned is the distortion and not the place. The same
-    seed gives the same images. Raises MusiqError where scikit-image or scikit-learn is not installed.
+    of its own, of the tiny preset's size, so that what is to be learned is the distortion and not the place.
+
+    Args:
+        out: Folder for the images and labels.csv.
+        versions: Crops of each photograph a level.
+        seed: Of the crops and the noise; the same gives the same images.
+
+    Returns:
+        How many images there are.
+
+    Raises:
+        MusiqError: scikit-image or scikit-learn is not installed, or the folder cannot be written.
     """
     photographs = {name: photograph(name) for name in PHOTOGRAPHS}
     rows = []
@@ -163,6 +173,8 @@ def _clipped(values: np.ndarray) -> Image:
 
 def _write(path: Path, image: Image) -> None:
     # PNG keeps exactly the distortion that the label names; the lowest compression is the fastest to write and read.
+    # Written directly: labels.csv is what makes the set, and comes when all are there; an fsync each would take longer
+    # than the images.
     ok, data = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert ok
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from musiq.training.dataloader import LabelledImages, load_batches
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model says of a set of images.
+    """The scores of a set of images by a model.
 
     Attributes:
         scores: Of each item, in the labels' units; NaN where its image cannot be read.

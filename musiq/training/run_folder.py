@@ -85,8 +85,8 @@ def new_folder(preset: str) -> Path:
     return RUNS / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def newest(say: Callable[[str], None] = lambda line: None) -> Path:
-    """The run folder written to last whose files can be read; those passed over are said. Raises MusiqError where there is
+def newest(echo: Callable[[str], None] = lambda line: None) -> Path:
+    """The run folder written to last whose files can be read; those passed over are named. Raises MusiqError where there is
     none."""
     found = sorted(RUNS.glob("*/run.json"), key=_written, reverse=True)
     for record in found:
@@ -95,7 +95,7 @@ def newest(say: Callable[[str], None] = lambda line: None) -> Path:
             load_state(record.parent)
             return record.parent
         except MusiqError as problem:
-            say(f"Passed over: {problem}")
+            echo(f"Passed over: {problem}")
     raise MusiqError(f"There is no run in {RUNS.resolve()} to resume; give its folder with --out.")
 
 
@@ -174,7 +174,7 @@ def save_state(folder: Path, state: State, parts: dict[str, Any]) -> None:
             os.link(folder / STATE, folder / BEFORE)
 
 
-def load_state(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[State, dict[str, Any]]:
+def load_state(folder: Path, echo: Callable[[str], None] = lambda line: None) -> tuple[State, dict[str, Any]]:
     """The saved position and state dicts, those before where the last cannot be read; the beginning and {} where a run was
     stopped before the first was saved. Raises MusiqError where there are some and none can be read."""
     found = [folder / name for name in (STATE, BEFORE) if (folder / name).exists()]
@@ -182,7 +182,7 @@ def load_state(folder: Path, say: Callable[[str], None] = lambda line: None) -> 
         try:
             return _read_state(path)
         except MusiqError:
-            say(f"{path} is broken; going on from the state saved before it, if there is one.")
+            echo(f"{path} is broken; going on from the state saved before it, if there is one.")
     if found:
         raise MusiqError(f"{found[0]} is broken; start a new run, or put a copy of the file back.")
     return State(), {}
