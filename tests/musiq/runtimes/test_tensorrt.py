@@ -182,15 +182,15 @@ def test_an_engine_for_another_gpu_is_refused_in_tensorrts_words(
     ],
 )
 def test_an_engine_of_another_version_is_refused_unless_it_was_built_to_last(
-    built: str, compatible: bool, refused: bool
+    fake: SimpleNamespace, tiny_onnx: Path, tmp_path: Path, built: str, compatible: bool, refused: bool
 ) -> None:
-    record = SimpleNamespace(versions={"tensorrt": built}, details=Details(compatible=compatible), format="trt")
-    arguments: Any = (Path("e.engine"), record, fake_tensorrt(None), "tensorrt")
+    details = Details(compatible=compatible)
+    path = as_engine(tmp_path / "e.engine", tiny_onnx, versions={"tensorrt": built}, details=details)
     if refused:
         with pytest.raises(MusiqError, match=rf"built by TensorRT {built} and here is 10\.13\.0.*tensorrt=={built}"):
-            tensorrt.check_version(*arguments)
+            open_runtime(path)
     else:
-        tensorrt.check_version(*arguments)
+        assert open_runtime(path)(photo(192, 256, 1)[None]).shape == (1,)
 
 
 def test_an_engine_without_its_record_or_with_another_byte_is_refused(
