@@ -5,25 +5,23 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import signal
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from musiq import artifact, files
+from musiq import artifact
 from musiq.errors import MusiqError
-from musiq.spec import Spec
 from musiq.terminal import Command
 
-from .check.compare import LIMITS, Limits
+from .exporter import export, verify
 from .formats import FORMATS, check_possible, find
-from .request import INPUTS, TARGETS, Batch, Format, Request
+from .options import ExportOptions
+from .request import INPUTS, LIMITS, TARGETS, Format, Request
+from .table import table
+from .triton import export_repository
 
 if TYPE_CHECKING:
-    from musiq.model.network import Musiq
-
     from .exporter import Reference
 
 PRECISIONS = tuple(LIMITS)
@@ -110,15 +108,7 @@ FORMAT_HELP = (
     type=click.Path(path_type=Path, file_okay=False),
     help="Only show the artifacts of this folder as a Markdown table, from their records.",
 )
-def main(
-    checkpoint: Path | None,
-    formats: tuple[str, ...],
-    precisions: tuple[str, ...],
-    out: Path,
-    unverified: Path | None,
-    folder: Path | None,
-    **options: Any,
-) -> None:
+def main(**given: Any) -> None:
     """Turn a checkpoint into files that score like it, proven before they get their names.
 
     \b
@@ -129,23 +119,20 @@ def main(
     # A terminated export cleans up like an interrupted one.
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if folder is not None:
-        from .table import table
-
-        click.echo(table(folder))
+    options = ExportOptions.parse(**given)
+    if options.folder is not None:
+        click.echo(table(options.folder))
         return
     check_torch()
-    chosen = [find(name) for name in formats if name != "all"]
-    checkpoint = checkpoint or newest_checkpoint(Path("runs"))
-    if unverified is not None:
-        from .exporter import verify
-
-        verify(unverified, checkpoint, partial(make_reference, options), partial(limits_of, options), click.echo)
-        click.echo(f"{unverified} is verified")
+    chosen = [find(name) for name in options.formats if name != "all"]
+    checkpoint = options.checkpoint or newest_checkpoint(Path("runs"))
+    if options.unverified is not None:
+        verify(options.unverified, checkpoint, options.reference, options.limits, click.echo)
+        click.echo(f"{options.unverified} is verified")
         return
-    every = "all" in formats
+    every = "all" in options.formats
     files = [format for format in FORMATS.values() if not format.repository or format in chosen]
-    export_all(checkpoint, files if every else chosen, precisions, out, options, patient=every)
+    export_all(checkpoint, files if every else chosen, options, skip_impossible=every)
 
 
 def check_torch() -> None:
@@ -156,80 +143,65 @@ def check_torch() -> None:
             )
 
 
-def export_all(
-    checkpoint: Path,
-    formats: list[Format],
-    precisions: tuple[str, ...],
-    out: Path,
-    options: dict[str, Any],
-    patient: bool,
-) -> None:
-    """Every format in every precision; one that fails costs no other. `patient`: what cannot be made is passed over."""
+def export_all(checkpoint: Path, formats: list[Format], options: ExportOptions, skip_impossible: bool) -> None:
+    """Every format in every precision; one that fails costs no other."""
     from musiq.model import checkpoint as checkpoints
 
-    from .exporter import export
     from .graph.simplify import gflop, simplify
-    from .triton import export_repository
 
-    batch, engine = parse_batch(options["batch"], options["batch_opt"]), engine_options(options)
-    target = target_of(options["tune_for"])
     click.echo(f"{checkpoint}: reading")
-    model = checkpoints.load(checkpoint, options["height"], options["width"])
+    model = checkpoints.load(checkpoint, options.height, options.width)
     simple, spec = simplify(model), model.spec
-    wanted = []
-    for precision in precisions:
-        limits = limits_of(options, LIMITS[precision])
-        given = {**engine, **int8_options(options, precision, limits, spec)}
-        request = Request(simple, precision, options["inputs"], batch, opset_of(options, precision), given, target)
-        wanted += [(format, request, limits) for format in possible(formats, request, patient)]
+    requests = options.requests(simple, lambda text: click.echo(f"Warning: {text}", err=True))
+    wanted = [(format, request) for request in requests for format in possible(formats, request, skip_impossible)]
     click.echo(
         f"{spec.preset}, {spec.width}x{spec.height}, {spec.tokens} tokens: "
         f"{gflop(model):.1f} GFLOP, simplified {gflop(simple):.1f}"
     )
-    if options["tune_for"] is None and spec.trunk == "patch" and any(not format.gpu_only for format, *_ in wanted):
+    if options.tune_for is None and spec.trunk == "patch" and any(not format.gpu_only for format, _ in wanted):
+        target = options.target()
         click.echo(f"tuned for a {target}; --tune-for {'gpu' if target == 'cpu' else 'cpu'} for the other")
-    reference = make_reference(options, checkpoint, model)
-    failures: list[MusiqError] = []
-    for format, request, limits in wanted:
-        path = path_of(out, file_name(options["name"], request, len(precisions) > 1), format)
-        make = export_repository if format.repository else export
-        click.echo(f"{format.name} {request.precision}: building")
+    reference = options.reference(checkpoint, model)
+    failures = 0
+    for format, request in wanted:
         try:
-            tell_done(path, make(format, request, reference, limits, path, click.echo), options["images"])
-            if format.repository:
-                click.echo(f"       tritonserver --model-repository={path.parents[2]}")
+            export_one(format, request, reference, options)
         except MusiqError as problem:
             if len(wanted) == 1:
                 raise
             click.echo(f"Error: {problem}", err=True)
-            failures.append(problem)
+            failures += 1
     if failures:
-        raise MusiqError(f"{len(failures)} of {len(wanted)} artifacts could not be made; the reasons are above.")
+        raise MusiqError(f"{failures} of {len(wanted)} artifacts could not be made; the reasons are above.")
 
 
-def path_of(out: Path, name: str, format: Format) -> Path:
-    """The artifact's path; in a repository the version folder says whose it is, and Triton has its name for it."""
-    return out / name / "1" / f"model{format.suffix}" if format.repository else out / (name + format.suffix)
+def export_one(format: Format, request: Request, reference: Reference, options: ExportOptions) -> None:
+    make, path = export_repository if format.repository else export, options.path(request, format)
+    click.echo(f"{format.name} {request.precision}: building")
+    record = make(format, request, reference, options.limits(LIMITS[request.precision]), path, click.echo)
+    show_result(path, record, options.images)
+    if format.repository:
+        click.echo(f"       tritonserver --model-repository={path.parents[2]}")
 
 
-def possible(formats: list[Format], request: Request, patient: bool) -> list[Format]:
-    """The formats that can be made; the first that cannot is an error, or where `patient` only a line."""
+def possible(formats: list[Format], request: Request, skip_impossible: bool) -> list[Format]:
+    """The formats that can be made; the first that cannot is an error, or where `skip_impossible` only a line."""
     fine = []
     for format in formats:
         try:
             check_possible(format, request)
             fine.append(format)
         except MusiqError as problem:
-            if not patient:
+            if not skip_impossible:
                 raise
             click.echo(f"[-] {format.name} {request.precision} is left out: {problem}")
     return fine
 
 
-def tell_done(path: Path, record: artifact.Record, images: Path | None) -> None:
+def show_result(path: Path, record: artifact.Record, images: Path | None) -> None:
     size = path.stat().st_size / 1e6
-    nodes = f", {record.details['nodes']} nodes" if "nodes" in record.details else ""
-    click.echo(f"{path}  {size:.1f} MB{nodes}, built in {record.details['build_s']} s")
+    nodes = f", {record.details.nodes} nodes" if record.details.nodes else ""
+    click.echo(f"{path}  {size:.1f} MB{nodes}, built in {record.details.build_s} s")
     if record.unverified:
         click.echo(f"[-] unverified: {record.unverified}")
         click.echo(f"next:  musiq-export --verify {path} --checkpoint CHECKPOINT, where it can run")
@@ -246,93 +218,6 @@ def newest_checkpoint(runs: Path) -> Path:
             f"There is no checkpoint: {runs}/*/best.safetensors is empty. Give --checkpoint, or run train.py first."
         )
     return found[-1]
-
-
-def parse_batch(text: str, best: int = 8) -> Batch:
-    """ "4" is static; "1..32" dynamic; "1.." without limit."""
-    smallest, dots, largest = text.partition("..")
-    try:
-        low = int(smallest)
-        high = int(largest) if largest else (0 if dots else low)
-    except ValueError:
-        low = high = -1
-    if low < 1 or (high and high < low) or high < 0:
-        raise MusiqError(f"--batch {text!r} is no batch size; expected e.g. 1, 8, 1..32 or 1..")
-    return Batch(low, high, max(low, min(best, high or best)))
-
-
-def limits_of(options: dict[str, Any], limits: Limits) -> Limits:
-    """The default limits of a precision, changed as asked."""
-    if options["max_difference"] is not None:
-        limits = replace(limits, difference=options["max_difference"])
-    if options["min_srcc"] is not None:
-        limits = replace(limits, srcc=options["min_srcc"])
-    return limits
-
-
-def engine_options(options: dict[str, Any]) -> dict[str, Any]:
-    """What only engines read; `gpus` are compute capabilities without the dot, checked here."""
-    from .builders.tensorrt import parse_gpus
-
-    gpus = parse_gpus(options["gpus"]) if options["gpus"] else ()
-    return {"gpus": gpus, **{name: options[name] for name in ("tf32", "compatible", "timing_cache")}}
-
-
-def target_of(asked: str | None) -> str:
-    """What to tune for: what was asked, else the kind of machine that this is, on which the file is checked too."""
-    return asked or ("gpu" if cuda_at_hand() else "cpu")
-
-
-def cuda_at_hand() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def int8_options(options: dict[str, Any], precision: str, limits: Limits, spec: Spec) -> dict[str, Any]:
-    """What int8 needs beyond the request: real images, and the limits that its own measuring keeps to."""
-    if precision != "int8":
-        return {}
-    from .int8 import calibration
-
-    folder: Path | None = options["calibration_images"]
-    if folder is None:
-        raise calibration.missing()
-    images = calibration.read(folder, spec.height, spec.width, lambda text: click.echo(f"Warning: {text}", err=True))
-    return {"calibration": images, "limits": limits, "force": options["force"], "weight_bits": options["weight_bits"]}
-
-
-def opset_of(options: dict[str, Any], precision: str) -> int:
-    """18 unless asked; bf16 convolutions exist from opset 22 on."""
-    bf16 = precision == "bf16"
-    opset: int = options["opset"] or (22 if bf16 else 18)
-    if bf16 and opset < 22:
-        raise MusiqError(
-            f"bf16 needs opset 22 or newer, not {opset}: earlier convolutions do not take it. Leave out --opset."
-        )
-    return opset
-
-
-def file_name(name: str | None, request: Request, several: bool = False) -> str:
-    """Without the ending; a name that the user chose is kept, but for the precision where `several` are made."""
-    spec = request.model.spec
-    parts = [name or f"{spec.preset}-{spec.width}x{spec.height}"]
-    parts += [] if request.precision == "fp32" or (name and not several) else [request.precision]
-    parts += [] if name or request.inputs == "image" else [request.inputs]
-    return "-".join(parts)
-
-
-def make_reference(options: dict[str, Any], checkpoint: Path, model: Musiq) -> Reference:
-    """The original's scores of the images that were asked for."""
-    from .check import images
-    from .exporter import Reference
-
-    spec, folder, most = model.spec, options["images"], options["max_images"]
-    if folder is None:
-        chosen, called = images.generated(spec.height, spec.width), "generated"
-    else:
-        chosen, called = images.read(folder, spec.height, spec.width, most), folder.name
-    return Reference(model, checkpoint.name, files.sha256(checkpoint), chosen, called)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From a checkpoint to a checked file: build under a temporary name, score, compare, and only then rename."""
+"""From a request to a checked file: build under a temporary name, score, compare, and only then rename."""
 
 from __future__ import annotations
 
@@ -15,29 +15,19 @@ from numpy.typing import NDArray
 from musiq import artifact, files
 from musiq.artifact import Check, Record
 from musiq.errors import MusiqError
+from musiq.runtimes.base import Runtime
 from musiq.runtimes.registry import open_runtime
 
-from .check import speed
-from .check.compare import Limits, allowed_difference, compare, tell
-from .check.float64 import reference_scores, uncertain
-from .int8 import quantize
-from .request import Built, Format, Request
-from .staging import _publish, staging
+from .check.compare import allowed_difference, compare, lines
+from .check.float64 import find_uncertain, reference_scores
+from .check.speed import compare_speed
+from .request import LIMITS, Built, Format, Images, Limits, Request, Scores
+from .staging import publish, staging
 
 if TYPE_CHECKING:
-    from musiq.model.network import Musiq
-from typing import TYPE_CHECKING
-
-from .check.compare import LIMITS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from musiq.model.network import Musiq
 
 Say = Callable[[str], None]
-Images = NDArray[np.uint8]
-Scores = NDArray[np.float32]
 
 
 class DisagreesError(MusiqError):
@@ -46,17 +36,25 @@ class DisagreesError(MusiqError):
 
 @dataclass
 class Reference:
-    """The original model, its file's name and hash, the images, and PyTorch's fp32 scores for them."""
+    """The original that an artifact is compared with.
+
+    Attributes:
+        model: As it was trained, in fp32.
+        name: Of its checkpoint.
+        sha256: Of its checkpoint.
+        images: uint8 (N, H, W, 3), that the comparison is made on.
+        image_source: Which they are: a folder's name, or "generated".
+    """
 
     model: Musiq
     name: str
     sha256: str
     images: Images
-    called: str  # the images, as a person would call them
+    image_source: str
 
     @cached_property
-    def scores(self) -> NDArray[np.float32]:
-        """Computed when first asked for: an artifact that cannot run here needs none."""
+    def scores(self) -> Scores:
+        """The original's (N,); computed when first asked for: an artifact that cannot run here needs none."""
         return reference_scores(self.model, self.images)
 
     def uncertain(self, found: Scores, allowed: float) -> NDArray[np.bool_]:
@@ -65,18 +63,30 @@ class Reference:
             return np.zeros(len(found), np.bool_)
         from .graph.simplify import simplify
 
-        return uncertain([self.model, simplify(self.model)], self.images, found, self.scores, allowed)
+        return find_uncertain([self.model, simplify(self.model)], self.images, found, self.scores, allowed)
 
 
 def _is_exact(record: Record) -> bool:
     """Whether the same sums in another order are all that may differ."""
-    return record.precision == "fp32" and not record.details.get("tf32")
+    return record.precision == "fp32" and not record.details.tf32
 
 
 def export(format: Format, request: Request, reference: Reference, limits: Limits, path: Path, say: Say) -> Record:
-    """Write the artifact `path` and its record; neither exists unless the check passed. Returns the record.
+    """Write an artifact and its record; neither exists unless the check passed.
 
-    Raises MusiqError if the artifact cannot be built, disagrees, or cannot be written.
+    Args:
+        format: Of the artifact, which builds it.
+        request: What is asked for.
+        reference: The original that it is compared with, through the runtime that its users get.
+        limits: What may differ.
+        path: Of the artifact; its record lies beside it (`musiq.artifact.record_path`).
+        say: Called with each line for the user.
+
+    Returns:
+        The record. Where the artifact cannot run on this machine, it says so (`Record.unverified`).
+
+    Raises:
+        MusiqError: If the artifact cannot be built, disagrees, is int8 and slower than fp32, or cannot be written.
     """
     target = "gpu" if format.gpu_only else request.tuned_for
     request = replace(request, tuned_for=target, whole_attention=format.whole_attention)
@@ -85,22 +95,20 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
         started = time.perf_counter()
         built = format.build(request, part)
         seconds = time.perf_counter() - started
-        if request.precision == "int8":
-            built = replace(built, details={**built.details, **quantize.details(request, symmetric=format.gpu_only)})
         record = _record(format, request, reference, built, part, seconds)
         artifact.write_record(part, record)
         if not built.unverified:
             record = replace(record, check=run_check(part, record, reference, limits, say))
             if request.precision == "int8":
-                record = speed.timed(format, request, record, part, reference.images, say)
+                record = compare_speed(format, request, record, part, reference.images, say)
             artifact.write_record(part, record)
-        _publish([*(folder / file.name for file in built.files), artifact.record_path(part), part], path.parent)
+        publish([*(folder / file.name for file in built.files), artifact.record_path(part), part], path.parent)
     return record
 
 
 def run_check(path: Path, record: Record, reference: Reference, limits: Limits, say: Say) -> Check:
     """Score the reference images with the runtime that users get, one by one and in the largest batch; compare."""
-    runtime = open_runtime(path, record.details.get("device", "auto"))
+    runtime = open_runtime(path)
     try:
         images, scores = reference.images, reference.scores
         one_by_one = _scored(runtime, images, max(1, record.batch[0]))
@@ -110,9 +118,11 @@ def run_check(path: Path, record: Record, reference: Reference, limits: Limits, 
     finally:
         runtime.close()
     found = worse_of(one_by_one, together, scores)
-    aside = reference.uncertain(found, allowed_difference(limits, record.spec, scores)) if _is_exact(record) else None
-    check = compare(found, scores, record.spec, limits, provider, reference.called, aside)
-    tell(check, record.spec, limits, reference.scores, say)
+    allowed = allowed_difference(limits, record.spec, scores)
+    uncertain = reference.uncertain(found, allowed) if _is_exact(record) else None
+    check = compare(found, scores, record.spec, limits, provider, reference.image_source, uncertain)
+    for line in lines(check, record.spec, limits, scores):
+        say(line)
     if not check.passed:
         raise DisagreesError(
             f"{path.name} does not score like {reference.name}, so it was not kept. Try another precision, or loosen "
@@ -130,7 +140,7 @@ def worse_of(alone: Scores, together: Scores, reference: Scores) -> Scores:
     return found
 
 
-def _scored(runtime: Callable[[Images], NDArray[np.float32]], images: Images, size: int) -> NDArray[np.float32]:
+def _scored(runtime: Runtime, images: Images, size: int) -> Scores:
     return np.concatenate([runtime(images[i : i + size]) for i in range(0, len(images), size)])
 
 
@@ -150,13 +160,13 @@ def _record(format: Format, request: Request, reference: Reference, built: Built
         versions=built.versions,
         layers=dict(sorted(built.layers.items(), key=lambda item: -item[1])),
         unverified=built.unverified,
-        details={
-            **built.details,
-            "tuned_for": request.tuned_for,
-            "tf32": bool(request.options.get("tf32")),
-            "build_s": round(seconds, 1),
-            "gflop": round(gflop(request.model), 4),
-        },
+        details=replace(
+            built.details,
+            tuned_for=request.tuned_for,
+            tf32=request.engine.tf32,
+            build_s=round(seconds, 1),
+            gflop=round(gflop(request.model), 4),
+        ),
     )
 
 
@@ -166,11 +176,22 @@ def verify(
     make_reference: Callable[[Path, Musiq], Reference],
     limits: Callable[[Limits], Limits],
     say: Say,
-) -> artifact.Record:
-    """Check the artifact `path` against the checkpoint that its record names, and write the outcome into the record.
+) -> Record:
+    """Check an artifact that could not run where it was built, and write the outcome into its record.
 
-    Raises MusiqError for another checkpoint, for an artifact that cannot run here, and for one that disagrees: that one's
-    record then says so, and `musiq.load` keeps calling it unverified.
+    Args:
+        path: Of the artifact.
+        checkpoint: That it was made from.
+        make_reference: Gives the original of a checkpoint and the model read from it.
+        limits: Gives those of the check, from the precision's own.
+        say: Called with each line for the user.
+
+    Returns:
+        The record as it was written.
+
+    Raises:
+        MusiqError: For another checkpoint, for an artifact that cannot run here, and for one that disagrees: that one's
+            record then says so, and `musiq.load` keeps calling it unverified.
     """
     from musiq.model import checkpoint as checkpoints
 

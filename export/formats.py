@@ -4,135 +4,94 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from pathlib import Path
+from functools import partial
 
 from musiq.errors import MusiqError
 
-from .request import Built, Format, Request
-
-
-def _torchscript(request: Request, path: Path) -> Built:
-    from .builders.torch import build_torchscript
-
-    return build_torchscript(request, path)
-
-
-def _pt2(request: Request, path: Path) -> Built:
-    from .builders.torch import build_pt2
-
-    return build_pt2(request, path)
-
-
-def _onnx(request: Request, path: Path) -> Built:
-    from .builders.onnx import build
-
-    return build(request, path)
-
-
-def _openvino(request: Request, path: Path) -> Built:
-    from .builders.openvino import build
-
-    return build(request, path)
-
-
-def _trt(request: Request, path: Path) -> Built:
-    from .builders.tensorrt import build
-
-    return build(request, path, "tensorrt")
-
-
-def _trt_rtx(request: Request, path: Path) -> Built:
-    from .builders.tensorrt import build
-
-    return build(request, path, "tensorrt_rtx")
-
-
-def _trt_possible(request: Request) -> None:
-    from .builders.tensorrt import check_possible
-
-    check_possible(request, "tensorrt")
-
-
-def _trt_rtx_possible(request: Request) -> None:
-    from .builders.tensorrt import check_possible
-
-    check_possible(request, "tensorrt_rtx")
-
-
-def _triton_possible(request: Request) -> None:
-    from .triton import check_possible
-
-    check_possible(request)
-
-
-def _triton_trt_possible(request: Request) -> None:
-    _trt_possible(request)
-    _triton_possible(request)
-
+from . import triton
+from .builders import onnx, openvino, tensorrt, torch
+from .request import Format, Request
 
 FLOATS = ("fp32", "fp16", "bf16")
+ALL = (*FLOATS, "int8")
+
+check_trt = partial(tensorrt.check_possible, package="tensorrt")
+check_trt_rtx = partial(tensorrt.check_possible, package="tensorrt_rtx")
+
+
+def check_triton_trt(request: Request) -> None:
+    check_trt(request)
+    triton.check_possible(request)
+
+
+build_trt = partial(tensorrt.build, package="tensorrt")
+build_trt_rtx = partial(tensorrt.build, package="tensorrt_rtx")
+
 FORMATS: dict[str, Format] = {
     format.name: format
     for format in (
         Format(
-            "torchscript", ".torchscript", _torchscript, "torch", "train", FLOATS, ("ts",), "legacy, still required"
+            "torchscript",
+            torch.build_torchscript,
+            package="torch",
+            extra="train",
+            precisions=FLOATS,
+            aliases=("ts",),
+            note="legacy, still required",
         ),
-        Format("pt2", ".pt2", _pt2, "torch", "train", FLOATS, ("torch-export",)),
-        Format("onnx", ".onnx", _onnx, "onnxruntime", "cpu", (*FLOATS, "int8")),
+        Format("pt2", torch.build_pt2, package="torch", extra="train", precisions=FLOATS, aliases=("torch-export",)),
+        Format("onnx", onnx.build, package="onnxruntime", extra="cpu", precisions=ALL),
         Format(
             "openvino",
-            ".xml",
-            _openvino,
-            "openvino",
-            "openvino",
-            (*FLOATS, "int8"),
-            ("ov",),
+            openvino.build,
+            package="openvino",
+            extra="openvino",
+            precisions=ALL,
+            aliases=("ov",),
             whole_attention=True,
         ),
         Format(
             "trt",
-            ".engine",
-            _trt,
-            "tensorrt",
-            "tensorrt",
-            (*FLOATS, "int8"),
-            ("tensorrt", "engine"),
-            possible=_trt_possible,
+            build_trt,
+            package="tensorrt",
+            extra="tensorrt",
+            precisions=ALL,
+            aliases=("tensorrt", "engine"),
+            check_possible=check_trt,
             gpu_only=True,
         ),
         Format(
             "trt-rtx",
-            ".rtx.engine",
-            _trt_rtx,
-            "tensorrt_rtx",
-            "tensorrt-rtx",
-            (*FLOATS, "int8"),
-            ("tensorrt-rtx", "rtx"),
-            possible=_trt_rtx_possible,
+            build_trt_rtx,
+            package="tensorrt_rtx",
+            extra="tensorrt-rtx",
+            precisions=ALL,
+            aliases=("tensorrt-rtx", "rtx"),
+            check_possible=check_trt_rtx,
             gpu_only=True,
         ),
         Format(
             "triton",
-            ".onnx",
-            _onnx,
-            "onnxruntime",
-            "cpu",
-            (*FLOATS, "int8"),
+            onnx.build,
+            package="onnxruntime",
+            extra="cpu",
+            precisions=ALL,
             note="model repository round the ONNX",
-            possible=_triton_possible,
+            check_possible=triton.check_possible,
             repository=True,
+            file_format="onnx",
         ),
         Format(
             "triton-trt",
-            ".engine",
-            _trt,
-            "tensorrt",
-            "tensorrt",
-            (*FLOATS, "int8"),
-            ("triton-tensorrt",),
-            "round the engine",
-            possible=_triton_trt_possible,
+            build_trt,
+            package="tensorrt",
+            extra="tensorrt",
+            precisions=ALL,
+            aliases=("triton-tensorrt",),
+            note="round the engine",
+            check_possible=check_triton_trt,
             repository=True,
+            file_format="trt",
             gpu_only=True,
         ),
     )
@@ -155,7 +114,7 @@ def check_possible(format: Format, request: Request) -> None:
         raise MusiqError(
             f"{format.name} cannot be made in {request.precision}; its precisions are {', '.join(format.precisions)}."
         )
-    if format.possible:
-        format.possible(request)
+    if format.check_possible:
+        format.check_possible(request)
     if importlib.util.find_spec(format.package) is None:
         raise MusiqError(f"{format.name} needs {format.package}: pip install 'musiq[{format.extra}]'.")

@@ -1,24 +1,23 @@
-"""From a checkpoint to a checked file: build under a temporary name, score, compare, and only then rename."""
+"""Publishing finished files or folders whole: they are made in a folder beside their goal, then renamed into place."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from musiq.errors import MusiqError
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager
 def staging(path: Path) -> Iterator[Path]:
-    """A folder beside the goal, so that renaming is one step; removed whatever happens."""
+    """A folder beside `path`, so that renaming is one step; removed whatever happens.
+
+    Raises MusiqError where it cannot be made, and for any OSError within, such as of a full disk.
+    """
     # Named before it is made, so that a signal that comes right after it was made finds it removed too.
     folder = path.with_name(f".part-{secrets.token_hex(4)}")
     try:
@@ -37,9 +36,33 @@ def staging(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _publish(files: list[Path], folder: Path) -> None:
-    """Rename the finished files into place, the artifact itself last."""
-    for file in files:
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(file, folder / file.name)
+def publish(parts: Sequence[Path], folder: Path) -> None:
+    """Rename finished files, or folders of them, from a stage into `folder`, the last named last.
+
+    A file takes the place of an earlier one of its name, and a folder that of an earlier folder, which stays where that
+    fails.
+    """
+    for part in parts:
+        for file in [part] if part.is_file() else part.rglob("*"):
+            if file.is_file():
+                _sync(file)
+    for part in parts:
+        _take_place(part, folder / part.name)
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def _take_place(part: Path, goal: Path) -> None:
+    """Rename `part` to `goal`; a folder there cannot be renamed over, and goes into the stage, or back."""
+    earlier = part.with_name(f".earlier-{part.name}")
+    try:
+        if goal.is_dir():
+            os.replace(goal, earlier)
+        os.replace(part, goal)
+    except BaseException:
+        if earlier.exists() and not goal.exists():
+            os.replace(earlier, goal)
+        raise

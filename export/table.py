@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from musiq import artifact, files
+from musiq import artifact, markdown
 from musiq.artifact import Record
 from musiq.errors import MusiqError
-from musiq.runtimes.registry import RUNTIMES
+from musiq.file_formats import ending_of
 
 from .check.compare import score_span
 
@@ -23,8 +23,7 @@ def table(folder: Path) -> str:
     ]
     if not rows:
         raise MusiqError(f"There is no artifact with a record in {folder}. Give the --out folder of an export.")
-    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown.table(HEADINGS, rows)
 
 
 def _row(path: Path, name: str, record: Record) -> tuple[str, ...]:
@@ -36,7 +35,7 @@ def _row(path: Path, name: str, record: Record) -> tuple[str, ...]:
         f"{size / 1e6:.1f}",
         *_agreement(record),
         artifact.layers_in_words(record),
-        f"{record.details.get('build_s', '?')} s",
+        f"{'?' if record.details.build_s is None else record.details.build_s} s",
     )
 
 
@@ -52,4 +51,4 @@ def _agreement(record: Record) -> tuple[str, str, str, str]:
 
 def _is_artifact(path: Path) -> bool:
     """Of a kind that a runtime opens, and not in the folder of an export that is under way."""
-    return files.suffix(path, list(RUNTIMES)) is not None and not any(part.startswith(".") for part in path.parts)
+    return ending_of(path) is not None and not any(part.startswith(".") for part in path.parts)

@@ -7,14 +7,13 @@ import json
 import os
 from pathlib import Path
 
-from musiq import artifact, files
+from musiq import artifact
 from musiq.artifact import Record
 from musiq.errors import MusiqError
 
-from .check.compare import Limits
 from .exporter import Reference, Say, export
-from .request import Format, Request, feed
-from .staging import staging
+from .request import Format, Limits, Request, feed
+from .staging import publish, staging
 
 CONFIG = "config.pbtxt"
 
@@ -48,7 +47,7 @@ BACKENDS = {".onnx": ONNX_RUNTIME, ".engine": TENSORRT}
 def check_possible(request: Request) -> None:
     """Raise MusiqError for batch sizes that Triton has no way to keep to."""
     batch = request.batch
-    if batch.dynamic and batch.smallest > 1:
+    if not batch.is_static and batch.smallest > 1:
         largest = batch.largest or LARGEST_BATCH
         raise MusiqError(
             f"Triton makes batches from one image on, not from {batch.smallest}: use --batch 1..{largest}, or one size "
@@ -59,32 +58,33 @@ def check_possible(request: Request) -> None:
 def export_repository(
     format: Format, request: Request, reference: Reference, limits: Limits, path: Path, say: Say
 ) -> Record:
-    """Export to REPOSITORY/NAME/1/model.* (`path`) with its record, and write NAME/config.pbtxt; returns the record.
+    """Export to REPOSITORY/NAME/1/model.* with its record, and write NAME/config.pbtxt.
 
     The folder NAME appears when all of it is finished and checked, and takes the place of an earlier export of the same
-    kind, its config.pbtxt included. Raises MusiqError like `exporter.export`, and where NAME holds anything else.
+    kind, its config.pbtxt included.
+
+    Args:
+        format: With `Format.repository`.
+        request: As for `exporter.export`, like `reference`, `limits` and `say`.
+        reference: The original.
+        limits: Of the check.
+        path: REPOSITORY/NAME/1/model.*.
+        say: Called with each line for the user.
+
+    Returns:
+        The record of the file inside.
+
+    Raises:
+        MusiqError: Like `exporter.export`, and where NAME holds anything else.
     """
     folder = path.parent.parent
     _check_replaceable(folder, path)
     with staging(folder) as stage:
         part = stage / folder.name
         record = export(format, request, reference, limits, part / path.parent.name / path.name, say)
-        with files.atomic_write(part / CONFIG) as file:
-            file.write_text(config(folder.name, path.name, request, record))
-        _put_in_place(part, folder, stage / "replaced")
+        (part / CONFIG).write_text(config(folder.name, path.name, request, record))
+        publish([part], folder.parent)
     return record
-
-
-def _put_in_place(part: Path, folder: Path, old: Path) -> None:
-    """Rename `part` to `folder`; what was there goes to `old`, in the stage that is removed, or back if that fails."""
-    try:
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(part, folder)
-    except BaseException:
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        raise
 
 
 def _check_replaceable(folder: Path, path: Path) -> None:
@@ -140,6 +140,6 @@ def _tensor(kind: str, name: str, type: str, shape: list[int], fixed: int | None
 
 def _batching(record: Record) -> str:
     """Only an engine has a size that it was made fastest at; for others Triton advises against preferring any."""
-    profile = record.details.get("profile")
+    profile = record.details.profile
     preferred = f"preferred_batch_size: [ {', '.join(map(str, sorted({*profile[1:]})))} ], " if profile else ""
     return f"dynamic_batching {{ {preferred}max_queue_delay_microseconds: {QUEUE_DELAY_US} }}"

@@ -33,6 +33,126 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What int8 does to the scores of the held-out images, in score units."""
+
+    max_difference: float
+    mean_difference: float
+    srcc: float | None
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What int8 costs, measured on `images` held-out images: each group of layers alone, and all that became int8."""
+
+    images: int
+    kept_fp32: tuple[str, ...]  # the groups that stay in fp32
+    together: Cost  # of the others
+    groups: dict[str, Cost]
+
+
+@dataclass(frozen=True)
+class CalibrationFiles:
+    """The images behind an int8 artifact, by their paths below the folder of calibration images."""
+
+    ranges: tuple[str, ...] = ()  # set the activations' ranges
+    held_out: tuple[str, ...] = ()  # measured what that costs
+
+
+@dataclass(frozen=True)
+class Int8Details:
+    """How an artifact is int8."""
+
+    products: int  # convolutions and matrix products of two int8 factors
+    weight_bits: int = 8  # 7: sums of products cannot overflow on any CPU
+    activations: str = ""  # "uint8", or "int8 symmetric" for TensorRT
+    rounding: str = ""  # of the weights
+    calibration: CalibrationFiles = field(default_factory=CalibrationFiles)
+    sensitivity: Sensitivity | None = None
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians of an int8 artifact and of the same model in fp32, in one runtime on the machine that exported it."""
+
+    int8_ms: float
+    fp32_ms: float
+    batch: int
+    times_fp32: float
+    forced: bool  # slower, and kept all the same
+
+
+@dataclass(frozen=True)
+class Details:
+    """What an exporter knows of an artifact beyond its kind; each format leaves out what it does not have."""
+
+    opset: int | None = None
+    nodes: int | None = None
+    gflop: float | None = None  # for one image, of the simplified model
+    build_s: float | None = None
+    tuned_for: str = ""  # "cpu" or "gpu"
+    tf32: bool | None = None  # whether TensorRT may round fp32 products to TF32
+    weight_types: dict[str, int] = field(default_factory=dict)  # elements by float type: {"float16": 312960, ...}
+    gpus: tuple[int, ...] = ()  # compute capabilities without the dot, of an engine
+    compatible: bool = False  # an engine for newer versions and on newer GPUs too
+    profile: tuple[int, int, int] | None = None  # smallest, best and largest batch of an engine
+    pyramid_precision: str = ""  # where it is not fp32
+    int8: Int8Details | None = None
+    speed: Speed | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What there is to say, for JSON."""
+        nothing = dataclasses.asdict(Details())
+        return {key: value for key, value in dataclasses.asdict(self).items() if value != nothing[key]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Details:
+        """What `to_dict` gave, after JSON. Raises TypeError for what it never gives."""
+        profile, int8, speed = (values.get(key) for key in ("profile", "int8", "speed"))
+        read = {
+            "gpus": tuple(values.get("gpus", ())),
+            "profile": tuple(profile) if profile else None,
+            "int8": _int8(int8) if int8 else None,
+            "speed": Speed(**speed) if speed else None,
+        }
+        return cls(**{**values, **read})
+
+
+def _int8(values: dict[str, Any]) -> Int8Details:
+    files, measured = values.get("calibration", {}), values.get("sensitivity")
+    sensitivity = measured and Sensitivity(
+        images=measured["images"],
+        kept_fp32=tuple(measured["kept_fp32"]),
+        together=Cost(**measured["together"]),
+        groups={name: Cost(**cost) for name, cost in measured["groups"].items()},
+    )
+    calibration = CalibrationFiles(**{key: tuple(names) for key, names in files.items()})
+    return Int8Details(**{**values, "calibration": calibration, "sensitivity": sensitivity})
+
+
+def _with_names_of_today(values: dict[str, Any]) -> dict[str, Any]:
+    """A record's JSON, where musiq-export wrote it before its details had types: the same facts under today's names."""
+    check, details = dict(values.get("check") or {}), dict(values.get("details") or {})
+    if "pictures" in check:
+        check["image_source"] = check.pop("pictures")
+    weights = details.pop("weights", None)
+    if isinstance(weights, dict):
+        details["weight_types"] = weights
+    if "pyramid" in details:
+        details["pyramid_precision"] = details.pop("pyramid")
+    if "int8_products" in details:
+        bits = 7 if str(weights).endswith(", 7 bits used") else 8
+        moved = {
+            key: details.pop(key) for key in ("calibration", "sensitivity", "activations", "rounding") if key in details
+        }
+        details["int8"] = {"products": details.pop("int8_products"), "weight_bits": bits, **moved}
+    sensitivity = (details.get("int8") or {}).get("sensitivity") or {}
+    if "pictures" in sensitivity:
+        sensitivity["images"] = sensitivity.pop("pictures")
+    return {**values, "check": check or None, "details": details}
+
+
+@dataclass(frozen=True)
 class Record:
     """What is known of an artifact; `unverified` says why it could not be checked, and is empty when it was."""
 
@@ -48,38 +168,49 @@ class Record:
     check: Check | None = None
     unverified: str = ""
     files: dict[str, str] = field(default_factory=dict)  # ending and SHA-256 of files that belong to it, such as .bin
-    details: dict[str, Any] = field(default_factory=dict)  # what one format alone knows: opset, GPU targets, ...
+    details: Details = field(default_factory=Details)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        return json.dumps({**dataclasses.asdict(self), "details": self.details.to_dict()}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Record:
+        """The record that `to_json` wrote, in this version or an older one. Raises MusiqError for anything else."""
         try:
-            values: dict[str, Any] = json.loads(text)
+            values = _with_names_of_today(json.loads(text))
             values["spec"] = Spec.from_json(json.dumps(values["spec"]))
             values["batch"] = tuple(values["batch"])
-            values["check"] = Check(**values["check"]) if values.get("check") else None
+            values["check"] = Check(**values["check"]) if values["check"] else None
+            values["details"] = Details.from_dict(values["details"])
             return cls(**values)
-        except (TypeError, KeyError, ValueError) as problem:
+        except (AttributeError, TypeError, KeyError, ValueError) as problem:
             raise MusiqError(f"The artifact's record cannot be read ({problem}). Export the model again.") from problem
 
 
-SEVEN_BITS = ", 7 bits used"
-"""How the "weights" of an int8 artifact's details end where their sums cannot overflow on any CPU."""
-
-
 def record_path(artifact: Path) -> Path:
+    """Where an artifact's record is: `model.onnx.json` beside `model.onnx`."""
     return artifact.with_name(artifact.name + ".json")
 
 
 def write_record(artifact: Path, record: Record) -> None:
+    """Write an artifact's record beside it. Raises MusiqError where the folder cannot be written."""
     with atomic_write(record_path(artifact)) as part:
         part.write_text(record.to_json())
 
 
 def read_record(artifact: Path) -> Record | None:
-    """The record beside an artifact, None where there is none. Raises MusiqError if the artifact is not as recorded."""
+    """Read the record beside an artifact, and check that it is still the artifact's.
+
+    Args:
+        artifact: The artifact's path.
+
+    Returns:
+        The record; None where there is none.
+
+    Raises:
+        MusiqError: The record cannot be read, or the SHA-256 of the artifact, or of a file that belongs to it, is not
+            the recorded one.
+    """
     path = record_path(artifact)
     if not path.exists():
         return None
@@ -109,10 +240,13 @@ WORK = ("conv", "matmul", "matrix_multiply", "gemm", "linear", "attention", "sof
 NO_WORK = ("convert", "quantizelinear")
 
 
-def layers_in_words(record: Record, most: int = 4) -> str:
-    """The layers that do the work, the most frequent first, and how many others there are."""
+MOST_KINDS = 4
+
+
+def layers_in_words(record: Record) -> str:
+    """The four most frequent kinds of layers that do the work, and how many others there are: "53 Conv; 410 others"."""
     working = {kind: n for kind, n in record.layers.items() if _works(kind.lower())}
-    shown = ", ".join(f"{n} {kind}" for kind, n in sorted(working.items(), key=lambda item: -item[1])[:most])
+    shown = ", ".join(f"{n} {kind}" for kind, n in sorted(working.items(), key=lambda item: -item[1])[:MOST_KINDS])
     return f"{shown}; {sum(record.layers.values()) - sum(working.values())} others"
 
 

@@ -1,11 +1,14 @@
-"""`musiq-export` as tests call it, and graphs traced once for several tests."""
+"""`musiq-export` as tests call it, graphs traced once for several tests, and graphs run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 
@@ -19,13 +22,20 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+def scores(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    """Of a graph, in ONNX Runtime on the CPU."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run(["score"], {"image": images})[0]
+    return found
+
+
 @contextmanager
 def traced_once(weights: Callable[[Request], Hashable]) -> Iterator[None]:
     """Within it, what was traced for one export serves the others: tracing takes the longest of a small one. `weights`
     tells models of different weights apart."""
-    known: dict[Hashable, bytes] = {}
+    known: dict[Hashable, tuple[bytes, Any]] = {}
 
-    def once(request: Request, symmetric: bool = False) -> onnx.ModelProto:
+    def once(request: Request, symmetric: bool = False) -> tuple[onnx.ModelProto, Any]:
         key = (
             weights(request),
             request.precision,
@@ -36,8 +46,10 @@ def traced_once(weights: Callable[[Request], Hashable]) -> Iterator[None]:
             symmetric,
         )
         if key not in known:
-            known[key] = to_onnx(request, symmetric).SerializeToString()
-        return onnx.ModelProto.FromString(known[key])
+            model, int8 = to_onnx(request, symmetric)
+            known[key] = model.SerializeToString(), int8
+        text, int8 = known[key]
+        return onnx.ModelProto.FromString(text), int8
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("musiq_export.builders.onnx.to_onnx", once)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from musiq.artifact import Details, Int8Details
 
 from ..check import weight_types
 from ..graph.onnx import float_onnx
+from ..int8.quantize import quantised
 from ..request import Built, Request, versions
 
 if TYPE_CHECKING:
@@ -15,34 +18,42 @@ if TYPE_CHECKING:
 
 
 NO_BF16 = "ONNX Runtime has no MaxPool and no Pad in bf16, on CPUs or on CUDA; the file is for TensorRT"
-"""Seen of ONNX Runtime 1.31 on an H200 and 1.32 on a CPU; convolutions in bf16 it has on CUDA alone."""
 
 
 def build(request: Request, path: Path) -> Built:
+    """Write an ONNX file that runs with any of the `request`'s batch sizes; see `request.Builder`.
+
+    A bf16 file comes unverified: ONNX Runtime cannot run it.
+    """
     import onnx
 
-    model = to_onnx(request)
+    model, int8 = to_onnx(request)
     onnx.save_model(model, str(path))
     onnx.checker.check_model(str(path), full_check=True)
+    layers = Counter(node.op_type for node in model.graph.node)
+    weights = {} if int8 else weight_types.check(_weight_types(model), request.precision)
+    details = Details(opset=request.opset, nodes=len(model.graph.node), weight_types=weights, int8=int8)
     unverified = NO_BF16 if request.precision == "bf16" else ""
-    layers = dict(Counter(node.op_type for node in model.graph.node))
-    details = {"opset": request.opset, "nodes": len(model.graph.node), **_weights(model, request.precision)}
-    return Built(layers, versions("torch", "onnx", "onnxscript"), details, unverified=unverified)
+    return Built(dict(layers), versions("torch", "onnx", "onnxscript"), details, unverified=unverified)
 
 
-def _weights(model: onnx.ModelProto, precision: str) -> dict[str, Any]:
+def _weight_types(model: onnx.ModelProto) -> dict[str, int]:
     import onnx
 
-    if precision == "int8":  # counted where it is quantised
-        return {}
-    tensors = ((onnx.helper.tensor_dtype_to_np_dtype(t.data_type).name, t.dims) for t in model.graph.initializer)
-    return weight_types.check(weight_types.count(tensors), precision)
+    name_of = onnx.helper.tensor_dtype_to_np_dtype
+    return weight_types.count((name_of(tensor.data_type).name, tensor.dims) for tensor in model.graph.initializer)
 
 
-def to_onnx(request: Request, symmetric: bool = False) -> onnx.ModelProto:
-    """The ONNX model with the Spec in its metadata; `symmetric` for the kind of int8 that TensorRT takes."""
+def to_onnx(request: Request, symmetric: bool = False) -> tuple[onnx.ModelProto, Int8Details | None]:
+    """The graph that is asked for, with the Spec in its metadata.
+
+    Args:
+        request: What is asked for, in any precision.
+        symmetric: For int8 as TensorRT takes it, see `int8.quantize.quantised`.
+
+    Returns:
+        The model, and what is int8 in it; None for the other precisions.
+    """
     if request.precision == "int8":
-        from ..int8.quantize import quantised
-
         return quantised(request, symmetric)
-    return float_onnx(request)
+    return float_onnx(request), None

@@ -10,35 +10,34 @@ from typing import Any
 
 import numpy as np
 
+from musiq.artifact import Details
 from musiq.runtimes.openvino import import_openvino
 
 from ..check import weight_types
 from ..request import Built, Request, feed, versions
+from . import onnx as onnx_builder
 
 
 def build(request: Request, path: Path) -> Built:
+    """Write a model's .xml to `path` and its .bin beside it; see `request.Builder`."""
     import onnx
 
-    from .onnx import to_onnx
-
     openvino = import_openvino()
+    graph, int8 = onnx_builder.to_onnx(request)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         source = Path(folder) / "model.onnx"
-        onnx.save_model(to_onnx(request), str(source))
+        onnx.save_model(graph, str(source))
         model = openvino.convert_model(str(source))
     _drop_ones(model)
     for key, value in feed(request).metadata(request.precision).items():
         model.set_rt_info(value, ["musiq", key])
     # Weights are compressed to fp16 only where that precision was asked for, and then they are typed so in the graph.
     openvino.save_model(model, str(path), compress_to_fp16=False)
-    weights = (
-        {}
-        if request.precision == "int8"
-        else weight_types.check(weight_types.count(_constants(model)), request.precision)
-    )
+    weights = {} if int8 else weight_types.check(weight_types.count(_constants(model)), request.precision)
     layers = Counter(node.get_type_name() for node in model.get_ops())
     made_with = versions("torch", "onnx", "onnxscript", "openvino")
-    return Built(dict(layers), made_with, dict(weights), files=(path.with_suffix(".bin"),))
+    details = Details(weight_types=weights, int8=int8)
+    return Built(dict(layers), made_with, details, files=(path.with_suffix(".bin"),))
 
 
 def _drop_ones(model: Any) -> None:

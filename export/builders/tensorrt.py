@@ -6,18 +6,25 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from musiq import files
+from musiq.artifact import Details
 from musiq.errors import MusiqError
 from musiq.runtimes import cuda
 from musiq.runtimes.tensorrt import TITLES, import_tensorrt, make_logger
+from musiq.terminal import progress_bar
 
-from ..request import Batch, Built, Request, versions
+from ..request import BatchRange, Built, Request, versions
+from . import onnx as onnx_builder
 from .tensorrt_layers import check_engine, check_network, engine_layers, network_layers
+from .tensorrt_turing import TURING, halve_products
+
+if TYPE_CHECKING:
+    import onnx
 
 RTX_TARGETS = (75, 80, 86, 89, 120, 121)
 """Compute capabilities that TensorRT for RTX builds for: its `ComputeCapability`, 1.4 and newer."""
@@ -47,17 +54,17 @@ def parse_gpus(text: str) -> tuple[int, ...]:
 def check_possible(request: Request, package: str) -> None:
     """Say before any work what cannot be built here. Raises MusiqError with what to do instead."""
     if package == "tensorrt":
-        if reason := cuda.problem():
+        if reason := cuda.why_no_gpu():
             raise MusiqError(
                 f"trt builds for the GPU in the machine, and there is none to use: {reason}. Use --format trt-rtx, "
                 "which builds without a GPU (RTX 20 to 50, A100), or --format onnx, or run this where the GPU is."
             )
         return
-    if request.options.get("compatible"):
+    if request.engine.compatible:
         raise MusiqError(
             "trt-rtx has no --compatible: its engines run on all their --gpus, in the version that built them."
         )
-    if 75 in gpus_of(request) and request.precision != "fp16":
+    if TURING in gpus_of(request) and request.precision != "fp16":
         raise MusiqError(
             f"TensorRT for RTX builds for Turing (--gpus 75) in fp16 alone, not in {request.precision}: "
             "use --precision fp16, or leave 75 out."
@@ -65,27 +72,40 @@ def check_possible(request: Request, package: str) -> None:
 
 
 def gpus_of(request: Request) -> tuple[int, ...]:
-    return tuple(request.options.get("gpus") or DEFAULT_GPUS)
+    """Those asked for, or TensorRT for RTX's own default."""
+    return request.engine.gpus or DEFAULT_GPUS
 
 
-def limited(batch: Batch) -> Batch:
-    """A batch that an engine can have: largest and best within limits."""
+def limited(batch: BatchRange) -> BatchRange:
+    """A range that an engine can have: largest and best within limits."""
     largest = batch.largest or max(NO_LIMIT, batch.smallest)
-    return Batch(batch.smallest, largest, min(max(batch.best, batch.smallest), largest))
+    return BatchRange(batch.smallest, largest, min(max(batch.best, batch.smallest), largest))
 
 
 def build(request: Request, path: Path, package: str) -> Built:
-    """Write the engine to `path`, readable by trtexec and Triton. `package` is "tensorrt" or "tensorrt_rtx".
+    """Write an engine, which trtexec and Triton read too.
 
-    Raises MusiqError with TensorRT's own words if it cannot be parsed or built, or is another precision inside.
+    Args:
+        request: What is asked for.
+        path: Of the engine.
+        package: "tensorrt", for the GPU in this machine, or "tensorrt_rtx", for those of `EngineOptions.gpus`.
+
+    Returns:
+        What is inside, and why it is unverified where this machine cannot run it.
+
+    Raises:
+        MusiqError: With TensorRT's own words if it cannot be parsed or built, or is another precision inside.
     """
     trt = import_tensorrt(package)
     check_possible(request, package)
-    options = {**request.options, "gpus": gpus_of(request) if package == "tensorrt_rtx" else ()}
-    request, batch = replace(request, options=options), limited(request.batch)
+    gpus = gpus_of(request) if package == "tensorrt_rtx" else ()
+    request, batch = replace(request, engine=replace(request.engine, gpus=gpus)), limited(request.batch)
+    model, int8 = onnx_builder.to_onnx(request, symmetric=True)  # zero points of 0, the only kind there is here
+    if TURING in gpus:
+        halve_products(model)
     log = make_logger(trt)
     builder = _made(trt.Builder(log), "builder", log)
-    network, parser = parse(trt, builder, request, log)
+    network, parser = parse(trt, builder, model, log)
     layers = network_layers(network)
     check_network(layers, request)
     config = configure(trt, builder, request, package, log)
@@ -100,24 +120,20 @@ def build(request: Request, path: Path, package: str) -> Built:
         check_engine(finished, request)
         layers = finished or layers
     made_with = {**versions("torch", "onnx", "onnxscript"), package: trt.__version__}
-    return Built(layers, made_with, details(request, package, batch), unverified=unverified, batch=batch)
-
-
-def details(request: Request, package: str, batch: Batch) -> dict[str, Any]:
-    rtx = package == "tensorrt_rtx"
-    found = None if rtx else cuda.find("auto")
-    return {
-        "opset": request.opset,
-        "gpus": list(gpus_of(request)) if rtx else [found.capability] if found else [],
-        "compatible": bool(request.options.get("compatible")),
-        "profile": [batch.smallest, batch.best, batch.largest],
-        **({"pyramid": "fp16"} if 75 in request.options["gpus"] and request.inputs == "image" else {}),
-    }
+    details = Details(
+        opset=request.opset,
+        gpus=gpus or (cuda.find("auto").capability,),
+        compatible=request.engine.compatible,
+        profile=(batch.smallest, batch.best, batch.largest),
+        pyramid_precision="fp16" if TURING in gpus and request.inputs == "image" else "",
+        int8=int8,
+    )
+    return Built(layers, made_with, details, unverified=unverified, batch=batch)
 
 
 def why_unverified(request: Request, package: str) -> str:
     """Why this machine cannot run the engine that it built; empty where it can."""
-    if reason := cuda.problem():
+    if reason := cuda.why_no_gpu():
         return reason
     found = cuda.find("auto")
     if package == "tensorrt_rtx" and found.capability not in gpus_of(request):
@@ -126,26 +142,20 @@ def why_unverified(request: Request, package: str) -> str:
     return ""
 
 
-def parse(trt: Any, builder: Any, request: Request, log: Any) -> tuple[Any, Any]:
+def parse(trt: Any, builder: Any, model: onnx.ModelProto, log: Any) -> tuple[Any, Any]:
     """The strongly typed network of the ONNX graph, and the parser, which owns its weights."""
-    from .onnx import to_onnx
-    from .tensorrt_turing import halve_products
-
-    model = to_onnx(request, symmetric=True)  # int8 with zero points of 0, the only kind there is here
-    if 75 in request.options["gpus"]:
-        halve_products(model)
     # TensorRT 11 knows only strongly typed networks, and takes the flag all the same.
     flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = _made(builder.create_network(flag), "network", log)
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model.SerializeToString()):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        said = "; ".join(
+        reason = "; ".join(
             f"{error.desc()} (node {error.node_name()!r}, {error.node_operator()})" for error in errors[:3]
         )
         raise MusiqError(
-            f"{trt.__name__} {trt.__version__} cannot read the ONNX graph of opset {request.opset}: "
-            f"{said or log.said()}. Try another --opset, or a newer version."
+            f"{trt.__name__} {trt.__version__} cannot read the ONNX graph of opset {model.opset_import[0].version}: "
+            f"{reason or log.reason()}. Try another --opset, or a newer version."
         )
     return network, parser
 
@@ -153,17 +163,17 @@ def parse(trt: Any, builder: Any, request: Request, log: Any) -> tuple[Any, Any]
 def configure(trt: Any, builder: Any, request: Request, package: str, log: Any) -> Any:
     config = _made(builder.create_builder_config(), "configuration", log)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector can name types
-    if not request.options.get("tf32"):
+    if not request.engine.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default: "fp32" is fp32 in every runtime
     if package == "tensorrt_rtx":
         _set_targets(trt, config, request, log)
-    elif request.options.get("compatible"):
+    elif request.engine.compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     return config
 
 
-def add_profile(builder: Any, network: Any, config: Any, batch: Batch, log: Any) -> None:
+def add_profile(builder: Any, network: Any, config: Any, batch: BatchRange, log: Any) -> None:
     """Where the batch is dynamic: its sizes, for each input."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     if inputs[0].shape[0] >= 0:
@@ -190,8 +200,9 @@ def _set_targets(trt: Any, config: Any, request: Request, log: Any) -> None:
 
 def serialise(trt: Any, builder: Any, network: Any, config: Any, title: str, log: Any) -> Any:
     """The built engine, as bytes in TensorRT's memory. Ctrl-C stops the build at its next step."""
-    with interrupts_noted() as interrupted, building(title) as tell:
-        config.progress_monitor = make_monitor(trt, tell, interrupted)
+    # A bar without an end: TensorRT says too little of its progress, most of a build is one silent step.
+    with interrupts_noted() as interrupted, progress_bar(f"{title}: building") as bar:
+        config.progress_monitor = make_monitor(trt, lambda phase: bar.tell(title=f"{title}: {phase}"), interrupted)
         plan = builder.build_serialized_network(network, config)
     if interrupted:
         raise KeyboardInterrupt
@@ -211,15 +222,15 @@ def inspect(trt: Any, plan: Any, log: Any) -> dict[str, int]:
     return engine_layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def make_monitor(trt: Any, tell: Callable[[str], None], interrupted: list[int]) -> Any:
+def make_monitor(trt: Any, show: Callable[[str], None], interrupted: list[int]) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Tells the phases of a build, and stops it once there was an interrupt."""
+        """Shows the phases of a build, and stops it once there was an interrupt."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            tell(phase)
+            show(phase[0].lower() + phase[1:])
 
         def phase_finish(self, phase: str) -> None:
             pass
@@ -250,35 +261,24 @@ def interrupts_noted() -> Iterator[list[int]]:
 
 
 @contextmanager
-def building(title: str) -> Iterator[Callable[[str], None]]:
-    """A spinner with the time and the phase on a terminal; nothing elsewhere. TensorRT says too little of its progress
-    for a bar: most of a build is one silent step."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"{title}: building")
-        yield lambda phase: progress.update(task, description=f"{title}: {phase[0].lower()}{phase[1:]}")
-
-
-@contextmanager
 def timing_cache(trt: Any, config: Any, request: Request, package: str) -> Iterator[None]:
     """Kernel timings of earlier builds on this GPU, kept for later ones. TensorRT for RTX measures nothing."""
     if package == "tensorrt_rtx":
         yield
         return
-    chosen = request.options.get("timing_cache")
-    path = Path(chosen) if chosen else cache_file(trt.__version__, cuda.find("auto").capability)
+    chosen = request.engine.timing_cache
+    path = chosen or cache_file(trt.__version__, cuda.find("auto").capability)
     known = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(known)
     if cache is None or not config.set_timing_cache(cache, False):  # of another version or GPU: begin anew
         config.set_timing_cache(config.create_timing_cache(b""), False)
     yield
-    # A cache that cannot be kept costs time, not the engine; one that was asked for by name is worth an error.
-    with suppress(*(() if chosen else (MusiqError,))), files.atomic_write(path) as part:
-        part.write_bytes(config.get_timing_cache().serialize())
+    try:
+        with files.atomic_write(path) as part:
+            part.write_bytes(config.get_timing_cache().serialize())
+    except MusiqError:  # costs later builds time, not this engine
+        if chosen:
+            raise
 
 
 def cache_file(version: str, capability: int) -> Path:
@@ -293,4 +293,4 @@ def _made(thing: Any, name: str, log: Any) -> Any:
 
 
 def _failure(what: str, log: Any) -> MusiqError:
-    return MusiqError(f"TensorRT could not make {what}: {log.said()}. Try another --precision or a smaller --batch.")
+    return MusiqError(f"TensorRT could not make {what}: {log.reason()}. Try another --precision or a smaller --batch.")

@@ -9,6 +9,7 @@ from typing import Any
 from musiq.errors import MusiqError
 
 from ..request import Request
+from .tensorrt_turing import TURING
 
 # Names of types in networks and in the inspector's JSON; searched in this order, because "BFloat16" contains "Float".
 TYPES = {
@@ -69,7 +70,7 @@ def check_network(layers: dict[str, int], request: Request) -> None:
         return
     resized = sum(scale.length is not None for scale in request.model.spec.scales)
     allowed = 1 + resized if resized and request.inputs == "image" and request.precision != "fp32" else 0
-    halved = 75 in request.options.get("gpus", ())  # where the pyramid is in fp16, see export.engine_onnx
+    halved = TURING in request.engine.gpus  # where the pyramid is in fp16
     other = sum(count for key, count in layers.items() if _is_product(key) and key.split()[1] != request.precision)
     right = sum(count for key, count in layers.items() if _is_product(key)) - other
     if not right or other > (0 if halved else allowed):

@@ -1,4 +1,4 @@
-"""The ONNX graph as TensorRT's targets need it."""
+"""The ONNX graph as TensorRT for RTX needs it for Turing, whose products are fp16 alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx
+
+TURING = 75
+"""Its compute capability, without the dot."""
 
 
 def halve_products(model: onnx.ModelProto) -> None:

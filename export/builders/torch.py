@@ -7,19 +7,26 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from musiq.artifact import Details
 
 from ..check import weight_types
-from ..graph.traced import traced_module
 from ..request import Built, Request, feed, versions
+
+if TYPE_CHECKING:
+    import torch
 
 # Nodes that move or name data, or belong to the interpreter, are no layers.
 NO_LAYERS = ("prim::", "aten::size", "aten::Int", "aten::mul.int")
 
 
 def build_torchscript(request: Request, path: Path) -> Built:
+    """Write a frozen TorchScript; see `request.Builder`."""
+    import torch
+
+    from ..graph.traced import traced_module
+
     module, example, _ = traced_module(request)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecated: known
@@ -28,7 +35,7 @@ def build_torchscript(request: Request, path: Path) -> Built:
         path.write_bytes(frozen.save_to_buffer(_extra_files=feed(request).metadata(request.precision)))
     weights = weight_types.check(weight_types.count(_tensors(frozen.inlined_graph)), request.precision)
     layers = Counter(node.kind() for node in frozen.inlined_graph.nodes() if not node.kind().startswith(NO_LAYERS))
-    return Built(dict(layers), versions("torch"), dict(weights))
+    return Built(dict(layers), versions("torch"), Details(weight_types=weights))
 
 
 def _tensors(graph: Any) -> Iterator[tuple[str, list[int]]]:
@@ -43,9 +50,14 @@ def _named(tensor: torch.Tensor) -> tuple[str, list[int]]:
 
 
 def build_pt2(request: Request, path: Path) -> Built:
+    """Write a program of torch.export; see `request.Builder`."""
+    import torch
+
+    from ..graph.traced import traced_module
+
     module, example, _ = traced_module(request)
-    shapes: Any = tuple({0: torch.export.Dim("batch", min=1)} for _ in example) if request.batch.dynamic else None
-    if not request.batch.dynamic:
+    shapes: Any = tuple({0: torch.export.Dim("batch", min=1)} for _ in example) if not request.batch.is_static else None
+    if request.batch.is_static:
         example = tuple(x[:1].repeat(request.batch.largest, *[1] * (x.ndim - 1)) for x in example)
     elif request.inputs == "pyramid":
         shapes = (shapes,)  # the module takes *scales
@@ -59,4 +71,4 @@ def build_pt2(request: Request, path: Path) -> Built:
     torch.export.save(program, archive, extra_files=feed(request).metadata(request.precision))
     path.write_bytes(archive.getbuffer())
     layers = Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
-    return Built(dict(layers), versions("torch"), dict(weights))
+    return Built(dict(layers), versions("torch"), Details(weight_types=weights))

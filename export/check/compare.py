@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,26 +11,10 @@ from musiq.artifact import Check
 from musiq.metrics import srcc
 from musiq.spec import Spec
 
-Scores = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """`difference`: the largest allowed, in percent of the score range; `srcc`: the least allowed rank correlation."""
-
-    difference: float
-    srcc: float
-
+from ..request import LIMITS, Limits, Scores
 
 ENOUGH_IMAGES = 50
-LIMITS = {
-    # fp32 differs by the order of its sums only. fp16 carries 11 bits and bf16 8 through some forty layers; int8 is
-    # judged by what it does to the ranking. The README gives the differences that were measured.
-    "fp32": Limits(0.01, 0.9999),
-    "fp16": Limits(0.5, 0.999),
-    "bf16": Limits(4.0, 0.99),
-    "int8": Limits(5.0, 0.99),
-}
+"""From so many on the rank correlation is judged in every precision."""
 
 
 def compare(
@@ -43,8 +26,20 @@ def compare(
     image_source: str,
     uncertain: NDArray[np.bool_] | None = None,
 ) -> Check:
-    """How `found` (N,) agrees with `reference` (N,), in score units; NaN anywhere never passes. The figures are those of
-    all images; where fp32 itself is `uncertain` (N,), the difference does not decide."""
+    """How an artifact's scores agree with the original's; NaN anywhere never passes.
+
+    Args:
+        found: The artifact's scores (N,).
+        reference: The original's (N,), in fp32.
+        spec: Says the score range.
+        limits: What passes.
+        provider: What the runtime says of where it ran.
+        image_source: Which images they are.
+        uncertain: Where fp32 itself is uncertain, bool (N,): there the difference does not decide.
+
+    Returns:
+        The figures, which are those of all images, and whether they pass.
+    """
     difference = np.abs(found.astype(np.float64) - reference)
     largest = float(difference.max())
     ranks = srcc(found, reference)
@@ -74,6 +69,7 @@ def score_span(spec: Spec, reference: Scores | None) -> float:
 
 
 def allowed_difference(limits: Limits, spec: Spec, reference: Scores) -> float:
+    """The largest difference that passes, in score units."""
     # Scores of equal size cannot agree better than float32 can tell them apart.
     return max(limits.difference / 100 * score_span(spec, reference), 4e-6 * float(np.abs(reference).max()))
 
@@ -85,26 +81,26 @@ def judges_ranks(limits: Limits, reference: Scores) -> bool:
     return bool(np.ptp(reference) > 0) and (exact or len(reference) >= ENOUGH_IMAGES)
 
 
-def tell(check: Check, spec: Spec, limits: Limits, reference: Scores, say: Callable[[str], None]) -> None:
-    """The check in lines that a person can read."""
+def lines(check: Check, spec: Spec, limits: Limits, reference: Scores) -> Iterator[str]:
+    """The check for a person."""
     span, allowed = score_span(spec, reference), allowed_difference(limits, spec, reference)
     share = f" ({100 * check.decisive_difference / span:.4f}% of the score range)" if span else ""
-    say(
+    yield (
         f"{_mark(check.decisive_difference <= allowed)} largest difference {check.decisive_difference:.2g} ≤ "
         f"{allowed:.2g}{share}, mean {check.mean_difference:.2g}"
     )
     if check.uncertain:
-        say(
+        yield (
             f"    but {check.max_difference:.2g} among {check.uncertain} of the images, where PyTorch's own fp32 is as "
             "far from float64"
         )
     if check.srcc is None:
-        say("[-] SRCC is not defined: fewer than 3 images, or all scores equal")
+        yield "[-] SRCC is not defined: fewer than 3 images, or all scores equal"
     elif judges_ranks(limits, reference):
-        say(f"{_mark(check.srcc >= limits.srcc)} SRCC {check.srcc:.4f} ≥ {limits.srcc:.4f}")
+        yield f"{_mark(check.srcc >= limits.srcc)} SRCC {check.srcc:.4f} ≥ {limits.srcc:.4f}"
     else:
-        say(f"[-] SRCC {check.srcc:.4f}, not judged below {ENOUGH_IMAGES} images: give --images a folder of yours")
-    say(f"    on {check.images} images ({check.image_source}), {check.provider}")
+        yield f"[-] SRCC {check.srcc:.4f}, not judged below {ENOUGH_IMAGES} images: give --images a folder of yours"
+    yield f"    on {check.images} images ({check.image_source}), {check.provider}"
 
 
 def _mark(good: bool) -> str:

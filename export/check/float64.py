@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Scores = NDArray[np.float32]
-Images = NDArray[np.uint8]
+from ..request import Images, Scores
 
 AS_FAR = 4.0
 """How much further from the exact score an artifact may be than PyTorch's fp32. Rounding errors of two orders of the same
@@ -25,7 +24,7 @@ MOST = 0.05
 """The part of the images (or one) that may be uncertain; where more differ, the artifact is to blame."""
 
 
-def uncertain(
+def find_uncertain(
     models: Sequence[Any], images: Images, found: Scores, reference: Scores, allowed: float
 ) -> NDArray[np.bool_]:
     """Which of the N images differ by more than `allowed` because of the rounding of fp32 itself, bool (N,).
@@ -39,9 +38,9 @@ def uncertain(
     chosen = images[far]
     exact = reference_scores(copy.deepcopy(models[0]).double(), chosen)
     own = np.max([np.abs(reference_scores(model, chosen) - exact) for model in models], axis=0)
-    aside = far.copy()
-    aside[far] = np.abs(found[far] - exact) <= AS_FAR * own
-    return aside
+    uncertain = far.copy()
+    uncertain[far] = np.abs(found[far] - exact) <= AS_FAR * own
+    return uncertain
 
 
 def reference_scores(model: Any, images: Images) -> NDArray[Any]:

@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 
 from musiq.errors import ImageError, MusiqError
 from musiq.images.decode import prepare
-from musiq.images.find import find_images
+from musiq.images.find import evenly, find_images
+
+from ..request import Images
 
 GENERATED = 16
-Images = NDArray[np.uint8]
 
 
-def generated(height: int, width: int, count: int = GENERATED) -> Images:
-    """uint8 (count, height, width, 3): landscapes of octave noise from flat and dark to bright, sharp and grainy.
+def generated(height: int, width: int) -> Images:
+    """uint8 (GENERATED, height, width, 3): landscapes of octave noise from flat and dark to bright, sharp and grainy.
 
     The same for everybody; spread over contrast, sharpness, noise and compression so that scores differ.
     """
-    return np.stack([_generated(height, width, seed) for seed in range(count)])
+    return np.stack([_generated(height, width, seed) for seed in range(GENERATED)])
 
 
 def _generated(height: int, width: int, seed: int) -> Images:
@@ -47,10 +48,7 @@ def _generated(height: int, width: int, seed: int) -> Images:
 
 def read(folder: Path, height: int, width: int, most: int) -> Images:
     """Up to `most` images of a folder, evenly spread over its sorted files, fitted; broken ones are passed over."""
-    files = find_images([folder])
-    step = max(1, len(files) / most)
-    chosen = [files[int(i * step)] for i in range(min(most, len(files)))]
-    images = list(_fitted(chosen, height, width))
+    images = list(_fitted(evenly(find_images([folder]), most), height, width))
     if not images:
         raise MusiqError(
             f"None of the images in {folder} could be read. Give --images another folder, or leave it out."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import prod
 
 from musiq.errors import MusiqError
@@ -22,12 +22,12 @@ def count(tensors: Iterable[tuple[str, Iterable[int]]]) -> dict[str, int]:
     return dict(elements)
 
 
-def check(elements: Mapping[str, int], precision: str) -> dict[str, dict[str, int]]:
-    """Raise MusiqError if an artifact of `precision` holds mostly other weights; else what the record says of it."""
+def check(elements: dict[str, int], precision: str) -> dict[str, int]:
+    """Give `elements` back. Raises MusiqError if an artifact of `precision` holds mostly other weights."""
     wanted, total = WANTED[precision], sum(elements.values())
     if elements.get(wanted, 0) < LEAST_SHARE * total:
         raise MusiqError(
             f"The artifact was to be {precision}, but of {total:,} weights only {elements.get(wanted, 0):,} are: "
-            f"{dict(elements)}. Nothing was kept; please report this with the versions you use."
+            f"{elements}. Nothing was kept; please report this with the versions you use."
         )
-    return {"weights": dict(elements)}
+    return elements

@@ -23,9 +23,8 @@ ATTENTION_OPSET = 23
 """The first opset with an operator Attention, which runtimes for GPUs compute without writing its probabilities down."""
 
 WEIGHTS_AT_ONCE = 32 * 2**20
-"""Bytes. `musiq` in ONNX Runtime on 2 cores of an Intel Xeon, one image: peak memory falls from 634 to 412 MiB at
-2048x1536 and from 4,327 to 1,096 at 4000x3000, in the same time within the noise; at 1024x768, whose weights take 20 MB,
-parts gained neither time (0.97 to 1.02) nor memory."""
+"""Bytes that the weights of one image's attention may take: parts keep large images from taking gigabytes at no cost in
+time, and gain nothing at 1024x768, whose weights take 20 MB."""
 
 EXPORTER_OPSET = 18
 """The oldest that PyTorch's exporter writes."""
@@ -50,7 +49,7 @@ def _trace(request: Request) -> Any:
     from .traced import output_names, traced_module
 
     module, example, names = traced_module(request)
-    if request.batch.dynamic:
+    if not request.batch.is_static:
         shapes: Any = tuple({0: torch.export.Dim("batch")} for _ in example)
         if request.inputs == "pyramid":
             shapes = (shapes,)  # the module takes *scales
@@ -111,24 +110,34 @@ def _attention_for(request: Request) -> Any:
         assert not is_causal
         if request.opset >= ATTENTION_OPSET:
             return opset23.Attention(query, key, value, scale=1.0)[0]
-        op, keys = opset18, opset18.Transpose(key, perm=[0, 1, 3, 2])
-
-        def gathered(asking: Any) -> Any:
-            return op.MatMul(op.Softmax(op.MatMul(asking, keys), axis=-1), value)
-
-        asking = query.shape[2]
-        at_once = _asking_at_once(heads=query.shape[1], asking=asking, tokens=key.shape[2])
-        if not has_parts(request) or at_once >= asking:  # the last layer asks for one token
-            return gathered(query)
-
-        def numbers(value: int) -> Any:
-            return op.Constant(value_ints=[value])
-
-        starts = range(0, asking, at_once)
-        parts = [op.Slice(query, numbers(i), numbers(min(i + at_once, asking)), numbers(2)) for i in starts]
-        return op.Concat(*map(gathered, parts), axis=2)
+        keys = opset18.Transpose(key, perm=[0, 1, 3, 2])
+        found = [_attended(part, keys, value) for part in _asking_parts(request, query, key.shape[2])]
+        return opset18.Concat(*found, axis=2) if len(found) > 1 else found[0]
 
     return attention
+
+
+def _attended(query: Any, keys: Any, value: Any) -> Any:
+    """What (B, heads, n, size) tokens gather from all (B, heads, size, N) keys and (B, heads, N, size) values."""
+    from onnxscript import opset18 as op
+
+    return op.MatMul(op.Softmax(op.MatMul(query, keys), axis=-1), value)
+
+
+def _asking_parts(request: Request, query: Any, tokens: int) -> list[Any]:
+    """The query (B, heads, n, size) in parts of its n tokens: one, but where the request `has_parts`."""
+    from onnxscript import opset18 as op
+
+    asking = query.shape[2]
+    at_once = _asking_at_once(heads=query.shape[1], asking=asking, tokens=tokens)
+    if not has_parts(request) or at_once >= asking:  # the last layer asks for one token
+        return [query]
+
+    def numbers(value: int) -> Any:
+        return op.Constant(value_ints=[value])
+
+    starts = range(0, asking, at_once)
+    return [op.Slice(query, numbers(i), numbers(min(i + at_once, asking)), numbers(2)) for i in starts]
 
 
 def has_parts(request: Request) -> bool:

@@ -10,7 +10,7 @@
    So keys and values are the tokens themselves, and two projections of every token are left. That pays where the head size
    is the model's width (`resnet50-classic`), and in every model's last layer, where one token asks.
 
-5. In the patch trunk the scales of group norms go into the weights after them (`simplify_patches`).
+5. In the patch trunk the scales of group norms go into the weights after them (`simplify_patch_trunk`).
 
 The last layer's other rows (only the class token is read) are left out already in `musiq.model.network`.
 """

@@ -10,7 +10,7 @@ among its channels keeps it. The 1x1 convolutions are products of matrices, whic
 the norms do: convolutions would have them in blocks.
 
 Between products each patch is one row of all its channels and pixels, and scales and shifts are written out for each
-pixel: of a (P, C, 8, 8) whose batch is open OpenVINO takes 64 pixels at a time, and four times as long or longer.
+pixel: of a (P, C, 8, 8) whose batch is open OpenVINO takes 64 pixels at a time, which is several times slower.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def row(values: Tensor, side: int) -> Tensor:
     return values.repeat_interleave(side**2)
 
 
-class Bare(nn.Module):
+class UnscaledGroupNorm(nn.Module):
     """A group norm without scales and shifts, (P, C, h, w) or rows of it to rows (P, C * h * w): written as a layer norm
     over each group, since an exporter writes a group norm's own as products with ones."""
 
@@ -46,7 +46,7 @@ class Bare(nn.Module):
         return n.flatten(1)
 
 
-class Shifted(nn.Module):
+class ShiftedGroupNorm(nn.Module):
     """A group norm without its positive scale, which `factor` (C,) gives to those who read the result: x to the rows of
     n + shift. Where it is pooled before it is shifted, `side` becomes `pooled`."""
 
@@ -57,7 +57,7 @@ class Shifted(nn.Module):
         super().__init__()
         gain, shift = norm.weight.detach(), norm.bias.detach()
         self.positive = bool((gain > 0).all())
-        self.bare = Bare(norm, side)
+        self.bare = UnscaledGroupNorm(norm, side)
         self.factor = gain if self.positive else torch.ones_like(gain)
         side = pooled if pooled and self.positive else side
         self.register_buffer("shift", row(shift / self.factor, side))
@@ -70,7 +70,7 @@ class Shifted(nn.Module):
         return n + self.shift if self.scale is None else n * self.scale + self.shift
 
 
-class Product(nn.Module):
+class PointwiseConv(nn.Module):
     """A 1x1 convolution whose inputs' channels have been multiplied by `factor` (C,): rows (P, C * h * w) to
     (P, D, h * w)."""
 
@@ -95,20 +95,20 @@ class FoldedPatchTrunk(nn.Module):
     def __init__(self, trunk: PatchTrunk) -> None:
         super().__init__()
         self.conv_root, self.conv2, self.dense = trunk.conv_root, trunk.conv2, trunk.dense
-        self.root = Shifted(trunk.norm_root, ROOT_SIDE, pooled=SIDE)
-        self.first, self.second = Shifted(trunk.norm1, SIDE), Shifted(trunk.norm2, SIDE)
-        last = Shifted(trunk.norm3, SIDE)
+        self.root = ShiftedGroupNorm(trunk.norm_root, ROOT_SIDE, pooled=SIDE)
+        self.first, self.second = ShiftedGroupNorm(trunk.norm1, SIDE), ShiftedGroupNorm(trunk.norm2, SIDE)
+        last = ShiftedGroupNorm(trunk.norm3, SIDE)
         self.last = last.bare if last.positive else last
-        self.shortcut = Bare(trunk.norm_shortcut, SIDE)
+        self.shortcut = UnscaledGroupNorm(trunk.norm_shortcut, SIDE)
         ratio, shift = trunk.norm_shortcut.weight.detach(), trunk.norm_shortcut.bias.detach()
         if last.positive:
             shift = shift + trunk.norm3.bias.detach()
         self.register_buffer("ratio", row(ratio / last.factor, SIDE))
         self.register_buffer("last_shift", row(shift / last.factor, SIDE))
-        self.conv1 = Product(trunk.conv1, self.root.factor)
-        self.conv_shortcut = Product(trunk.conv_shortcut, self.root.factor)
+        self.conv1 = PointwiseConv(trunk.conv1, self.root.factor)
+        self.conv_shortcut = PointwiseConv(trunk.conv_shortcut, self.root.factor)
         self.conv2.weight.data = self.conv2.weight * self.first.factor[:, None, None]
-        self.conv3 = Product(trunk.conv3, self.second.factor)
+        self.conv3 = PointwiseConv(trunk.conv3, self.second.factor)
         self.dense.weight.data = self.dense.weight * row(last.factor, SIDE)
 
     def forward(self, scales: list[Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-WHOLE = 3072
+FULL_COVARIANCE = 3072
 """Inputs of a product whose covariance is kept whole, 72 MiB in float64: those of the transformer, which has 2,304 at most.
 The patch trunk's dense layer has 16,384 (`tiny` 4,096), whose inverse would take most of the time."""
 
@@ -31,12 +31,12 @@ DAMPING = 0.01
 """Of the inputs' mean variance, added to each one's: GPTQ's own, against covariances that cannot be inverted. Few rows say
 little of a covariance, so the number of inputs over that of rows is added to it."""
 
-ROWS = 64
+LAZY_ROWS = 64
 """Inputs rounded before the weights of all later ones are moved, in one product."""
 
 
 @dataclass
-class Moments:
+class InputStatistics:
     """Of the inputs (rows, K) of one product: how many rows, their sum (K,), and their products with each other, summed:
     (blocks, B, B), where blocks * B = K."""
 
@@ -94,7 +94,7 @@ def users_of(model: onnx.ModelProto) -> Nodes:
     return users
 
 
-def added(node: onnx.NodeProto, users: Nodes, constants: Collection[str]) -> str | None:
+def bias_of(node: onnx.NodeProto, users: Nodes, constants: Collection[str]) -> str | None:
     """The name of the constant that is added to what a product gives: its bias."""
     adders = [user for user in users.get(node.output[0], []) if user.op_type == "Add"]
     names = node.input[2:] if node.op_type == "Gemm" else [name for user in adders for name in user.input]
@@ -108,24 +108,24 @@ class Products:
         self.plain = plain
         self.constants = {tensor.name: tensor for tensor in plain.graph.initializer}
         self._users = users_of(plain)
-        self.of: Nodes = {}  # by the weight's name
+        self.by_weight: Nodes = {}  # by the weight's name
         for node in plain.graph.node:
             if node.name in nodes and node.op_type in ("MatMul", "Gemm"):
-                self.of.setdefault(node.input[1], []).append(node)
+                self.by_weight.setdefault(node.input[1], []).append(node)
 
     def inputs(self, weight: str) -> tuple[str, ...]:
-        return tuple(node.input[0] for node in self.of[weight])
+        return tuple(node.input[0] for node in self.by_weight[weight])
 
     def length(self, weight: str) -> int:
         """K: how many inputs each output sums."""
-        node, (first, second) = self.of[weight][0], self.constants[weight].dims
+        node, (first, second) = self.by_weight[weight][0], self.constants[weight].dims
         return second if _is_transposed(node) else first
 
     def bias(self, weight: str) -> str | None:
         """The name of the constant that is added to all outputs of this weight, and to nothing else."""
-        nodes = self.of[weight]
-        name = added(nodes[0], self._users, self.constants)
-        if name is None or any(added(node, self._users, self.constants) != name for node in nodes):
+        nodes = self.by_weight[weight]
+        name = bias_of(nodes[0], self._users, self.constants)
+        if name is None or any(bias_of(node, self._users, self.constants) != name for node in nodes):
             return None
         alone = all(node.op_type == "Gemm" or len(self._users[node.output[0]]) == 1 for node in nodes)
         return name if alone and len(self._users[name]) == len(nodes) else None
@@ -136,9 +136,9 @@ def _is_transposed(node: onnx.NodeProto) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
-def moments(
+def measure_inputs(
     products: Products, run: Callable[[onnx.ModelProto], Iterator[dict[str, Any]]]
-) -> dict[tuple[str, ...], Moments]:
+) -> dict[tuple[str, ...], InputStatistics]:
     """Of all inputs of `products`, by the names of the tensors that one weight multiplies. `run` runs a graph on the
     images and gives the outputs of each call by name. They are computed in the graph: the inputs themselves would take
     gigabytes for a large image.
@@ -147,9 +147,11 @@ def moments(
 
     graph = onnx.ModelProto()
     graph.CopyFrom(products.plain)
-    wanted = {products.inputs(weight): products.length(weight) for weight in products.of}
-    outputs = {inputs: _watch(graph, f"moments_{i}", inputs, wanted[inputs]) for i, inputs in enumerate(wanted)}
-    found = {inputs: Moments() for inputs in wanted}
+    wanted = {products.inputs(weight): products.length(weight) for weight in products.by_weight}
+    outputs = {
+        inputs: _append_statistics(graph, f"statistics_{i}", inputs, wanted[inputs]) for i, inputs in enumerate(wanted)
+    }
+    found = {inputs: InputStatistics() for inputs in wanted}
     for call in run(graph):
         for inputs, (count, total, summed) in outputs.items():
             each = found[inputs]
@@ -159,11 +161,11 @@ def moments(
     return found
 
 
-def _watch(graph: onnx.ModelProto, name: str, inputs: Iterable[str], length: int) -> tuple[str, str, str]:
-    """Append what computes the moments of `inputs`; the outputs' names: how many rows, their sum, that of products."""
+def _append_statistics(graph: onnx.ModelProto, name: str, inputs: Iterable[str], length: int) -> tuple[str, str, str]:
+    """Append what computes the statistics of `inputs`; the outputs' names: how many rows, their sum, that of products."""
     from onnx import TensorProto, helper, numpy_helper
 
-    blocks = 1 if length <= WHOLE or length % BLOCK else length // BLOCK
+    blocks = 1 if length <= FULL_COVARIANCE or length % BLOCK else length // BLOCK
     shape = np.array([-1, blocks, length // blocks], np.int64)
     constants = {"shape": shape, "first": np.array([0], np.int64)}
     graph.graph.initializer.extend(numpy_helper.from_array(value, f"{name}_{key}") for key, value in constants.items())
@@ -189,10 +191,10 @@ def _watch(graph: onnx.ModelProto, name: str, inputs: Iterable[str], length: int
 
 def compensated(
     products: Products,
-    found: dict[tuple[str, ...], Moments],
+    found: dict[tuple[str, ...], InputStatistics],
     quantised: onnx.ModelProto,
     largest: int,
-    advance: Callable[[], None],
+    advance: Callable[[], object],
 ) -> Weights:
     """Steps of up to `largest` and biases for all `products`, in the scales that they have in `quantised`."""
     from onnx import numpy_helper
@@ -201,7 +203,7 @@ def compensated(
     makers = {node.output[0]: node for node in quantised.graph.node}
     nodes = {node.name: node for node in quantised.graph.node}
     weights = Weights()
-    for name, users in products.of.items():
+    for name, users in products.by_weight.items():
         maker, each = makers[nodes[users[0].name].input[1]], found[products.inputs(name)]
         transposed, covariance = _is_transposed(users[0]), each.covariance()
         # A model that gives no numbers is found out by its scores.
@@ -209,7 +211,7 @@ def compensated(
             weight = numpy_helper.to_array(products.constants[name]).astype(np.float64)
             weight = weight.T if transposed else weight
             scale = numpy_helper.to_array(constants[maker.input[1]]).astype(np.float64)
-            steps = rounded(weight, scale, covariance, largest)
+            steps = round_weights(weight, scale, covariance, largest)
             weights.steps[maker.input[0]] = np.ascontiguousarray(steps.T if transposed else steps)
             if bias := products.bias(name):
                 plain = numpy_helper.to_array(products.constants[bias])
@@ -219,7 +221,7 @@ def compensated(
     return weights
 
 
-def rounded(weight: Floats, scale: Floats, covariance: Floats, largest: int) -> NDArray[np.int8]:
+def round_weights(weight: Floats, scale: Floats, covariance: Floats, largest: int) -> NDArray[np.int8]:
     """Steps (K, N) from -largest to largest for `weight` (K, N), each output's in its `scale` (N,), so that the outputs'
     variance around those of `weight` is small for inputs of `covariance` (blocks, B, B)."""
     steps = np.empty(weight.shape, np.int8)
@@ -229,8 +231,8 @@ def rounded(weight: Floats, scale: Floats, covariance: Floats, largest: int) -> 
         order = np.argsort(-np.diag(each), kind="stable")
         left = weight[block * size + order]
         factor = np.linalg.cholesky(np.linalg.inv(each[np.ix_(order, order)])).T
-        for start in range(0, size, ROWS):
-            end = min(start + ROWS, size)
+        for start in range(0, size, LAZY_ROWS):
+            end = min(start + LAZY_ROWS, size)
             errors = np.empty((end - start, weight.shape[1]))
             for i in range(start, end):
                 step = np.clip(np.rint(left[i] / scale), -largest, largest)

@@ -1,98 +1,95 @@
 """int8: a graph with QuantizeLinear and DequantizeLinear around its large products, ranges calibrated on real images.
 
 ONNX Runtime's own quantiser places them. Weights are symmetric int8 with a scale for each output channel, rounded by
-`int8_weights`; the pyramid, the norms, the softmax, attention's products of two activations and the head stay fp32. Which
-layers are quantised is decided by `sensitivity`, which measures.
+`gptq`; the pyramid, the norms, the softmax, attention's products of two activations and the head stay fp32. Which layers
+are quantised is decided by `sensitivity`, which measures.
 """
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from musiq.artifact import SEVEN_BITS
+from musiq.artifact import Int8Details, Sensitivity
 from musiq.errors import MusiqError
 from musiq.hardware import adds_int8_exactly, available_cpus
 from musiq.runtimes.batching import PRECISION
 from musiq.runtimes.onnxruntime import import_onnxruntime
+from musiq.terminal import progress_bar
 from musiq.version import __version__
 
-from ..check.compare import LIMITS, Limits
 from ..graph.onnx import float_onnx, has_parts
-from ..request import Request, feed
-from . import calibration as calibrations
-from .calibration import Images, progress
-from .gptq import Nodes, Products, Weights, added, compensated, moments, users_of
-from .sensitivity import Scores, Sensitivity, choose
+from ..request import CalibrationImages, Images, Request, Scores, feed
+from . import calibration
+from .gptq import Products, Weights, compensated, measure_inputs
+from .layer_groups import BETWEEN, PRODUCTS, Groups, groups_of
+from .sensitivity import choose
 
 if TYPE_CHECKING:
     import onnx
 
-PRODUCTS = ("Conv", "Gemm", "MatMul")
-BETWEEN = ("Add", "MaxPool", "Relu")
-"""Between the convolutions of ResNet: in int8 too, its chain never goes back to floats."""
-
-FINE_LAYERS = (
-    6  # a transformer of up to so many layers is measured in halves; a deep one in layers, to keep the pass short
-)
-
 COVARIANCES_FROM = 32
 """Images, at most, that tell how the inputs of a product go together: at 1024x768 they are some 29,000 rows."""
 
-Groups = dict[str, list[str]]
+ROUNDING = "products: each weight makes up for others (GPTQ), biases for the mean; convolutions: nearest"
+
+Quantised = tuple["onnx.ModelProto", Int8Details]
+
+_known: WeakKeyDictionary[CalibrationImages, dict[tuple[Any, ...], Quantised]] = WeakKeyDictionary()
+"""What was measured with which images, so that several formats of one export share the minutes that it takes."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The int8 graph, what was measured on the way to it, and how many of its products really are int8."""
+def quantised(request: Request, symmetric: bool = False) -> Quantised:
+    """The int8 graph of `request`.
 
-    model: onnx.ModelProto
-    sensitivity: Sensitivity
-    products: int
+    Args:
+        request: With `Request.int8`. Of requests that differ in nothing that shows in the graph, one is measured.
+        symmetric: For TensorRT, which takes zero points of 0 alone, and biases that are not quantised. ONNX Runtime and
+            OpenVINO take uint8 activations, which use all 256 steps for what a ReLU or a GELU leaves: half the error.
 
+    Returns:
+        The graph, and what the record says of it.
 
-def quantised(request: Request, symmetric: bool = False) -> onnx.ModelProto:
-    """The int8 graph of `request`, whose options bring a `Calibration`.
-
-    `symmetric` for TensorRT, which takes zero points of 0 alone, and biases that are not quantised. ONNX Runtime and
-    OpenVINO take uint8 activations, which use all 256 steps for what a ReLU or a GELU leaves: half the error.
-
-    Raises MusiqError without calibration images, and where nothing can be int8 within the limits.
+    Raises:
+        MusiqError: Without calibration images, and where nothing can be int8 within the limits.
     """
-    plans, key = calibrations.of(request).plans, _key(request, symmetric)
-    if key not in plans:
-        plans[key] = _plan(request, symmetric)
-    plan: Plan = plans[key]
-    return plan.model
+    options = calibration.options_of(request)
+    known = _known.setdefault(options.calibration, {})
+    graph = request.model, request.inputs, request.batch, request.opset, request.tuned_for, has_parts(request)
+    key = *graph, options.limits, options.weight_bits, symmetric
+    if key not in known:
+        known[key] = _quantise(request, symmetric)
+    return known[key]
 
 
-def details(request: Request, symmetric: bool) -> dict[str, Any]:
-    """What the record says of an int8 artifact: the images it was calibrated on, what was measured, what is int8."""
-    calibration = calibrations.of(request)
-    plan: Plan = calibration.plans[_key(request, symmetric)]
-    ranges, held = calibration.split()
-    return {
-        "int8_products": plan.products,
-        "calibration": {
-            "ranges": [calibration.names[i] for i in ranges],
-            "held_out": [calibration.names[i] for i in held],
-        },
-        "sensitivity": plan.sensitivity.told(),
-        "activations": "int8 symmetric" if symmetric else "uint8",
-        "weights": "int8 per channel" + (SEVEN_BITS if weight_bits(request, symmetric) == 7 else ""),
-        "rounding": "products: each weight makes up for others (GPTQ), biases for the mean; convolutions: nearest",
-    }
+def _quantise(request: Request, symmetric: bool) -> Quantised:
+    options = calibration.options_of(request)
+    images = options.calibration.images[calibration.split(options.calibration)[0]]
+    bits = weight_bits(options.weight_bits, symmetric)
+    plain = _plain(request)
+    quantiser = Quantiser(plain, groups_of(plain), _ranges(request, plain, images, symmetric), symmetric, bits)
+    quantiser = replace(quantiser, weights=_weights(request, quantiser, images))
+    sensitivity = _sensitivity(request, quantiser)
+    model = quantiser.graph([name for name in quantiser.groups if name not in sensitivity.kept_fp32])
+    products = int8_products(model)
+    if not products:
+        raise MusiqError(
+            "The int8 graph has no int8 product inside: this model cannot be quantised. Take fp16 or fp32."
+        )
+    activations = "int8 symmetric" if symmetric else "uint8"
+    files = calibration.files(options.calibration)
+    return model, Int8Details(products, bits, activations, ROUNDING, files, sensitivity)
 
 
-def _key(request: Request, symmetric: bool) -> tuple[Any, ...]:
-    graph = id(request.model), request.inputs, request.batch, request.opset, request.tuned_for, has_parts(request)
-    return *graph, symmetric
+def weight_bits(asked: int | None, symmetric: bool) -> int:
+    """Bits that weights use: as asked; else 7 where this CPU could overflow with 8, or nothing tells. GPUs never do."""
+    return asked or (8 if symmetric or adds_int8_exactly() else 7)
 
 
 def _plain(request: Request) -> onnx.ModelProto:
@@ -102,75 +99,63 @@ def _plain(request: Request) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(float_onnx(replace(request, precision="fp32")))
 
 
-def groups_of(model: onnx.ModelProto) -> Groups:
-    """Nodes that may be quantised, by the part of the model that their weights belong to.
+@dataclass(frozen=True)
+class Quantiser:
+    """Quantises chosen `groups` of the graph `plain`, whose activations have `ranges`, with weights of 7 or 8 `bits`:
+    those of `weights`, or the nearest."""
 
-    The patch trunk's convolutions are not among them: each stands between two group norms, so that in int8 they only add
-    conversions (`musiq`, 1024x768: 1.32 times fp32's speed without them, 1.11 with them) and most of the error.
-    """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    users = users_of(model)
-    fine = len({name.split(".")[2] for name in constants if name.startswith("model.layers.")}) <= FINE_LAYERS
-    member: dict[str, str] = {}  # tensor -> the group that makes it
-    groups: Groups = {}
-    for node in model.graph.node:
-        group = None
-        if node.op_type in PRODUCTS and node.input[1] in constants:
-            group = _group(_parameter(node, constants, users), fine)
-        elif node.op_type in BETWEEN and all(member.get(name, "").startswith("trunk.") for name in node.input):
-            group = member[node.input[0]]
-        if group:
-            member[node.output[0]] = group
-            groups.setdefault(group, []).append(node.name)
-    return groups
+    plain: onnx.ModelProto
+    groups: Groups
+    ranges: Any
+    symmetric: bool
+    bits: int
+    weights: Weights | None = None
 
+    def graph(self, names: Collection[str]) -> onnx.ModelProto:
+        """A copy of `plain` with the groups named in int8."""
+        import onnx
 
-def _parameter(node: onnx.NodeProto, constants: set[str], users: Nodes) -> str:
-    """The model's parameter behind a product. A MatMul's weight is a transposed copy without a name: its bias tells."""
-    return node.input[1] if node.op_type != "MatMul" else added(node, users, constants) or ""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.plain)
+        nodes = [node for name in names for node in self.groups[name]]
+        if self.weights:
+            self.weights.move_biases(model, set(nodes))
+        model = self._with_qdq(model, nodes)
+        if self.weights:
+            self.weights.set_steps(model)
+        model.producer_name, model.producer_version = "musiq", __version__
+        for entry in model.metadata_props:
+            if entry.key == PRECISION:
+                entry.value = "int8"
+        return model
 
+    def _with_qdq(self, model: onnx.ModelProto, nodes: list[str]) -> onnx.ModelProto:
+        from onnxruntime.quantization import QDQQuantizer, QuantType
 
-def _group(parameter: str, fine: bool) -> str | None:
-    """ "model.trunk.net.layer2.0.conv1.weight" is in trunk.layer2, "model.layers.3.mlp.0.bias" in layers.3(.mlp)."""
-    if found := re.match(r"model\.trunk\.(?:net\.)?(conv1|layer\d|project|dense)\b", parameter):
-        is_patch = parameter == "model.trunk.conv1.weight"
-        return None if is_patch else f"trunk.{found[1]}"
-    if found := re.match(r"model\.(layers\.\d+)(\.\w+)", parameter):
-        return found[1] + found[2] if fine else found[1]
-    return None
-
-
-def _plan(request: Request, symmetric: bool) -> Plan:
-    calibration, bits = calibrations.of(request), weight_bits(request, symmetric)
-    ranging, held = calibration.split()
-    plain = _plain(request)
-    groups = groups_of(plain)
-    ranges = _ranges(request, plain, calibration.images[ranging], symmetric)
-    # Groups alone are measured on the first ones: those, too, should be spread over the folder.
-    images = calibration.images[[*held[::2], *held[1::2]]]
-    limits: Limits = request.options.get("limits") or LIMITS["int8"]
-    weights = _weights(request, plain, ranges, groups, calibration.images[ranging], symmetric, bits)
-    # What is for another machine is not measured with the overflows of this one.
-    in_floats = bits == 8 and not adds_int8_exactly()
-
-    def quantised_in(left: Collection[str]) -> onnx.ModelProto:
-        nodes = [node for name in left for node in groups[name]]
-        return _with_qdq(plain, ranges, nodes, symmetric, bits, weights)
-
-    def scores(left: Collection[str], count: int) -> Scores:
-        return _scores(request, quantised_in(left), images[:count], in_floats)
-
-    with progress("measuring what int8 costs", len(groups)) as advance:
-        reference = _scores(request, plain, images)
-        sensitivity = choose(groups, scores, reference, request.model.spec, limits, advance)
-    left = [name for name in groups if name not in sensitivity.kept]
-    model = quantised_in(left)
-    products = int8_products(model)
-    if not products:
-        raise MusiqError(
-            "The int8 graph has no int8 product inside: this model cannot be quantised. Take fp16 or fp32."
+        # Products of the transformer give floats, which the sums and norms after them want; ONNX Runtime's int8
+        # convolution gives int8 only.
+        floats = PRODUCTS if self.symmetric else ("Gemm", "MatMul")
+        quantizer = QDQQuantizer(
+            model=model,
+            per_channel=True,
+            reduce_range=self.bits == 7,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8 if self.symmetric else QuantType.QUInt8,
+            tensors_range=self.ranges,
+            nodes_to_quantize=nodes,
+            nodes_to_exclude=[],
+            op_types_to_quantize=list(PRODUCTS if self.symmetric else (*PRODUCTS, *BETWEEN)),
+            extra_options={
+                "ActivationSymmetric": self.symmetric,
+                "OpTypesToExcludeOutputQuantization": list(floats),
+                "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+                "QuantizeBias": not self.symmetric,
+            },
         )
-    return Plan(model, sensitivity, products)
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        finished: onnx.ModelProto = quantizer.model.model
+        return finished
 
 
 def _ranges(request: Request, plain: onnx.ModelProto, images: Images, symmetric: bool) -> Any:
@@ -188,39 +173,47 @@ def _ranges(request: Request, plain: onnx.ModelProto, images: Images, symmetric:
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"symmetric": symmetric},
         )
-        for given in _fed(request, plain, images, "calibrating"):
+        for given in _inputs(request, plain, images, "calibrating"):
             calibrator.collect_data(_Reader(given))
         return calibrator.compute_data()
 
 
-def _weights(
-    request: Request,
-    plain: onnx.ModelProto,
-    ranges: Any,
-    groups: Groups,
-    images: Images,
-    symmetric: bool,
-    bits: int,
-) -> Weights:
+def _weights(request: Request, quantiser: Quantiser, images: Images) -> Weights:
     """The int8 values of the transformer's weights, each rounded so as to make up for the others."""
-    nodes = [node for group in groups.values() for node in group]
-    products = Products(plain, nodes)
+    products = Products(quantiser.plain, [node for group in quantiser.groups.values() for node in group])
     few = images[:: -(-len(images) // COVARIANCES_FROM)]
 
     def run(graph: onnx.ModelProto) -> Iterator[dict[str, Any]]:
         session = _session(graph)
         names = [entry.name for entry in session.get_outputs()]
-        for given in _fed(request, plain, few, "measuring how inputs go together"):
+        for given in _inputs(request, quantiser.plain, few, "measuring how inputs go together"):
             yield dict(zip(names, session.run(None, given), strict=True))
 
-    found = moments(products, run)
-    quantised = _with_qdq(plain, ranges, nodes, symmetric, bits)
-    with progress("rounding weights", len(products.of)) as advance:
-        largest = 64 if bits == 7 else 127  # as ONNX Runtime's quantiser has them, with whose scales they go
-        return compensated(products, found, quantised, largest, advance)
+    found = measure_inputs(products, run)
+    nearest = quantiser.graph(quantiser.groups)
+    with progress_bar("rounding weights", len(products.by_weight)) as bar:
+        largest = 64 if quantiser.bits == 7 else 127  # as ONNX Runtime's quantiser has them, with whose scales they go
+        return compensated(products, found, nearest, largest, bar.advance)
 
 
-def _fed(request: Request, model: onnx.ModelProto, images: Images, what: str) -> Iterator[dict[str, Any]]:
+def _sensitivity(request: Request, quantiser: Quantiser) -> Sensitivity:
+    """What each group costs on the images held out, and which of them have to stay in fp32."""
+    options = calibration.options_of(request)
+    held = calibration.split(options.calibration)[1]
+    # Groups alone are measured on the first ones: those, too, should be spread over the folder.
+    images = options.calibration.images[[*held[::2], *held[1::2]]]
+    # What is for another machine is not measured with the overflows of this one.
+    in_floats = quantiser.bits == 8 and not adds_int8_exactly()
+
+    def scores(names: Collection[str], count: int) -> Scores:
+        return _scores(request, quantiser.graph(names), images[:count], in_floats)
+
+    with progress_bar("measuring what int8 costs", len(quantiser.groups)) as bar:
+        reference = _scores(request, quantiser.plain, images)
+        return choose(quantiser.groups, scores, reference, request.model.spec, options.limits, bar.advance)
+
+
+def _inputs(request: Request, model: onnx.ModelProto, images: Images, what: str) -> Iterator[dict[str, Any]]:
     """What `model` is given for each batch of `images`, by the names of its inputs; `what` is the progress bar's."""
     taken, names = feed(request), [entry.name for entry in model.graph.input]
     given: list[dict[str, Any]] = []
@@ -229,12 +222,12 @@ def _fed(request: Request, model: onnx.ModelProto, images: Images, what: str) ->
         given.append(dict(zip(names, arrays, strict=True)))
         return [np.zeros(len(arrays[0]), np.float32)]
 
-    with progress(what, len(images)) as advance:
-        for batch in calibrations.in_batches(request, images):
+    with progress_bar(what, len(images)) as bar:
+        for batch in calibration.in_batches(request, images):
             taken.run(batch, take)
             yield from given
             given.clear()
-            advance()
+            bar.advance(len(batch))
 
 
 class _Reader:
@@ -247,49 +240,6 @@ class _Reader:
         return self._left.pop() if self._left else None
 
 
-def _with_qdq(
-    plain: onnx.ModelProto, ranges: Any, nodes: list[str], symmetric: bool, bits: int, weights: Weights | None = None
-) -> onnx.ModelProto:
-    """A copy of `plain` with `nodes` quantised, weights in 7 or 8 bits: those of `weights`, or the nearest."""
-    import onnx
-    from onnxruntime.quantization import QDQQuantizer, QuantType
-
-    model = onnx.ModelProto()
-    model.CopyFrom(plain)
-    if weights:
-        weights.move_biases(model, set(nodes))
-    # Products of the transformer give floats, which the sums and norms after them want; ONNX Runtime's int8 convolution
-    # gives int8 only.
-    floats = PRODUCTS if symmetric else ("Gemm", "MatMul")
-    quantizer = QDQQuantizer(
-        model,
-        True,  # per channel
-        bits == 7,
-        QuantType.QInt8,
-        QuantType.QInt8 if symmetric else QuantType.QUInt8,
-        ranges,
-        nodes,
-        [],
-        list(PRODUCTS if symmetric else (*PRODUCTS, *BETWEEN)),
-        {
-            "ActivationSymmetric": symmetric,
-            "OpTypesToExcludeOutputQuantization": list(floats),
-            "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
-            "QuantizeBias": not symmetric,
-        },
-    )
-    quantizer.quantize_model()
-    quantizer.model.topological_sort()
-    model = quantizer.model.model
-    if weights:
-        weights.set_steps(model)
-    model.producer_name, model.producer_version = "musiq", __version__
-    for entry in model.metadata_props:
-        if entry.key == PRECISION:
-            entry.value = "int8"
-    return model
-
-
 def _scores(request: Request, model: onnx.ModelProto, images: Images, in_floats: bool = False) -> Scores:
     """Of a graph in ONNX Runtime; `in_floats`: its int8 values are multiplied as floats, which adds them exactly."""
     session, taken = _session(model, in_floats), feed(request)
@@ -299,7 +249,8 @@ def _scores(request: Request, model: onnx.ModelProto, images: Images, in_floats:
         outputs: list[Any] = session.run(None, dict(zip(names, arrays, strict=True)))
         return outputs
 
-    return np.concatenate([taken.run(batch, call)["score"] for batch in calibrations.in_batches(request, images)])
+    batches = calibration.in_batches(request, images)
+    return np.concatenate([taken.run(batch, call)["score"] for batch in batches])
 
 
 def _session(model: onnx.ModelProto, in_floats: bool = False) -> Any:
@@ -327,9 +278,3 @@ def int8_products(model: onnx.ModelProto) -> int:
         node.op_type in PRODUCTS and node.input[0] in from_int8 and node.input[1] in from_int8
         for node in model.graph.node
     )
-
-
-def weight_bits(request: Request, symmetric: bool) -> int:
-    """Bits that weights use: as asked; else 7 where this CPU could overflow with 8, or nothing tells. GPUs never do."""
-    asked: int | None = request.options.get("weight_bits")
-    return asked or (8 if symmetric or adds_int8_exactly() else 7)

@@ -7,54 +7,23 @@ sparing it. That the rest together is good enough is then measured, and not conc
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from musiq.artifact import Cost, Sensitivity
 from musiq.errors import MusiqError
 from musiq.metrics import srcc
 from musiq.spec import Spec
 
-from ..check.compare import Limits, allowed_difference
-
-Scores = NDArray[np.float32]
+from ..check.compare import allowed_difference
+from ..request import Limits, Scores
 
 MARGIN = 2 / 3
 """The part of the limits that the pass may use up: the largest of 200 differences, which the final check may see, is
 about one and a half times the largest of 24 (for a normal distribution 2.9 against 2.1 standard deviations)."""
 
-
 ALONE = 12
 """Images on which each group is measured alone: enough to put the groups in order. All of them judge the rest."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What int8 does to the scores of the held-out images, in score units."""
-
-    max_difference: float
-    mean_difference: float
-    srcc: float | None
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """`costs`: of each group quantised alone; `kept`: the groups that stay in fp32; `together`: the cost of the rest."""
-
-    costs: dict[str, Cost]
-    kept: tuple[str, ...]
-    together: Cost
-    images: int
-
-    def told(self) -> dict[str, Any]:
-        return {
-            "images": self.images,
-            "kept_fp32": list(self.kept),
-            "together": asdict(self.together),
-            "groups": {name: asdict(cost) for name, cost in self.costs.items()},
-        }
 
 
 def good_enough(found: Scores, reference: Scores, spec: Spec, limits: Limits) -> bool:
@@ -73,13 +42,24 @@ def choose(
     reference: Scores,
     spec: Spec,
     limits: Limits,
-    advance: Callable[[], None],
+    advance: Callable[[], object],
 ) -> Sensitivity:
     """Keep as few of the costliest groups in fp32 as needed for the rest to score within `limits` less a margin, found
     by halving.
 
-    `scores` gives the scores (n,) of the first n images with the groups named quantised; `reference` is the fp32 ones
-    (N,) of all. Raises MusiqError where no group may be quantised.
+    Args:
+        groups: Names of the groups of layers that may be int8.
+        scores: Gives the scores (n,) of the first n images with the groups named in int8.
+        reference: The fp32 scores (N,) of all images.
+        spec: Says the score range.
+        limits: Of the differences and the rank correlation.
+        advance: Called after each group.
+
+    Returns:
+        What each group costs, and which stay in fp32.
+
+    Raises:
+        MusiqError: Where no group may be int8.
     """
     costs = {}
     for name in groups:
@@ -96,7 +76,7 @@ def choose(
             few = middle + 1
         middle = (few + many) // 2
     if best is not None:
-        return Sensitivity(costs, tuple(order[:many]), best, len(reference))
+        return Sensitivity(len(reference), tuple(order[:many]), best, costs)
     worst = ", ".join(order[:3])
     raise MusiqError(
         f"Nothing of this model can be int8 within SRCC {limits.srcc} and {limits.difference}% of the score range (worst: "

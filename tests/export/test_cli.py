@@ -1,4 +1,4 @@
-"""What goes wrong with an export: one line each, nothing left behind, and no file that is not what it says."""
+"""The command: what it makes of its options, and what goes wrong: one line each, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from musiq import artifact
-from musiq.errors import MusiqError
-from musiq.runtimes.registry import open_runtime
-from musiq_export import exporter, staging
-from musiq_export.cli import parse_batch
+from musiq.model import checkpoint
+from musiq_export import exporter
 from musiq_export.formats import find
 from tests.exporting import run
+from tests.recipe import lively_model
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino", "torchscript", "pt2", "trt-rtx"])
@@ -40,21 +39,6 @@ def test_a_full_disk_ends_an_export_with_one_line_and_nothing_left(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_onnx_file_whose_data_lies_outside_its_folder_is_refused(tmp_path: Path) -> None:
-    from onnx import TensorProto, helper
-
-    (tmp_path / "secret.bin").write_bytes(bytes(16))
-    weight = TensorProto(name="w", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
-    weight.external_data.add(key="location", value="../secret.bin")
-    floats = [helper.make_tensor_value_info(name, 1, [4]) for name in "xy"]
-    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", floats[:1], floats[1:], [weight])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(MusiqError, match=r"cannot open .*External data path"):
-        open_runtime(tmp_path / "in" / "m.onnx", "cpu")
-
-
 def test_an_artifact_that_disagrees_is_not_kept(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,17 +49,6 @@ def test_an_artifact_that_disagrees_is_not_kept(
     assert "[✗] largest difference 0.5" in result.output
     assert "does not score like tiny.safetensors" in result.output
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_mistyped_format_is_answered_with_the_nearest() -> None:
-    with pytest.raises(MusiqError, match="Did you mean onnx"):
-        find("onxx")
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "8..2", "two", "1..x", ""])
-def test_an_impossible_batch_is_refused(text: str) -> None:
-    with pytest.raises(MusiqError, match="no batch size"):
-        parse_batch(text)
 
 
 def test_user_errors_are_one_line_and_exit_code_1(tmp_path: Path) -> None:
@@ -125,26 +98,31 @@ def test_an_interrupted_export_leaves_nothing_behind(tiny_checkpoint: Path, tmp_
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_signal_right_after_the_temporary_folder_was_made_finds_it_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mkdir = Path.mkdir
+def test_the_command_tunes_for_the_machine_at_hand_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tuned(name: str, *given: str) -> tuple[str, int, str]:
+        result = run("--checkpoint", weights, "--out", tmp_path, "--name", name, *given)
+        assert result.exit_code == 0, result.output
+        record = artifact.read_record(tmp_path / f"{name}.onnx")
+        assert record is not None
+        return record.details.tuned_for, record.details.nodes or 0, result.output
 
-    def make_and_stop(folder: Path, **options: bool) -> None:
-        mkdir(folder, **options)
-        raise KeyboardInterrupt
+    weights = tmp_path / "tiny.safetensors"
+    checkpoint.save(lively_model("tiny", height=384, width=512, layers=1), weights)  # two parts of 102 patches
+    monkeypatch.setattr("musiq_export.options.cuda_at_hand", lambda: False)
+    target, nodes, output = tuned("here")
+    assert target == "cpu"
+    assert "tuned for a cpu; --tune-for gpu for the other" in output
+    monkeypatch.setattr("musiq_export.options.cuda_at_hand", lambda: True)
+    there = tuned("there")
+    assert there[0] == "gpu"
+    assert there[1] < nodes - 20  # a CPU's has the patch trunk twice
+    assert "tuned for a gpu; --tune-for cpu for the other" in there[2]
+    target, _, output = tuned("asked", "--tune-for", "cpu")
+    assert target == "cpu"
+    assert "tuned" not in output
 
-    monkeypatch.setattr(Path, "mkdir", make_and_stop)
-    with pytest.raises(KeyboardInterrupt), staging.staging(tmp_path / "model.onnx"):
-        pytest.fail("the folder was never handed out")
-    assert list(tmp_path.iterdir()) == []
 
-
-def test_an_artifact_changed_by_one_byte_is_refused_at_load(tiny_onnx: Path, tmp_path: Path) -> None:
-    copy = tmp_path / tiny_onnx.name
-    data = bytearray(tiny_onnx.read_bytes())
-    data[len(data) // 2] ^= 1
-    copy.write_bytes(data)
-    artifact.record_path(copy).write_text(artifact.record_path(tiny_onnx).read_text())
-    with pytest.raises(MusiqError, match="is not the file that was checked"):
-        open_runtime(copy)
+def test_a_folder_is_shown_as_a_table(every_float_file: Path) -> None:
+    table = run("--table", every_float_file).output
+    assert len(table.strip().splitlines()) == 2 + 12
+    assert "| s-fp16.xml | openvino | fp16 |" in table

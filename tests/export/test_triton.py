@@ -25,7 +25,7 @@ from musiq.runtimes import cuda
 from musiq.runtimes.registry import open_runtime
 from musiq_export import exporter, formats, request
 from musiq_export.builders import tensorrt
-from musiq_export.request import Batch, Request
+from musiq_export.request import BatchRange, Request
 from musiq_export.triton import LARGEST_BATCH, QUEUE_DELAY_US
 from tests.exporting import run, traced_once
 from tests.fake_triton import check_fits, read_config, serving
@@ -250,8 +250,8 @@ def test_all_formats_are_the_files_and_no_repository_unless_asked(
         made.append(format.name)
         raise MusiqError("enough")
 
-    monkeypatch.setattr(exporter, "export", note)
-    monkeypatch.setattr("musiq_export.triton.export_repository", note)
+    monkeypatch.setattr("musiq_export.cli.export", note)
+    monkeypatch.setattr("musiq_export.cli.export_repository", note)
     run("--checkpoint", tiny_checkpoint, "--format", "all", *SMALL, "--out", tmp_path)
     assert "onnx" in made
     assert "triton" not in made
@@ -261,14 +261,14 @@ def test_all_formats_are_the_files_and_no_repository_unless_asked(
 
 
 def test_without_a_gpu_the_engines_repository_says_what_to_do() -> None:
-    if not (reason := cuda.problem()):
+    if not (reason := cuda.why_no_gpu()):
         pytest.skip("this machine has a GPU")
-    request = Request(lively_model("tiny"), batch=Batch(1, 8, 8))
+    request = Request(lively_model("tiny"), batch=BatchRange(1, 8, 8))
     with pytest.raises(MusiqError, match="trt builds for the GPU in the machine") as caught:
         formats.check_possible(formats.find("triton-tensorrt"), request)
     assert reason in str(caught.value)
     with pytest.raises(MusiqError, match="batches from one image on"):
-        formats.check_possible(formats.find("triton"), dataclasses.replace(request, batch=Batch(2, 0, 8)))
+        formats.check_possible(formats.find("triton"), dataclasses.replace(request, batch=BatchRange(2, 0, 8)))
 
 
 @pytest.mark.gpu

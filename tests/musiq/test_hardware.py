@@ -1,7 +1,8 @@
-"""int8 on CPUs that may add two products in 16 bits: told from what they have, held to what ONNX Runtime does."""
+"""This machine: the CPUs that a process may use, and int8 on CPUs that may add two products in 16 bits."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,27 +12,77 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from musiq import artifact
-from musiq.hardware import adds_int8_exactly
+from musiq import artifact, hardware
+from musiq.artifact import Int8Details
+from musiq.hardware import adds_int8_exactly, available_cpus, cgroup_cpus, cuda_index, why_no_driver
 from musiq.runtimes import registry
 from musiq.runtimes.registry import open_runtime
 
 
-def test_only_x86_without_vnni_may_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    def told(flags: str) -> bool | None:
-        monkeypatch.setattr(Path, "read_text", lambda self: flags)
-        return adds_int8_exactly(machine=lambda: "x86_64")
+@pytest.mark.parametrize(
+    ("machine", "flags", "exact"),
+    [
+        ("x86_64", "flags : sse avx2 fma", False),
+        ("x86_64", "flags : avx2 avx512_vnni", True),
+        ("AMD64", "flags : avx2 avx_vnni", True),
+        ("AMD64", None, None),
+        ("aarch64", None, True),
+    ],
+)
+def test_only_x86_without_vnni_may_overflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, flags: str | None, exact: bool | None
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(hardware, "CPU_FACTS", tmp_path / "cpuinfo")
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(flags)
+    assert adds_int8_exactly() is exact
 
-    assert told("flags : sse avx2 fma") is False
-    assert told("flags : avx2 avx512_vnni") is True
-    assert told("flags : avx2 avx_vnni") is True
-    assert adds_int8_exactly(machine=lambda: "aarch64") is True
 
-    def unreadable(self: Path) -> str:
-        raise FileNotFoundError(self)
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty place for the files of cgroups, and where a process says which of them it is in: `membership`."""
+    monkeypatch.setattr(hardware, "CGROUP", tmp_path)
+    monkeypatch.setattr(hardware, "MEMBERSHIP", tmp_path / "membership")
+    return tmp_path
 
-    monkeypatch.setattr(Path, "read_text", unreadable)
-    assert adds_int8_exactly(machine=lambda: "AMD64") is None
+
+def test_the_cpus_are_those_that_the_process_is_allowed(cgroup: Path) -> None:
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert cgroup_cpus() is None
+    assert available_cpus() == affinity
+    (cgroup / "membership").write_text("0::/outer/inner\n")
+    inner = cgroup / "outer" / "inner"
+    inner.mkdir(parents=True)
+    assert cgroup_cpus() is None
+    (inner / "cpu.max").write_text("max 100000\n")
+    assert cgroup_cpus() is None
+    (inner.parent / "cpu.max").write_text("150000 100000\n")
+    assert cgroup_cpus() == 1.5
+    (inner / "cpu.max").write_text("50000 100000\n")
+    assert cgroup_cpus() == 0.5
+    assert available_cpus() == 1  # never none
+
+
+def test_the_older_cgroup_quota_counts_too(cgroup: Path) -> None:
+    (cgroup / "membership").write_text("5:cpuacct,cpu:/job\n3:memory:/job\n")
+    folder = cgroup / "cpu" / "job"
+    folder.mkdir(parents=True)
+    (folder / "cpu.cfs_quota_us").write_text("300000\n")
+    (folder / "cpu.cfs_period_us").write_text("100000\n")
+    assert cgroup_cpus() == 3
+    (folder / "cpu.cfs_quota_us").write_text("-1\n")
+    assert cgroup_cpus() is None
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda:1", 1), ("cuda", 0), ("auto", 0), ("tensorrt:12", 12)])
+def test_a_device_names_its_gpu(device: str, index: int) -> None:
+    assert cuda_index(device) == index
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "DRIVER", "libnone.so.1")
+    assert why_no_driver() == "there is no NVIDIA driver here (libnone.so.1 cannot be loaded)"
 
 
 @pytest.mark.parametrize("largest", [64, 127])
@@ -76,20 +127,15 @@ def product_in_onnx_runtime(pixels: np.ndarray, weights: np.ndarray) -> np.ndarr
 
 
 @pytest.mark.parametrize(
-    ("weights", "exact", "warned"),
-    [
-        ("int8 per channel", False, True),
-        ("int8 per channel, 7 bits used", False, False),
-        ("int8 per channel", True, False),
-        ("int8 per channel", None, False),
-    ],
+    ("bits", "exact", "warned"),
+    [(8, False, True), (7, False, False), (8, True, False), (8, None, False)],
 )
 def test_an_int8_file_that_could_overflow_here_says_so_when_it_is_opened(
     tiny_onnx: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     recwarn: pytest.WarningsRecorder,
-    weights: str,
+    bits: int,
     exact: bool | None,
     warned: bool,
 ) -> None:
@@ -98,7 +144,8 @@ def test_an_int8_file_that_could_overflow_here_says_so_when_it_is_opened(
     path.write_bytes(tiny_onnx.read_bytes())
     record = artifact.read_record(tiny_onnx)
     assert record is not None
-    artifact.write_record(path, replace(record, precision="int8", details={**record.details, "weights": weights}))
+    details = replace(record.details, int8=Int8Details(products=17, weight_bits=bits))
+    artifact.write_record(path, replace(record, precision="int8", details=details))
     open_runtime(path, "cpu").close()
     said = [str(one.message) for one in recwarn]
     assert any("tiny.onnx is unverified on this CPU" in one and "--weight-bits 7" in one for one in said) == warned

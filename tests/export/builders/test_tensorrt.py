@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ from musiq.runtimes import tensorrt as tensorrt_runtime
 from musiq_export.builders import tensorrt, tensorrt_layers, tensorrt_turing
 from musiq_export.builders.onnx import to_onnx
 from musiq_export.graph.simplify import simplify
-from musiq_export.request import Batch, Request
+from musiq_export.int8 import calibration
+from musiq_export.request import BatchRange, EngineOptions, Int8Options, Limits, Request
 from tests.exporting import run, traced_once
 from tests.recipe import lively_model, photo
 
 SMALL = {"height": 64, "width": 96}
 needs_rtx = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt-rtx is not installed")
-no_gpu_here = pytest.mark.skipif(not cuda.problem(), reason="this machine has a GPU")
+no_gpu_here = pytest.mark.skipif(not cuda.why_no_gpu(), reason="this machine has a GPU")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,8 @@ def graphs_are_traced_once() -> Iterator[None]:
 
 
 def request_for(model: Any, precision: str = "fp16", inputs: str = "image", **options: Any) -> Request:
-    return Request(model, precision, inputs, Batch(1, 4, 2), 22 if precision == "bf16" else 18, options)
+    opset = 22 if precision == "bf16" else 18
+    return Request(model, precision, inputs, BatchRange(1, 4, 2), opset, EngineOptions(**options))
 
 
 @needs_rtx
@@ -69,9 +71,9 @@ def test_the_command_builds_an_rtx_engine_without_a_gpu_and_says_it_is_unverifie
     assert record is not None
     assert record.check is None
     assert record.batch == (1, 16)  # no limit was asked for, and an engine needs one
-    assert record.details["gpus"] == [86, 89]
-    assert record.details["profile"] == [1, 8, 16]
-    assert record.details["tf32"] is False
+    assert record.details.gpus == (86, 89)
+    assert record.details.profile == (1, 8, 16)
+    assert record.details.tf32 is False
     assert record.layers["CONVOLUTION fp16"] == 2
     assert record.versions["tensorrt_rtx"] == tensorrt_runtime.import_tensorrt("tensorrt_rtx").__version__
     raw = path.read_bytes()
@@ -103,14 +105,14 @@ def test_scales_as_inputs_leave_no_product_in_another_precision(
 
 @needs_rtx
 def test_a_static_batch_needs_no_profile(tiny: Any, tmp_path: Path) -> None:
-    request = dataclasses.replace(request_for(tiny, gpus=(89,)), batch=Batch(3, 3, 3))
-    assert tensorrt.build(request, tmp_path / "e", "tensorrt_rtx").batch == Batch(3, 3, 3)
+    request = dataclasses.replace(request_for(tiny, gpus=(89,)), batch=BatchRange(3, 3, 3))
+    assert tensorrt.build(request, tmp_path / "e", "tensorrt_rtx").batch == BatchRange(3, 3, 3)
 
 
 @needs_rtx
 def test_turing_gets_an_engine_whose_pyramid_is_fp16_too(tiny: Any, tmp_path: Path) -> None:
     built = tensorrt.build(request_for(tiny, gpus=(75, 86)), tmp_path / "e", "tensorrt_rtx")
-    assert built.details["pyramid"] == "fp16"
+    assert built.details.pyramid_precision == "fp16"
     assert "MATRIX_MULTIPLY fp32" not in built.layers
 
 
@@ -126,7 +128,7 @@ class LayerNormalization(OpRun):
 
 
 def test_a_pyramid_in_fp16_scores_as_well_as_one_in_fp32(tiny: Any) -> None:
-    graph = to_onnx(request_for(tiny))
+    graph, _ = to_onnx(request_for(tiny))
     halved = onnx.ModelProto.FromString(graph.SerializeToString())
     tensorrt_turing.halve_products(halved)
     onnx.checker.check_model(halved, full_check=True)
@@ -145,30 +147,41 @@ def test_a_pyramid_in_fp16_scores_as_well_as_one_in_fp32(tiny: Any) -> None:
 
 @needs_rtx
 def test_ctrl_c_stops_a_build_and_leaves_no_file(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def interrupted(title: str) -> Iterator[Any]:
-        def tell(phase: str) -> None:
-            told.append(phase)
+    class Bar:
+        """A terminal's, at which somebody presses Ctrl-C as soon as it shows something."""
+
+        def tell(self, title: str) -> None:
+            shown.append(title)
             signal.raise_signal(signal.SIGINT)
 
-        yield tell
-
-    told: list[str] = []
-    monkeypatch.setattr(tensorrt, "building", interrupted)
+    shown: list[str] = []
+    monkeypatch.setattr(tensorrt, "progress_bar", lambda _: nullcontext(Bar()))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         tensorrt.build(request_for(tiny), tmp_path / "e", "tensorrt_rtx")
-    assert told == ["Building engine", "Cloning network graph"]  # the first of many, and it was over
+    phases = ["building engine", "cloning network graph"]  # the first of many, and it was over
+    assert shown == [f"TensorRT for RTX: {phase}" for phase in phases]
     assert list(tmp_path.iterdir()) == []
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+
+
+@needs_rtx
+def test_an_engine_is_symmetric_in_int8_and_its_record_says_so(tiny: Any, photos: Path, tmp_path: Path) -> None:
+    int8 = Int8Options(calibration.read(photos, 64, 96, print), Limits(50.0, 0.0))
+    request = dataclasses.replace(request_for(tiny, "int8", gpus=(86,)), int8=int8)
+    details = tensorrt.build(request, tmp_path / "e", "tensorrt_rtx").details.int8
+    assert details is not None
+    assert (details.activations, details.weight_bits) == ("int8 symmetric", 8)
+    assert details.products > 0
 
 
 @needs_rtx
 def test_what_tensorrt_says_of_a_failed_build_stands_in_the_error(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # fp32 products for Turing, which it has no kernels for: the builder itself is asked, past the checks before it.
     monkeypatch.setattr(tensorrt, "check_possible", lambda *_: None)
-    monkeypatch.setattr(tensorrt_turing, "halve_products", lambda _: None)
+    monkeypatch.setattr(tensorrt, "halve_products", lambda _: None)
     monkeypatch.setattr(tensorrt, "check_network", lambda *_: None)
     with pytest.raises(MusiqError, match=r"could not make the engine: .*Turing \(SM75\): FP32 GEMM is not supported"):
         tensorrt.build(request_for(tiny, "fp32", gpus=(75,)), tmp_path / "e", "tensorrt_rtx")
@@ -178,10 +191,11 @@ def test_what_tensorrt_says_of_a_failed_build_stands_in_the_error(
 def test_what_the_parser_says_of_an_unknown_node_stands_in_the_error(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def strange(*_: object, **__: object) -> Any:
+    def strange(*_: object, **__: object) -> tuple[onnx.ModelProto, None]:
         node = onnx.helper.make_node("Marvel", ["image"], ["score"], "odd_node")
         value = [onnx.helper.make_tensor_value_info(name, 1, [1, 3]) for name in ("image", "score")]
-        return onnx.helper.make_model(onnx.helper.make_graph([node], "g", value[:1], value[1:]))
+        graph = onnx.helper.make_graph([node], "g", value[:1], value[1:])
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]), None
 
     monkeypatch.setattr("musiq_export.builders.onnx.to_onnx", strange)
     with pytest.raises(MusiqError, match=r"cannot read the ONNX graph of opset 18: .*odd_node.*Marvel"):
@@ -254,13 +268,13 @@ def test_compute_capabilities_are_read_as_people_write_them() -> None:
 @pytest.mark.parametrize(
     ("asked", "given"),
     [
-        (Batch(1, 0, 8), Batch(1, 16, 8)),
-        (Batch(24, 0, 24), Batch(24, 24, 24)),
-        (Batch(1, 4, 8), Batch(1, 4, 4)),
-        (Batch(2, 32, 1), Batch(2, 32, 2)),
+        (BatchRange(1, 0, 8), BatchRange(1, 16, 8)),
+        (BatchRange(24, 0, 24), BatchRange(24, 24, 24)),
+        (BatchRange(1, 4, 8), BatchRange(1, 4, 4)),
+        (BatchRange(2, 32, 1), BatchRange(2, 32, 2)),
     ],
 )
-def test_a_profile_always_has_a_largest_batch_and_a_best_within(asked: Batch, given: Batch) -> None:
+def test_a_profile_always_has_a_largest_batch_and_a_best_within(asked: BatchRange, given: BatchRange) -> None:
     assert tensorrt.limited(asked) == given
 
 
@@ -278,7 +292,7 @@ def test_tensorrt_keeps_its_timings_and_records_the_gpu_in_the_machine(
         built = tensorrt.build(request_for(tiny), tmp_path / "e", "tensorrt")
     (kept,) = (tmp_path / "cache" / "musiq").iterdir()
     assert kept.name == f"tensorrt-{rtx.__version__}-sm90.timing"
-    assert built.details["gpus"] == [90]
+    assert built.details.gpus == (90,)
     assert built.layers == {"gemm fp16": 7}
     assert built.unverified == ""
     kept.write_bytes(b"spoilt")

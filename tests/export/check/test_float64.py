@@ -15,10 +15,11 @@ from musiq import artifact
 from musiq.model import checkpoint
 from musiq.runtimes.registry import open_runtime
 from musiq_export import exporter
-from musiq_export.check.compare import LIMITS, compare
-from musiq_export.check.float64 import uncertain
+from musiq_export.check.compare import compare
+from musiq_export.check.float64 import find_uncertain
 from musiq_export.check.images import generated
 from musiq_export.cli import main
+from musiq_export.request import LIMITS
 from tests.recipe import lively_model
 
 
@@ -54,7 +55,7 @@ def scored(model: torch.nn.Module, images: Any, dtype: Any = np.float32) -> Any:
 
 def aside(found: Any, models: Sequence[torch.nn.Module] = (Cancelling(1e8), Cancelling(3e7))) -> list[int]:
     images = photos()
-    return np.flatnonzero(uncertain(models, images, found, scored(models[0], images), 1e-3)).tolist()
+    return np.flatnonzero(find_uncertain(models, images, found, scored(models[0], images), 1e-3)).tolist()
 
 
 def test_an_image_that_fp32_cannot_score_is_set_aside() -> None:
@@ -96,7 +97,7 @@ def test_nan_is_never_set_aside() -> None:
 
 
 def test_an_export_tells_what_it_set_aside(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = exporter.reference_scores
 
@@ -107,15 +108,26 @@ def test_an_export_tells_what_it_set_aside(
         return scores
 
     monkeypatch.setattr(exporter, "reference_scores", worse)
-    arguments = ["--checkpoint", str(tiny_checkpoint), "--out", str(tmp_path), "--name", "t", "--min-srcc", "0"]
+    arguments = [
+        "--checkpoint",
+        str(small_checkpoint),
+        "--out",
+        str(tmp_path),
+        "--name",
+        "t",
+        "--format",
+        "pt2",
+        "--min-srcc",
+        "0",
+    ]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     assert "but 0.5 among 1 of the images" in done.output
-    record = artifact.read_record(tmp_path / "t.onnx")
+    record = artifact.read_record(tmp_path / "t.pt2")
     assert record is not None
     assert record.check is not None
     assert (record.check.uncertain, round(record.check.max_difference, 3)) == (1, 0.5)
-    model, image = checkpoint.load(tiny_checkpoint), generated(192, 256)[:1]
+    model, image = checkpoint.load(small_checkpoint), generated(64, 96)[:1]
     with torch.inference_mode():
         exact = model.double().predict(torch.from_numpy(image))[0].item()
-    assert open_runtime(tmp_path / "t.onnx")(image)[0] == pytest.approx(exact, abs=1e-4)
+    assert open_runtime(tmp_path / "t.pt2")(image)[0] == pytest.approx(exact, abs=1e-4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,7 +12,6 @@ from musiq.spec import PRESETS
 from musiq_export.graph.onnx import float_onnx
 from musiq_export.graph.simplify import FoldedAttention, gflop, simplify
 from musiq_export.request import Request
-from tests.exporting import run
 from tests.recipe import lively_model, photo
 
 
@@ -98,24 +96,3 @@ def test_half_precision_norms_are_single_operators_that_onnx_computes_in_fp32() 
         stash = [attribute.i for node in norms for attribute in node.attribute if attribute.name == "stash_type"]
         assert set(stash) <= {1}  # 1 is what it is where it is not said
         assert sum(node.op_type == "Cast" for node in graph.node) < 10
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_openvino_shifts_whole_patches_and_multiplies_nothing_by_one(
-    precision: str, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    openvino = pytest.importorskip("openvino")
-    made = run("--checkpoint", tiny_checkpoint, "--format", "openvino", "--precision", precision, "--out", tmp_path)
-    assert made.exit_code == 0, made.output
-    (path,) = tmp_path.glob("*.xml")
-    nodes = [
-        it for it in openvino.Core().read_model(path).get_ops() if it.get_type_name() in ("Add", "Multiply", "Relu")
-    ]
-    shapes = [[dim.get_max_length() for dim in it.get_output_partial_shape(0)] for it in nodes]
-    wide = 4 * PRESETS["tiny"].trunk_channels * 8 * 8
-    assert sum(shape[1:] == [wide] for shape in shapes) > 3  # the sum of block and shortcut
-    assert not any(shape[2:] == [8, 8] for shape in shapes)
-    constants = [it.input_value(1).get_node() for it in nodes if it.get_type_name() == "Multiply"]
-    factors = [it.get_data(dtype=np.float32) for it in constants if it.get_type_name() == "Constant"]
-    assert len(factors) > 3
-    assert not any((factor == 1).all() for factor in factors)

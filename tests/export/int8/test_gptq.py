@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from musiq_export.int8 import gptq
-from musiq_export.int8.gptq import Products, Weights, compensated, moments, rounded
+from musiq_export.int8.gptq import Products, Weights, compensated, measure_inputs, round_weights
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ def test_outputs_scatter_much_less_than_with_the_nearest_steps_on_inputs_never_s
     seen, other = correlated(4000, 160, seed=1), correlated(4000, 160, seed=2)
     weight, scale = weights(160, 24)
     halves = np.stack([np.cov(half.T) for half in np.split(seen, blocks, axis=1)])
-    steps = rounded(weight, scale, halves, 15)
+    steps = round_weights(weight, scale, halves, 15)
     nearest = np.rint(weight / scale).astype(np.int8)
     assert steps.dtype == np.int8
     assert np.abs(steps).max() == 15
@@ -50,7 +50,7 @@ def test_outputs_scatter_much_less_than_with_the_nearest_steps_on_inputs_never_s
 
 def test_inputs_that_have_nothing_to_do_with_each_other_leave_the_nearest_steps() -> None:
     weight, scale = weights(160, 24)
-    steps = rounded(weight, scale, np.eye(160)[None], 15)
+    steps = round_weights(weight, scale, np.eye(160)[None], 15)
     np.testing.assert_array_equal(steps, np.rint(weight / scale))
 
 
@@ -66,7 +66,7 @@ def test_a_short_product_comes_near_the_best_of_all_choices_of_steps() -> None:
 
     best = costs(np.floor(weight / scale) + ways[:, :, None]).min(0).sum()
     nearest = costs(np.rint(weight / scale)[None]).sum()
-    assert best < costs(rounded(weight, scale, covariance[None], 15)[None].astype(float)).sum() < nearest / 2
+    assert best < costs(round_weights(weight, scale, covariance[None], 15)[None].astype(float)).sum() < nearest / 2
 
 
 def product(kind: str, bias: bool = True) -> onnx.ModelProto:
@@ -120,7 +120,7 @@ def outputs(model: onnx.ModelProto, x: Floats, y: Floats) -> NDArray[np.float32]
 def test_a_graph_keeps_its_outputs_mean_and_most_of_their_variance(
     kind: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gptq, "WHOLE", block)
+    monkeypatch.setattr(gptq, "FULL_COVARIANCE", block)
     monkeypatch.setattr(gptq, "BLOCK", block)
     monkeypatch.setattr(gptq, "DAMPING", 1e-6)
     plain = product(kind)
@@ -134,7 +134,7 @@ def test_a_graph_keeps_its_outputs_mean_and_most_of_their_variance(
             yield dict(zip(names, session.run(None, given), strict=True))
 
     products = Products(plain, ["a", "b"])
-    found = moments(products, run)
+    found = measure_inputs(products, run)
     every = np.concatenate([rows for pair in images for rows in pair])
     (each,) = found.values()
     assert each.rows == len(every) == 3000
@@ -164,7 +164,7 @@ def test_a_product_without_a_bias_of_its_own_only_gets_its_steps(kind: str) -> N
     alone = product(kind, bias=False)
     without = Products(alone, ["a", "b"])
     assert without.bias("weight") is None
-    seen = gptq.Moments(4000, np.zeros(40), np.cov(correlated(4000, 40, seed=1).T)[None] * 4000)
+    seen = gptq.InputStatistics(4000, np.zeros(40), np.cov(correlated(4000, 40, seed=1).T)[None] * 4000)
     found = {without.inputs("weight"): seen}
     weights = compensated(without, found, quantised(alone, axis=0 if kind == "Gemm" else 1), 15, lambda: None)
     assert (set(weights.steps), weights.biases) == ({"steps"}, {})
@@ -178,10 +178,10 @@ def test_inputs_that_never_change_and_inputs_that_are_no_numbers_harm_nothing() 
     plain = product("MatMul")
     products = Products(plain, ["a", "b"])
     key = products.inputs("weight")
-    still = gptq.Moments(1000, np.ones(40) * 1000, np.ones((1, 40, 40)) * 1000)
+    still = gptq.InputStatistics(1000, np.ones(40) * 1000, np.ones((1, 40, 40)) * 1000)
     weights = compensated(products, {key: still}, quantised(plain, 1), 15, lambda: None)
     assert set(weights.steps) == {"steps"}
-    broken = gptq.Moments(1000, np.full(40, np.nan), np.full((1, 40, 40), np.nan))
+    broken = gptq.InputStatistics(1000, np.full(40, np.nan), np.full((1, 40, 40), np.nan))
     weights = compensated(products, {key: broken}, quantised(plain, 1), 15, lambda: None)
     assert not weights.steps
     assert not weights.biases

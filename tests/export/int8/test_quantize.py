@@ -1,15 +1,11 @@
-"""int8: calibrated on real files, measured group by group, timed against fp32, and refused where it does not pay."""
+"""int8 graphs: what is int8 in them, what their records say, and how they score."""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -20,34 +16,17 @@ from onnx import numpy_helper
 from scipy.stats import spearmanr
 
 from musiq import artifact
-from musiq.errors import MusiqError
 from musiq.model import checkpoint
-from musiq.model.network import Musiq
-from musiq.spec import PRESETS
-from musiq_export import exporter
-from musiq_export.builders.onnx import to_onnx
-from musiq_export.check import speed
-from musiq_export.check.compare import LIMITS, Limits
-from musiq_export.formats import FORMATS, find
+from musiq_export.graph import traced
 from musiq_export.graph.simplify import simplify
 from musiq_export.int8 import calibration, quantize
-from musiq_export.int8.sensitivity import choose
-from musiq_export.request import Batch, Built, Request
-from tests.exporting import run
+from musiq_export.int8.gptq import Weights
+from musiq_export.request import BatchRange, CalibrationImages, Int8Options, Limits, Request
+from tests.exporting import run, scores
 from tests.recipe import lively_model, photo
 
 HEIGHT, WIDTH = 192, 256
 LIMITS_HERE = Limits(difference=15.0, srcc=0.96)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 40 image files of another size than the model's, one broken among them."""
-    folder = tmp_path_factory.mktemp("photos")
-    for seed in range(40):
-        cv2.imwrite(str(folder / f"{seed:02}.png"), photo(200, 300, seed))
-    (folder / "broken.jpg").write_bytes(b"no image")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +44,12 @@ def int8_export(tiny_checkpoint: Path, photos: Path, tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="module")
 def request_int8(tiny_checkpoint: Path, photos: Path) -> Request:
+    return Request(simplify(checkpoint.load(tiny_checkpoint)), "int8", int8=Int8Options(first(16, photos)))
+
+
+def first(count: int, photos: Path) -> CalibrationImages:
     images = calibration.read(photos, HEIGHT, WIDTH, warn=print)
-    images.names, images.images = images.names[:16], images.images[:16]
-    return Request(simplify(checkpoint.load(tiny_checkpoint)), "int8", options={"calibration": images})
+    return CalibrationImages(images.names[:count], images.images[:count])
 
 
 def test_weights_are_int8_with_a_scale_for_every_output_channel(int8_export: tuple[Path, Result]) -> None:
@@ -90,7 +72,8 @@ def test_weights_are_int8_with_a_scale_for_every_output_channel(int8_export: tup
     assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) == 64
     record = artifact.read_record(int8_export[0])
     assert record is not None
-    assert record.details["weights"] == "int8 per channel, 7 bits used"
+    assert record.details.int8 is not None
+    assert record.details.int8.weight_bits == 7
 
 
 def test_pyramid_attention_and_head_stay_in_floats(int8_export: tuple[Path, Result]) -> None:
@@ -113,19 +96,19 @@ def test_onnxruntime_really_multiplies_integers(int8_export: tuple[Path, Result]
         kind for kind in kinds if kind in ("MatMulIntegerToFloat", "QGemm", "QLinearMatMul", "DynamicQuantizeMatMul")
     ]
     record = json.loads(int8_export[0].with_name("tiny.onnx.json").read_text())
-    assert len(integer) == record["details"]["int8_products"] >= 8
+    assert len(integer) == record["details"]["int8"]["products"] >= 8
 
 
 def test_the_record_lists_the_images_and_what_was_measured(int8_export: tuple[Path, Result], photos: Path) -> None:
     record = json.loads(int8_export[0].with_name("tiny.onnx.json").read_text())
     details = record["details"]
-    used = details["calibration"]
+    used = details["int8"]["calibration"]
     assert sorted(used["ranges"] + used["held_out"]) == sorted(path.name for path in photos.glob("*.png"))
     assert len(used["held_out"]) == 15
-    groups = details["sensitivity"]["groups"]
+    groups = details["int8"]["sensitivity"]["groups"]
     assert {"trunk.dense", "layers.0.attention", "layers.0.mlp", "layers.2.mlp"} <= set(groups)
     assert all(group["max_difference"] >= group["mean_difference"] > 0 for group in groups.values())
-    assert set(details["sensitivity"]["kept_fp32"]) < set(groups)
+    assert set(details["int8"]["sensitivity"]["kept_fp32"]) < set(groups)
     assert record["layers"]["QuantizeLinear"] > 0
     assert record["layers"]["DequantizeLinear"] > record["layers"]["QuantizeLinear"]
     assert details["speed"]["int8_ms"] > 0
@@ -161,56 +144,6 @@ def test_without_calibration_images_int8_is_refused_before_any_work(tiny_checkpo
     assert not (tmp_path / "out").exists()
 
 
-def test_fewer_than_16_images_are_refused_and_fewer_than_64_warned_of(photos: Path, tmp_path: Path) -> None:
-    for file in sorted(photos.glob("*.png"))[:15]:
-        (tmp_path / file.name).symlink_to(file)
-    with pytest.raises(MusiqError, match="15 readable images; int8 needs at least 16"):
-        calibration.read(tmp_path, HEIGHT, WIDTH, warn=print)
-    (tmp_path / "39.png").symlink_to(photos / "39.png")
-    said: list[str] = []
-    assert len(calibration.read(tmp_path, HEIGHT, WIDTH, said.append).names) == 16
-    assert len(said) == 1
-    assert "16 readable images: int8 is calibrated better on 64 to 512" in said[0]
-
-
-def test_a_file_slower_than_fp32_is_refused_with_the_ratio(
-    tiny_checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(speed, "clock", clock_on_which_the_first_of_each_pair_takes_twice_as_long())
-    monkeypatch.setattr(calibration, "MOST", 16)
-    given = ["--checkpoint", tiny_checkpoint, "--precision", "int8", "--calibration-images", photos, "--out", tmp_path]
-    result = run(*given, "--max-difference", 50, "--min-srcc", 0)
-    assert result.exit_code == 1
-    assert "slower than fp32 on this machine (0.50 times its speed), so it was not kept" in result.output
-    assert "--force" in result.output
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_slower_file_is_kept_when_forced_and_says_so(
-    int8_export: tuple[Path, Result], request_int8: Request, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(speed, "clock", clock_on_which_the_first_of_each_pair_takes_twice_as_long())
-    path, said = int8_export[0], []
-    record = artifact.read_record(path)
-    assert record is not None
-    request = replace(request_int8, options={**request_int8.options, "force": True})
-    images = photo(HEIGHT, WIDTH, 0)[None]
-    found = speed.timed(FORMATS["onnx"], request, record, path, images, said.append).details["speed"]
-    assert (found["times_fp32"], found["int8_ms"], found["forced"]) == (0.5, 2000.0, True)
-    assert said == ["[✗] 0.50 times the speed of fp32: 2000.0 against 1000.0 ms, batch 1"]
-    assert {file.name for file in path.parent.iterdir()} == {"tiny.onnx", "tiny.onnx.json"}
-
-
-def clock_on_which_the_first_of_each_pair_takes_twice_as_long() -> Any:
-    def ticks() -> Iterator[float]:
-        now = 0.0
-        for step in itertools.cycle((0.0, 2.0, 0.0, 1.0)):
-            now += step
-            yield now
-
-    return ticks().__next__
-
-
 def test_a_group_made_fragile_is_measured_as_the_worst_and_stays_fp32(photos: Path) -> None:
     model = simplify(lively_model("tiny"))
     with torch.no_grad():  # two opposite outliers through the GELU cancel in fp32, and leave the rest no steps in int8
@@ -218,44 +151,24 @@ def test_a_group_made_fragile_is_measured_as_the_worst_and_stays_fp32(photos: Pa
         first.weight[:2] = 0
         first.bias[:2] = 3e3
         second.weight[:, 1] = -second.weight[:, 0]
-    images = calibration.read(photos, HEIGHT, WIDTH, warn=print)
-    images.names, images.images = images.names[:32], images.images[:32]
-    request = Request(model, "int8", options={"calibration": images, "limits": Limits(10.0, 0.9)})
-    graph = quantize.quantised(request)
-    measured = quantize.details(request, symmetric=False)["sensitivity"]
-    worst = max(measured["groups"], key=lambda name: measured["groups"][name]["mean_difference"])
+    request = Request(model, "int8", int8=Int8Options(first(32, photos), Limits(10.0, 0.9)))
+    _, details = quantize.quantised(request)
+    measured = details.sensitivity
+    assert measured is not None
+    worst = max(measured.groups, key=lambda name: measured.groups[name].mean_difference)
     assert worst == "layers.1.mlp"
-    assert measured["kept_fp32"][0] == "layers.1.mlp"
-    assert "layers.1.attention" not in measured["kept_fp32"]
+    assert measured.kept_fp32[0] == "layers.1.mlp"
+    assert "layers.1.attention" not in measured.kept_fp32
     products = {"attention": 4, "mlp": 2}  # of a layer that is not the last: 17 in all, with the trunk's and the last's
-    kept = sum(products[name.rsplit(".", 1)[1]] for name in measured["kept_fp32"])
+    kept = sum(products[name.rsplit(".", 1)[1]] for name in measured.kept_fp32)
     assert kept <= 6
-    assert quantize.int8_products(graph) == 17 - kept
-
-
-def test_as_few_of_the_costliest_groups_are_kept_as_the_rest_needs() -> None:
-    reference = np.linspace(0, 100, 24, dtype=np.float32)
-    errors = {"good": 0.1, "bad": 8.0, "worse": 20.0, "fair": 1.0}
-    sign = np.where(np.arange(24) % 2, 1, -1).astype(np.float32)
-    spec = lively_model("tiny", score_range=(0.0, 100.0)).spec
-    asked: list[tuple[str, ...]] = []
-
-    def scores(groups: Any, count: int) -> Any:
-        asked.append(tuple(groups))
-        return (reference + sign * sum(errors[name] for name in groups))[:count]
-
-    found = choose(errors, scores, reference, spec, LIMITS["int8"], lambda: None)
-    assert found.kept == ("worse", "bad")
-    assert found.costs["bad"].max_difference == pytest.approx(8, abs=1e-4)
-    assert found.together.max_difference == pytest.approx(1.1, abs=1e-4)
-    together = [groups for groups in asked if len(groups) > 1]
-    assert together == [("worse", "bad", "fair", "good"), ("fair", "good"), ("bad", "fair", "good")]
-    with pytest.raises(MusiqError, match="Nothing of this model can be int8"):
-        choose(errors, lambda groups, count: -reference[:count], reference, spec, LIMITS["int8"], lambda: None)
+    assert details.products == 17 - kept
 
 
 def test_the_symmetric_kind_has_zero_points_of_0_and_no_quantised_bias(request_int8: Request) -> None:
-    graph = quantize.quantised(request_int8, symmetric=True).graph
+    model, details = quantize.quantised(request_int8, symmetric=True)
+    assert (details.activations, details.weight_bits) == ("int8 symmetric", 8)
+    graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     kinds = {"QuantizeLinear", "DequantizeLinear"}
     zeros = [constants[node.input[2]] for node in graph.node if node.op_type in kinds]
@@ -264,65 +177,32 @@ def test_the_symmetric_kind_has_zero_points_of_0_and_no_quantised_bias(request_i
     assert not any(zero.any() for zero in zeros)
 
 
-@pytest.mark.parametrize("name", ["trt", "trt-rtx", "triton-trt"])
-def test_the_record_of_every_engine_says_that_its_int8_is_symmetric(
-    name: str, request_int8: Request, tmp_path: Path
-) -> None:
-    def build(request: Request, path: Path) -> Built:  # the engine's graph: TensorRT itself needs a GPU
-        path.write_bytes(to_onnx(request, symmetric=True).SerializeToString())
-        return Built({}, {}, unverified="there is no GPU")
-
-    reference = exporter.Reference(request_int8.model, "m", "0", np.zeros((1, HEIGHT, WIDTH, 3), np.uint8), "black")
-    format = replace(find(name), build=build)
-    record = exporter.export(format, request_int8, reference, LIMITS_HERE, tmp_path / f"m{format.suffix}", print)
-    assert record.details["activations"] == "int8 symmetric"
-    assert record.details["int8_products"] > 0
-
-
 def test_static_batches_and_pyramid_inputs_are_calibrated_too(request_int8: Request) -> None:
-    request = replace(request_int8, inputs="pyramid", batch=Batch(3, 3, 3))
-    graph = quantize.quantised(request)
+    request = replace(request_int8, inputs="pyramid", batch=BatchRange(3, 3, 3))
+    graph, details = quantize.quantised(request)
     assert [entry.name for entry in graph.graph.input] == ["native", "scale_128", "scale_96"]
-    assert quantize.int8_products(graph) > 0
+    assert details.products > 0
     properties = {entry.key: entry.value for entry in graph.metadata_props}
     assert (properties["musiq.precision"], properties["musiq.inputs"]) == ("int8", "pyramid")
 
 
-def test_several_formats_share_one_measuring(request_int8: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_formats_share_one_measuring(request_int8: Request) -> None:
     once = quantize.quantised(request_int8)
-    monkeypatch.setattr(quantize, "_plan", lambda *given: pytest.fail("measured again"))
-    assert quantize.quantised(request_int8) is once
+    assert quantize.quantised(replace(request_int8, whole_attention=True)) is once
 
 
 def test_weights_that_make_up_for_each_other_move_scores_less_than_the_nearest(
-    request_int8: Request, monkeypatch: pytest.MonkeyPatch
+    request_int8: Request, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def moved(request: Request) -> float:
-        quantize.quantised(request)
-        groups = quantize.details(request, symmetric=False)["sensitivity"]["groups"].values()
-        return float(np.sum([cost["mean_difference"] for cost in groups]))
+    def moved() -> float:
+        options = Int8Options(first(16, photos), Limits(40.0, 0.8), weight_bits=7)
+        _, details = quantize.quantised(replace(request_int8, int8=options))
+        assert details.sensitivity is not None
+        return float(np.sum([cost.mean_difference for cost in details.sensitivity.groups.values()]))
 
-    options = {**request_int8.options, "weight_bits": 7, "limits": Limits(40.0, 0.8)}
-    better = moved(replace(request_int8, options={**options, "calibration": replace(options["calibration"], plans={})}))
-    monkeypatch.setattr(quantize, "_weights", lambda *given: None)
-    options["calibration"] = replace(options["calibration"], plans={})
-    assert better < 0.8 * moved(replace(request_int8, options=options))
-
-
-def test_resnet_groups_are_its_stages_and_hold_what_stands_between_convolutions() -> None:
-    spec = replace(PRESETS["resnet50"], height=64, width=64, layers=2)
-    model = Musiq(spec)
-    with torch.no_grad():  # biases of 0 vanish from the graph
-        for name, parameter in model.layers.named_parameters():
-            parameter.add_(0.1 if name.endswith("bias") else 0)
-    graph = to_onnx(Request(simplify(model)))
-    groups, kinds = quantize.groups_of(graph), {node.name: node.op_type for node in graph.graph.node}
-    stages = ["trunk.conv1", "trunk.layer1", "trunk.layer2", "trunk.layer3", "trunk.layer4", "trunk.project"]
-    assert [name for name in groups if name.startswith("trunk")] == stages
-    # Three scales; layer1 has 3 blocks of 3 convolutions and one shortcut.
-    inside = [kinds[name] for name in groups["trunk.layer1"]]
-    assert (inside.count("Conv"), inside.count("Add"), inside.count("Relu")) == (30, 9, 27)
-    assert not any("Conv" in kinds[name] for name in groups["layers.0.attention"])
+    better = moved()
+    monkeypatch.setattr(quantize, "compensated", lambda *given: Weights())
+    assert better < 0.8 * moved()
 
 
 @pytest.mark.parametrize(
@@ -337,13 +217,25 @@ def test_resnet_groups_are_its_stages_and_hold_what_stands_between_convolutions(
     ],
 )
 def test_weights_use_7_bits_where_asked_or_where_sums_could_overflow_here(
-    request_int8: Request,
-    monkeypatch: pytest.MonkeyPatch,
-    exact: bool | None,
-    symmetric: bool,
-    asked: int | None,
-    bits: int,
+    monkeypatch: pytest.MonkeyPatch, exact: bool | None, symmetric: bool, asked: int | None, bits: int
 ) -> None:
     monkeypatch.setattr(quantize, "adds_int8_exactly", lambda: exact)
-    request = replace(request_int8, options={**request_int8.options, "weight_bits": asked})
-    assert quantize.weight_bits(request, symmetric) == bits
+    assert quantize.weight_bits(asked, symmetric) == bits
+
+
+def test_every_part_of_the_dense_layer_is_int8_from_one_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traced, "PATCHES_AT_ONCE", 35)  # of 69: two parts
+    model = simplify(lively_model("tiny", layers=1))
+    images = np.stack([photo(HEIGHT, WIDTH, seed) for seed in range(32)])
+    given = CalibrationImages(tuple(map(str, range(32))), images)
+    made, _ = quantize.quantised(Request(model, "int8", int8=Int8Options(given, Limits(20.0, 0.8))))
+    dense = [node for node in made.graph.node if node.op_type == "Gemm" and "trunk.dense" in node.input[1]]
+    makers = {name: node for node in made.graph.node for name in node.output}
+    stored = {makers[node.input[1]].input[0] for node in dense if node.input[1] in makers}
+    assert len(dense) == 2
+    assert len(stored) == 1
+    with torch.inference_mode():
+        expected = model.predict(torch.from_numpy(images))[0].numpy()
+    found = scores(made, images)
+    assert np.corrcoef(found, expected)[0, 1] > 0.9
+    assert np.abs(found - expected).max() > 1e-4  # it is no fp32

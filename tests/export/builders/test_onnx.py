@@ -1,0 +1,88 @@
+"""ONNX files: whole, typed, of the opset that was asked for, and scoring like PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from musiq.model import checkpoint
+from musiq.spec import Spec
+from musiq_export.builders.onnx import to_onnx
+from musiq_export.graph.simplify import simplify
+from musiq_export.request import Request
+from tests.exporting import run
+from tests.recipe import lively_model, photo
+
+
+def test_the_onnx_file_scores_like_pytorch_at_every_batch_size(tiny_checkpoint: Path, tiny_onnx: Path) -> None:
+    session = onnxruntime.InferenceSession(str(tiny_onnx), providers=["CPUExecutionProvider"])
+    model = checkpoint.load(tiny_checkpoint)
+    for batch in (1, 2, 5):
+        images = np.stack([photo(192, 256, seed) for seed in range(batch)])
+        with torch.inference_mode():
+            expected = model.predict(torch.from_numpy(images))[0].numpy()
+        np.testing.assert_allclose(session.run(["score"], {"image": images})[0], expected, atol=2e-5)
+
+
+def test_the_onnx_file_is_whole_typed_and_knows_itself_but_not_where_it_was_made(tiny_onnx: Path) -> None:
+    model = onnx.load(tiny_onnx)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.opset_import[0].version == 18
+    image = model.graph.input[0]
+    assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
+    dims = [dim.dim_param or dim.dim_value for dim in image.type.tensor_type.shape.dim]
+    assert dims == ["batch", 192, 256, 3]
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert Spec.from_json(properties["musiq.spec"]).preset == "tiny"
+    raw = tiny_onnx.read_bytes()
+    assert b"site-packages" not in raw
+    assert str(Path.cwd()).encode() not in raw
+    assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
+    assert [path.name for path in tiny_onnx.parent.iterdir() if "part" in path.name] == []
+
+
+def exported_in(opset: int, precision: str, checkpoint: Path, path: Path) -> onnx.ModelProto:
+    """An export by the real command, whose scores were checked against PyTorch's."""
+    what = ("--checkpoint", checkpoint, "--opset", opset, "--precision", precision)
+    result = run(*what, "--out", path.parent, "--name", path.stem)
+    assert result.exit_code == 0, result.output
+    return onnx.load(path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_opset_23_has_one_operator_for_attention_and_the_same_scores(
+    precision: str, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    nodes = exported_in(23, precision, small_checkpoint, tmp_path / "new.onnx").graph.node
+    attention = [node for node in nodes if node.op_type == "Attention"]
+    assert attention
+    assert [len([name for name in node.output if name]) for node in attention] == [1] * len(attention)
+    assert "Softmax" not in {node.op_type for node in nodes}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_opset_17_gives_a_file_for_older_runtimes_with_the_same_scores(
+    precision: str, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = exported_in(17, precision, small_checkpoint, tmp_path / "old.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert (model.opset_import[0].version, model.ir_version) == (17, 8)
+    assert "Pad" in {node.op_type for node in model.graph.node}  # which onnx's own converter cannot lower
+    images = np.stack([photo(64, 96, seed) for seed in range(3)])
+    session = onnxruntime.InferenceSession(str(tmp_path / "old.onnx"), providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        expected = checkpoint.load(small_checkpoint).predict(torch.from_numpy(images))[0].numpy()
+    tolerance = {"fp32": 2e-5, "fp16": 5e-3}[precision]
+    np.testing.assert_allclose(session.run(["score"], {"image": images})[0], expected, atol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["musiq", "resnet50-classic"])
+def test_graphs_at_1024x768_have_well_under_1500_nodes(preset: str) -> None:
+    graph = to_onnx(Request(simplify(lively_model(preset))))[0].graph
+    assert 100 < len(graph.node) < 1000

@@ -1,0 +1,51 @@
+"""int8 that is slower than fp32 is refused, or kept and says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from musiq import artifact
+from musiq.artifact import Speed
+from musiq.model import checkpoint
+from musiq_export.check import speed
+from musiq_export.formats import FORMATS
+from musiq_export.graph.simplify import simplify
+from musiq_export.int8 import calibration
+from musiq_export.request import Int8Options, Request
+from tests.exporting import run
+from tests.recipe import photo
+
+
+@pytest.fixture(autouse=True)
+def int8_takes_twice_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "in_turns", lambda calls, *_, **__: [[2.0] * 3, [1.0] * 3])
+
+
+def test_a_file_slower_than_fp32_is_refused_with_the_ratio(
+    small_checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    given = ["--checkpoint", small_checkpoint, "--precision", "int8", "--calibration-images", photos, "--out", tmp_path]
+    result = run(*given, "--max-difference", 50, "--min-srcc", 0)
+    assert result.exit_code == 1
+    assert "slower than fp32 on this machine (0.50 times its speed), so it was not kept" in result.output
+    assert "--force" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slower_file_is_kept_when_forced_and_says_so(
+    every_float_file: Path, small_checkpoint: Path, photos: Path
+) -> None:
+    path, lines = every_float_file / "s.onnx", []  # which plays the int8 one
+    record = artifact.read_record(path)
+    assert record is not None
+    options = Int8Options(calibration.read(photos, 64, 96, print), force=True)
+    request = Request(simplify(checkpoint.load(small_checkpoint)), "int8", int8=options)
+    before = sorted(path.parent.iterdir())
+    found = speed.compare_speed(FORMATS["onnx"], request, record, path, photo(64, 96, 0)[None], lines.append)
+    assert found.details.speed == Speed(2000.0, 1000.0, batch=1, times_fp32=0.5, forced=True)
+    assert found == replace(record, details=replace(record.details, speed=found.details.speed))
+    assert lines == ["[✗] 0.50 times the speed of fp32: 2000.0 against 1000.0 ms, batch 1"]
+    assert sorted(path.parent.iterdir()) == before

@@ -1,0 +1,41 @@
+"""Exports that several test files look at, made once by the real command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import pytest
+
+from musiq.model import checkpoint
+from tests.exporting import run
+from tests.recipe import lively_model, photo
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `tiny` of one layer for 96x64 images: all kinds of operators, traced in a second or two."""
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    checkpoint.save(lively_model("tiny", height=64, width=96, layers=1), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def every_float_file(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with that model in every format and float precision that needs no GPU, named s, s-fp16, s-bf16."""
+    folder = tmp_path_factory.mktemp("exports")
+    formats = [part for name in ("onnx", "openvino", "torchscript", "pt2") for part in ("--format", name)]
+    precisions = [part for name in ("fp32", "fp16", "bf16") for part in ("--precision", name)]
+    result = run("--checkpoint", small_checkpoint, *formats, *precisions, "--out", folder, "--name", "s")
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 image files of another size than the models', and a broken one among them."""
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(40):
+        cv2.imwrite(str(folder / f"{seed:02}.png"), photo(200, 300, seed))
+    (folder / "broken.jpg").write_bytes(b"no image")
+    return folder
