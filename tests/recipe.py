@@ -87,13 +87,3 @@ def lively_model(preset: str, **changes: Any) -> Any:
         for name, value in state.items():
             value.copy_(torch.from_numpy(torch_weight(name, tuple(value.shape))))
     return model
-
-
-if __name__ == "__main__":
-    # python -m tests.recipe PRESET FILE: weights for a benchmark, whose latency they do not change
-    import sys
-    from pathlib import Path
-
-    from musiq.model import checkpoint
-
-    checkpoint.save(lively_model(sys.argv[1]), Path(sys.argv[2]))
