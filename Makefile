@@ -21,7 +21,7 @@ $(VENV)/.for-test: setup.cfg pyproject.toml | $(BIN)/python
 	touch $@
 
 $(VENV)/.for-bench: setup.cfg pyproject.toml | $(BIN)/python
-	$(INSTALL) '.[cpu,openvino,train,bench,demo,test]'
+	$(INSTALL) '.[cpu,openvino,train,bench,demo]'
 	touch $@
 
 # A tiny model trained on graded distortions of real photographs, exported, scored without torch, compared.

@@ -4,10 +4,10 @@
 #   results/cpu.sh IMAGES [musiq-bench options, such as --labels labels.csv]
 #
 # IMAGES is a folder of 200 photographs or more. Checkpoints, artifacts and the whole report lie in $WORK (default:
-# build/cpu); report.json is copied to $RESULT (results/cpu.json). What is missing is made: weights as random as those of the
-# tests, on which latency does not depend; put a checkpoint there as models/PRESET.safetensors to measure your own. Stopped
-# in the middle, it goes on where it was. It takes hours: with --plan it says how many. $PRESETS, $PRECISIONS, $WIDTH and
-# $HEIGHT narrow it down.
+# build/cpu); report.json is copied to $RESULT (results/cpu.json). What is missing is made: random weights, on which
+# latency does not depend; put a checkpoint there as models/PRESET.safetensors to measure your own. Stopped in the middle,
+# it goes on where it was. It takes hours: with --plan it says how many. $PRESETS, $PRECISIONS, $WIDTH and $HEIGHT narrow it
+# down.
 #
 # Left out: pt2 and torchscript in fp16, for which PyTorch takes several times as long as for fp32 on CPUs without
 # instructions for it (results/cpu-fp16-*.json: one that has some), and in bf16 on CPUs that lack those for it; ONNX in bf16,
@@ -22,7 +22,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$work/models"
 
 make_all() { # PRESET
-    [ -f "$work/models/$1.safetensors" ] || PYTHONPATH=$root python -m tests.recipe "$1" "$work/models/$1.safetensors"
+    [ -f "$work/models/$1.safetensors" ] ||
+        python -m musiq_bench.profiling.random_checkpoint "$1" "$work/models/$1.safetensors"
     for precision in ${PRECISIONS:-fp32 fp16 bf16 int8}; do
         case $precision in
             fp32) make_some "$1" fp32 onnx openvino pt2 torchscript ;;

@@ -4,11 +4,11 @@
 #
 #   results/gpu.sh IMAGES [musiq-bench options, such as --labels labels.csv]
 #
-# IMAGES is a folder of 200 photographs or more. Needs musiq[gpu,train,bench,test]. Checkpoints, artifacts and the whole
+# IMAGES is a folder of 200 photographs or more. Needs musiq[gpu,train,bench]. Checkpoints, artifacts and the whole
 # report lie in $WORK (default: build/gpu); report.json is copied to $RESULT (results/gpu.json). What is missing is made:
-# weights as random as those of the tests, on which latency does not depend; put a checkpoint there as
-# models/PRESET.safetensors to measure your own. Stopped in the middle, it goes on where it was. $PRESETS, $PRECISIONS,
-# $BASELINES, $BATCHES, $DEVICES, $WIDTH, $HEIGHT, $CALLS and $ROUNDS narrow it down.
+# random weights, on which latency does not depend; put a checkpoint there as models/PRESET.safetensors to measure your own.
+# Stopped in the middle, it goes on where it was. $PRESETS, $PRECISIONS, $BASELINES, $BATCHES, $DEVICES, $WIDTH, $HEIGHT,
+# $CALLS and $ROUNDS narrow it down.
 #
 # Engines of TensorRT are made by: musiq-export --format trt --precision fp16 --batch 1..32 --out build/gpu/models ...
 set -eu
@@ -39,7 +39,7 @@ for batch in $batches; do
 done
 for preset in ${PRESETS:-musiq resnet50}; do
     [ -f "$work/models/$preset.safetensors" ] ||
-        PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} python3 -m tests.recipe "$preset" "$work/models/$preset.safetensors"
+        python3 -m musiq_bench.profiling.random_checkpoint "$preset" "$work/models/$preset.safetensors"
     for precision in ${PRECISIONS:-fp32 fp16 bf16}; do
         # ONNX Runtime has no MaxPool in bf16.
         onnx="--format onnx"

@@ -16,7 +16,7 @@ mkdir -p "$work/sizes"
 
 make_one() { # PRESET WIDTHxHEIGHT
     weights=$work/$1.safetensors
-    [ -f "$weights" ] || PYTHONPATH=$root python -m tests.recipe "$1" "$weights"
+    [ -f "$weights" ] || python -m musiq_bench.profiling.random_checkpoint "$1" "$weights"
     [ -f "$work/sizes/$1-$2.onnx.json" ] || musiq-export --checkpoint "$weights" --name "$1-$2" --out "$work/sizes" \
         --width "${2%x*}" --height "${2#*x}" --format onnx --images "$images" --max-images 1 >&2
 }

@@ -40,7 +40,7 @@ def main() -> None:
     send = _private_stdout()
     _go_first()
     try:
-        measure(Job(**json.loads(sys.argv[1])), send)
+        measure(Job(**json.loads(sys.argv[1])), send, _receive_images)
     except Exception as problem:
         status, reason = diagnose(problem)
         send("failed", status=status, reason=reason)
@@ -61,30 +61,6 @@ def _go_first() -> None:
     """Where the machine runs out of memory, Linux ends this process, which then is a row, and no other program."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def measure(job: Job, send: Send) -> None:
-    """Do the job and send `opened`, `progress` now and then, and in the end `finished` or `failed`."""
-    with Watch() as watch:
-        runtime, load_s = open_model(job)
-        wanted, provider = job.device.split(":")[0], runtime.provider
-        if wanted not in ("auto", "cpu") and "cpu" in provider.lower():
-            send("failed", status="fallback", reason=f"asked for {job.device}, but {provider} is what runs")
-            return
-        spec = runtime.spec
-        threads = job.threads or available_cpus()
-        send("opened", **asdict(Opened(provider, load_s, threads, spec.height, spec.width, spec.target)))
-        decoded = DecodedFiles(**json.loads(sys.stdin.readline()))
-        threading.Thread(target=_die_with_parent, daemon=True).start()
-        times = _times(job, runtime, DecodedImages(decoded, spec.height, spec.width), send, watch)
-    memory = {"device_memory_mib": watch.peak_mib, "peak_memory_mib": peak_memory_mib()}
-    send("finished", **asdict(times), **memory, gpu_clock_mhz=watch.clock_mhz, tf32=tf32(job, provider))
-
-
-def _die_with_parent() -> None:
-    """Nobody waits for the figures any more once the other end of standard input is closed."""
-    sys.stdin.read()
-    os._exit(1)
 
 
 def open_model(job: Job) -> tuple[Runtime, float]:
@@ -115,6 +91,46 @@ def _open_checkpoint(job: Job) -> Runtime:
         compiled=job.compiled,
         precision=job.precision,
     )
+
+
+def measure(
+    job: Job,
+    send: Send,
+    receive: Callable[[], DecodedFiles],
+    open_model: Callable[[Job], tuple[Runtime, float]] = open_model,
+) -> None:
+    """Do a job.
+
+    Args:
+        job: What to measure.
+        send: Is given `opened`, `progress` now and then, and in the end `finished` or `failed`.
+        receive: Gives the images, once `opened` has said what size they should have.
+        open_model: Opens the job's model: the runtime, and the seconds that it took.
+    """
+    with Watch() as watch:
+        runtime, load_s = open_model(job)
+        wanted, provider = job.device.split(":")[0], runtime.provider
+        if wanted not in ("auto", "cpu") and "cpu" in provider.lower():
+            send("failed", status="fallback", reason=f"asked for {job.device}, but {provider} is what runs")
+            return
+        spec = runtime.spec
+        threads = job.threads or available_cpus()
+        send("opened", **asdict(Opened(provider, load_s, threads, spec.height, spec.width, spec.target)))
+        times = _times(job, runtime, DecodedImages(receive(), spec.height, spec.width), send, watch)
+    memory = {"device_memory_mib": watch.peak_mib, "peak_memory_mib": peak_memory_mib()}
+    send("finished", **asdict(times), **memory, gpu_clock_mhz=watch.clock_mhz, tf32=tf32(job, provider))
+
+
+def _receive_images() -> DecodedFiles:
+    decoded = DecodedFiles(**json.loads(sys.stdin.readline()))
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    return decoded
+
+
+def _die_with_parent() -> None:
+    """Nobody waits for the figures any more once the other end of standard input is closed."""
+    sys.stdin.read()
+    os._exit(1)
 
 
 class DecodedImages:

@@ -89,7 +89,12 @@ def shares_of_product(path: Path, batch: int, calls: int, threads: int | None = 
         work = work_of(path, runtime.spec) * batch
         runtime(images)
         multiply()
-        return [work / best_s(lambda: runtime(images), 1) / (PRODUCT_GFLOP / best_s(multiply, 2)) for _ in range(calls)]
+        return [share_of_product(work, best_s(lambda: runtime(images), 1), best_s(multiply, 2)) for _ in range(calls)]
+
+
+def share_of_product(work: float, call_s: float, product_s: float) -> float:
+    """The rate of a call of `work` GFLOP to that of the product of PRODUCT_GFLOP, from their seconds."""
+    return work / call_s / (PRODUCT_GFLOP / product_s)
 
 
 def _onnx(path: Path, batch: int, calls: int, threads: int) -> Account:

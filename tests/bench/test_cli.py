@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -10,13 +11,17 @@ import sys
 import time
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from scipy import stats
 
+from musiq_bench.report import schema
 from tests.bench_place import QUICK, at_start, bench, mean_pixels, report_of, without_torch
 
 pytest_plugins = ["tests.bench_fixtures"]
+
+SCHEMA_FILE = Path(schema.__file__).with_name("report.schema.json")
 
 
 def test_artifacts_are_measured_without_torch_and_a_corrupt_one_is_a_row(place: Path, tmp_path: Path) -> None:
@@ -25,6 +30,7 @@ def test_artifacts_are_measured_without_torch_and_a_corrupt_one_is_a_row(place: 
     done = bench(*asked, *QUICK, cwd=place, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     found = report_of(tmp_path / "out")
+    jsonschema.validate(found, json.loads(SCHEMA_FILE.read_text()))
     by_name = {(each["model"], each["batch"]): each for each in found["rows"]}
     assert set(by_name) == {(name, batch) for name in ("brightness", "brighter", "corrupt") for batch in (1, 5)}
 

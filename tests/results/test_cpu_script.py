@@ -36,6 +36,7 @@ def measured(folder: Path, script: str, *options: str, **variables: str) -> tupl
     return json.loads((folder / "report.json").read_text())["rows"], done.stderr
 
 
+@pytest.mark.slow
 def test_one_command_makes_weights_and_artifacts_and_measures_them(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     options = ["--calls", "1", "--seconds", "0", "--rounds", "1", "--warmup", "0"]
@@ -49,6 +50,7 @@ def test_one_command_makes_weights_and_artifacts_and_measures_them(tmp_path: Pat
     assert "== tiny" not in errors, "what is there is not made again"
 
 
+@pytest.mark.slow
 def test_the_script_for_gpus_measures_what_was_asked_for(tmp_path: Path) -> None:
     asked = {"BASELINES": "eager:bf16", "BATCHES": "2", "DEVICES": "cpu", "CALLS": "1", "ROUNDS": "1"}
     rows, _ = measured(tmp_path, "gpu.sh", "--seconds", "0", "--warmup", "0", **asked)

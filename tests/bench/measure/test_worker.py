@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from musiq.errors import MusiqError
 from musiq_bench.measure import worker
 from musiq_bench.measure.worker import diagnose
 from musiq_bench.plan.images import ImageSet, choose
-from musiq_bench.plan.job import Job
+from musiq_bench.plan.job import DecodedFiles, Job
 from tests.bench_place import SPEC
 
 pytest_plugins = ["tests.bench_fixtures"]
@@ -41,50 +40,37 @@ class Slow:
         pass
 
 
-@pytest.fixture
-def told(photos: ImageSet, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The images that a child, run in this process, is told to use."""
-    raw = str(photos.decoded(SPEC.height, SPEC.width))
-    lines = iter([json.dumps({"raw": raw, "files": [str(file) for file in photos.files]}), ""])
+def sent(job: Job, runtime: Slow, photos: ImageSet) -> dict[str, dict[str, Any]]:
+    """The messages of a measuring process, run in this one: the last of each event."""
+    messages: dict[str, dict[str, Any]] = {}
+    raw, files = photos.decoded(SPEC.height, SPEC.width), [str(file) for file in photos.files]
 
-    class Stdin:
-        def readline(self) -> str:
-            return next(lines)
+    def keep(event: str, **content: Any) -> None:
+        messages[event] = content
 
-    monkeypatch.setattr(worker.sys, "stdin", Stdin())
-    monkeypatch.setattr(worker, "_die_with_parent", lambda: None)
-    return photos.files
+    worker.measure(job, keep, lambda: DecodedFiles(str(raw), files), lambda job: (runtime, 0.1))
+    return messages
 
 
-def heard(job: Job, runtime: Slow, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
-    monkeypatch.setattr(worker, "open_model", lambda job: (runtime, 0.1))
-    said: dict[str, dict[str, Any]] = {}
-    worker.measure(job, lambda event, **content: said.update({event: content}))
-    return said
-
-
-def test_every_call_has_the_whole_batch_and_every_image_its_score(
-    place: Path, told: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_call_has_the_whole_batch_and_every_image_its_score(photos: ImageSet) -> None:
     runtime = Slow()
     job = Job("x.onnx", "auto", 4, calls=3, seconds=0, warmup_calls=5, warmup_seconds=0, end_to_end_calls=2)
-    found = heard(job, runtime, monkeypatch)["finished"]
+    found = sent(job, runtime, photos)["finished"]
     assert set(runtime.batches) == {4}
-    # One cold, three that score eleven images, two more to warm up, three and two timed.
-    assert len(runtime.batches) == 1 + 3 + 2 + 3 + 2
-    expected = [cv2.imread(str(file))[0, 0, 2] for file in told]
-    assert found["scores"] == [float(value) for value in expected]
-    assert len(found["latencies_ms"]) == 3
-    assert min(found["latencies_ms"]) >= 20
+    assert len(runtime.batches) >= 1 + 5 + 3 + 2, "a cold one, those to warm up, those timed, those timed from files"
+    assert found["scores"] == [float(cv2.imread(str(file))[0, 0, 2]) for file in photos.files]
+    assert found["seen"] == {str(place): found["scores"][place] for place in range(len(photos.files))}
+    assert (len(found["latencies_ms"]), len(found["end_to_end_ms"])) == (3, 2)
+    assert min(found["latencies_ms"] + found["end_to_end_ms"]) >= 20
     assert found["cold_start_ms"] >= 20
 
 
-def test_a_quiet_fall_back_to_the_cpu_is_not_measured(told: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quiet_fall_back_to_the_cpu_is_not_measured(photos: ImageSet) -> None:
     runtime = Slow()
     job = Job("x.onnx", "cuda:0", 1, calls=3, seconds=0, warmup_calls=0, warmup_seconds=0, end_to_end_calls=2)
-    said = heard(job, runtime, monkeypatch)
-    assert said["failed"]["status"] == "fallback"
-    assert said["failed"]["reason"] == "asked for cuda:0, but CPUExecutionProvider is what runs"
+    messages = sent(job, runtime, photos)
+    assert messages["failed"]["status"] == "fallback"
+    assert messages["failed"]["reason"] == "asked for cuda:0, but CPUExecutionProvider is what runs"
     assert not runtime.batches
 
 

@@ -28,9 +28,12 @@ def test_every_field_of_a_row_stands_in_the_schema_and_the_other_way_round() -> 
     assert SCHEMA["properties"]["schema"]["const"] == schema.SCHEMA
 
 
+@pytest.mark.slow
 def test_a_real_report_with_a_compiler_that_is_missing_is_as_the_schema_says(torch_place: Path, tmp_path: Path) -> None:
     asked = ("--images", "photos", "--labels", "labels.csv", "--batch", 1, "--batch", 2, "--out", tmp_path / "out")
-    done = bench(*asked, *QUICK, "--baseline", "compile", cwd=torch_place, CXX=str(tmp_path / "no-compiler"))
+    done = bench(
+        *asked, *QUICK, "--rounds", 1, "--baseline", "compile", cwd=torch_place, CXX=str(tmp_path / "no-compiler")
+    )
     assert done.returncode == 0, done.stderr
     found = report_of(tmp_path / "out")
     jsonschema.validate(found, SCHEMA)
