@@ -5,7 +5,6 @@ Training and scoring go through the same two functions, `decode` and `musiq.imag
 
 from __future__ import annotations
 
-import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from musiq.errors import ImageError
 from musiq.images.fit import Image, fit
 from musiq.images.header import AGAIN, Header, read_header
+from musiq.images.stored import eight_bit, opencv_decoded, read_stored
 
 Source = str | Path | bytes | NDArray[Any] | BinaryIO
 Background = Literal["white", "black"]
@@ -45,11 +45,6 @@ REDUCED = {
 }
 """How OpenCV decodes a JPEG at one part in so many: libjpeg's own scaling, which is part of its inverse transform."""
 
-# OpenCV reports on stderr what `decode` raises with more context; the user's own setting of its variable stands.
-if "OPENCV_LOG_LEVEL" not in os.environ:
-    # OpenCV 5 moved it.
-    (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
-
 
 def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Background = "white") -> Image:
     """Read one image, upright and without alpha.
@@ -71,7 +66,7 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Backgrou
         ImageError: The image cannot be read, is cut short or has more than `max_pixels` pixels; one line says which.
     """
     if isinstance(source, np.ndarray):
-        return _flattened(_eight_bit(_checked_array(source, max_pixels)), background, multiplied=False)
+        return _flattened(eight_bit(_checked_array(source, max_pixels)), background, multiplied=False)
     data, header = _opened(source, max_pixels)
     return _upright(data, header, background)
 
@@ -157,17 +152,9 @@ def _upright(
     if header.format == "JPEG":
         stored = jpeg(data) if jpeg and reduction == 1 else None
         if stored is None:
-            stored = np.asarray(_decoded(data, header, REDUCED[reduction]), np.uint8)
+            stored = np.asarray(opencv_decoded(data, header, REDUCED[reduction]), np.uint8)
         return _turned(stored, header.orientation)
-    image = _decoded(data, header, cv2.IMREAD_UNCHANGED)
-    # For 8 bits a sample OpenCV has libtiff multiply the colours by alpha; for 16 bits it reads them as they are.
-    multiplied = header.format == "TIFF" and (header.alpha == 1 or (header.alpha == 2 and image.dtype == np.uint8))
-    image = _eight_bit(image, header.depth)  # first of all, so that a large one soon takes less memory
-    if image.ndim == 2 or image.shape[2] == 1:
-        code = cv2.COLOR_GRAY2RGB
-    else:
-        code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-    image = np.asarray(cv2.cvtColor(image, code), np.uint8)
+    image, multiplied = read_stored(data, header)
     return _turned(_flattened(image, background, multiplied), header.orientation)
 
 
@@ -232,24 +219,6 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _decoded(data: bytes, header: Header, how: int) -> NDArray[Any]:
-    """What OpenCV makes of a file's bytes; with IMREAD_UNCHANGED grey, BGR or BGRA, uint8 or uint16."""
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
-    except (cv2.error, MemoryError) as problem:
-        raise ImageError(_undecodable(header)) from problem
-    if image is None:
-        raise ImageError(_undecodable(header))
-    return np.asarray(image)
-
-
-def _undecodable(header: Header) -> str:
-    what = f"{header.format} {header.width}x{header.height}"
-    if header.format == "HEIC" or not cv2.haveImageWriter(f"image.{header.format.lower()}"):
-        return f"This OpenCV ({cv2.__version__}) has no {header.format} decoder. Convert the image to JPEG or PNG."
-    return f"The image ({what}) is cut short or corrupt: its pixels cannot be decoded. {AGAIN}"
-
-
 def _checked_array(array: NDArray[Any], max_pixels: int) -> NDArray[Any]:
     fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
     if not fits or array.dtype not in (np.uint8, np.uint16) or array.size == 0:
@@ -262,15 +231,6 @@ def _checked_array(array: NDArray[Any], max_pixels: int) -> NDArray[Any]:
     if array.ndim == 2 or array.shape[2] == 1:
         return np.asarray(cv2.cvtColor(array, cv2.COLOR_GRAY2RGB))
     return array
-
-
-def _eight_bit(image: NDArray[Any], depth: int = 16) -> Image:
-    """Samples of `depth` bits in uint16 scaled to [0, 255], uint8 as it is."""
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype != np.uint16:
-        raise ImageError(f"The image has {image.dtype} samples; expected 8 or 16 bits. Save it as an ordinary one.")
-    return np.asarray(cv2.convertScaleAbs(image, alpha=255 / (2**depth - 1)), np.uint8)
 
 
 def _flattened(image: Image, background: Background, multiplied: bool) -> Image:

@@ -11,9 +11,10 @@ from musiq.errors import MusiqError
 
 T = TypeVar("T")
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
-)
+SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif",
+    ".avif", ".heic", ".heif", ".jxl",
+))  # fmt: skip
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:

@@ -6,7 +6,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from musiq.images.elongated import resize_middle
+
 Image = NDArray[np.uint8]
+
+MOST_RESIZED = 4
+"""How many times the pixels of a model's image a whole resized one may have; of a larger one only the middle is made."""
 
 
 def fit(image: Image, height: int, width: int, reduction: int = 1) -> tuple[Image, str]:
@@ -34,10 +39,13 @@ def fit(image: Image, height: int, width: int, reduction: int = 1) -> tuple[Imag
     size = max(width, round(columns * ratio)), max(height, round(rows * ratio))  # never a pixel short of covering
     steps = [f"decoded at 1/{reduction}"] if reduction > 1 else []
     if size != (columns, rows):
-        image = _resized(image, size, ratio)
+        if size[0] * size[1] > MOST_RESIZED * width * height:
+            image = resize_middle(image, size, (width, height), shrinks=ratio < 1)
+        else:
+            image = _resized(image, size, ratio)
         steps.append(f"resized {ratio:.3g}x")
     if size != (width, height):
-        top, left = (size[1] - height) // 2, (size[0] - width) // 2
+        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         image = np.ascontiguousarray(image[top : top + height, left : left + width])
         steps.append(f"cropped {size[0]}x{size[1]} to {width}x{height}")
     return image, "; ".join(steps)

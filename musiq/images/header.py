@@ -1,22 +1,24 @@
 """Reads the headers of image files: what a file claims to be, its format, size and orientation.
 
 A few hundred bytes can claim 100000x100000 pixels and cost their reader 30 GB, so the size is known before any decoder
-runs. The decoders themselves are OpenCV's; only what it does not tell before decoding is read here.
+runs. What neither OpenCV nor this package decodes right is refused here, by name.
 
 Neither imagesize nor Pillow, which read headers too, would do: they have none of the guards of this one, which counts a
-JPEG's scans, checks that no PNG chunk goes beyond the file, and tells the kind of a TIFF's alpha and the bits of an AVIF's
-samples, which OpenCV leaves out.
+JPEG's scans, checks that no PNG chunk goes beyond the file, and tells the kinds of TIFF and BMP that OpenCV gets wrong
+and the bits of an AVIF's samples, which it leaves out.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+import zlib
 from dataclasses import dataclass
 
 from musiq.errors import ImageError
+from musiq.images import bmp, jpegxl, tiff
 
-FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC"
+FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC, JPEG XL"
 AGAIN = "Copy or download it again."
 MAX_PARTS = 10_000
 """Segments, chunks or tags looked at in one file; real ones hold dozens, hostile ones millions of empty ones."""
@@ -37,8 +39,9 @@ class Header:
         width: Pixels as stored, before `orientation` turns them.
         height: Pixels as stored.
         orientation: EXIF 2.3's, 1 (upright) to 8.
-        depth: Bits of a sample that is decoded to uint16; AVIF's 10 and 12 are left unscaled.
-        alpha: Read for TIFF alone (tag ExtraSamples): 1 for colours already multiplied by alpha, else not.
+        depth: Bits of a sample that is decoded to uint16; those of AVIF and JPEG XL are left unscaled.
+        transparent: The one value of a grey PNG's samples that is transparent, as they are decoded.
+        kind: A word for a kind of JPEG that not every decoder knows, "" for ordinary ones.
     """
 
     format: str
@@ -46,7 +49,8 @@ class Header:
     height: int
     orientation: int = 1
     depth: int = 16
-    alpha: int = 2
+    transparent: int | None = None
+    kind: str = ""
 
 
 def read_header(data: bytes) -> Header:
@@ -77,15 +81,16 @@ def described(data: bytes) -> str:
     start = data[:64].lstrip()
     if re.match(rb"(?i)<(!doctype|html|\?xml|svg)", start):
         return "HTML or XML, perhaps a download's error page"
-    if data[:4] == b"%PDF":
-        return "a PDF"
+    named = next((name for magic, name in OTHERS if magic.match(data)), None)
+    if named:
+        return named
     if start and all(byte >= 32 or byte in b"\t\r\n" for byte in data[:64]):
         return "it looks like text"
     return f"it starts with {data[:4].hex(' ')}"
 
 
 def _jpeg(data: bytes) -> Header:
-    width, height, orientation = 0, 0, 1
+    width, height, kind, orientation = 0, 0, 0xC0, 0
     at = 2
     for _ in range(MAX_PARTS):
         at = data.index(b"\xff", at) if b"\xff" in data[at : at + 4096] else len(data)
@@ -99,29 +104,66 @@ def _jpeg(data: bytes) -> Header:
             continue  # these have no length
         (length,) = struct.unpack_from(">H", data, at)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 3)
+            kind, bits, height, width = marker, *struct.unpack_from(">BHH", data, at + 2)
+            if bits != 8:
+                name = "lossless JPEG" if kind in LOSSLESS else "JPEG"
+                raise ImageError(
+                    f"This {name} has {bits} bits a sample; only 8 can be read. Save it as a PNG of 16 bits."
+                )
         elif marker == 0xE1 and data[at + 2 : at + 8] == b"Exif\0\0":
-            orientation = exif_orientation(data[at + 8 : at + length])
+            # Of several blocks the first counts, as for Pillow and libvips.
+            orientation = orientation or exif_orientation(data[at + 8 : at + length])
         at += max(2, length)
-    if data.count(b"\xff\xda") > MAX_SCANS:
+    if data.count(b"\xff\xda") > MAX_SCANS and _scans(data, at) > MAX_SCANS:
         raise ImageError(f"The JPEG has more than {MAX_SCANS} scans, which only harmful files do. Save it anew.")
-    return Header("JPEG", width, height, orientation)
+    return Header("JPEG", width, height, orientation or 1, kind=UNUSUAL_JPEGS.get(kind, ""))
+
+
+def _scans(data: bytes, at: int) -> int:
+    """The scans of a JPEG whose first is at `at`, up to the image's end: phones append videos, in which any bytes occur."""
+    scans = 1
+    for _ in range(MAX_PARTS):
+        found = MARKER.search(data, at)
+        if found is None or found[0] == b"\xff\xd9":
+            return scans
+        scans += found[0] == b"\xff\xda"
+        (length,) = struct.unpack_from(">H", data, found.end())
+        at = found.end() + length
+    return MAX_SCANS + 1
 
 
 def _png(data: bytes) -> Header:
-    width, height = struct.unpack_from(">II", data, 16)
-    orientation, at = 1, 8
+    if data[12:16] == b"CgBI":
+        raise ImageError(
+            "This is a PNG as Xcode packs it into apps (CgBI), which only Apple's decoders read. Convert it."
+        )
+    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+    orientation, at, transparent, animated = 1, 8, None, False
     for _ in range(MAX_CHUNKS):
         length, kind = struct.unpack_from(">I4s", data, at)
         # OpenCV makes room for what a chunk claims, up to 4 GB, before it looks whether the file has it.
         if at + 12 + length > len(data):
             break
         if kind == b"IEND":
-            return Header("PNG", width, height, orientation)
+            return Header("PNG", width, height, orientation, transparent=transparent)
         if kind == b"eXIf":
             orientation = exif_orientation(data[at + 8 : at + 8 + length])
+        animated = animated or kind == b"acTL"
+        if animated and kind == b"IDAT" and _is_damaged(data, at, length):
+            break  # OpenCV leaves what it cannot decode of an animation as memory happens to be
+        if kind == b"tRNS" and colour == 0:
+            # OpenCV scales 1, 2 and 4 bits to 8.
+            transparent = struct.unpack_from(">H", data, at + 8)[0] * {1: 255, 2: 85, 4: 17}.get(bits, 1)
         at += 12 + length
-    raise ImageError(f"The image (PNG {width}x{height}) is cut short or corrupt: a chunk goes beyond its end. {AGAIN}")
+    raise ImageError(
+        f"The image (PNG {width}x{height}) is cut short or corrupt: a chunk ends early or is damaged. {AGAIN}"
+    )
+
+
+def _is_damaged(data: bytes, at: int, length: int) -> bool:
+    """Whether the chunk at `at` has another checksum than it says."""
+    end = at + 8 + length
+    return bool(zlib.crc32(data[at + 4 : end]) != struct.unpack_from(">I", data, end)[0])
 
 
 def _webp(data: bytes) -> Header:
@@ -147,9 +189,8 @@ def _webp(data: bytes) -> Header:
 
 
 def _bmp(data: bytes) -> Header:
-    (size,) = struct.unpack_from("<I", data, 14)
-    width, height = struct.unpack_from("<HH" if size == 12 else "<ii", data, 18)
-    return Header("BMP", width, abs(height))  # a negative height means rows from the top
+    info = bmp.read_info(data)
+    return Header("BMP", info.width, info.height)
 
 
 def _gif(data: bytes) -> Header:
@@ -157,35 +198,16 @@ def _gif(data: bytes) -> Header:
 
 
 def _tiff(data: bytes) -> Header:
-    tags = _tiff_tags(data)
-    if tags.get(277) == 2:
-        raise ImageError(
-            "A grey TIFF with alpha, whose alpha OpenCV would leave out. Save it as PNG, or without alpha."
-        )
-    # No orientation: OpenCV's TIFF decoder is the one that turns the image itself, whatever its flags.
-    return Header("TIFF", tags.get(256, 0), tags.get(257, 0), alpha=tags.get(338, 0))
-
-
-def _tiff_tags(data: bytes) -> dict[int, int]:
-    """The whole-number tags of the first directory, classic or BigTIFF."""
-    order = "<" if data[:2] == b"II" else ">"
-    big = data[2:4] in (b"+\0", b"\0+")
-    (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
-    first, step = (start + 8, 20) if big else (start + 2, 12)
-    tags = {}
-    for at in range(first, first + step * min(count, MAX_PARTS), step):
-        tag, kind = struct.unpack_from(order + "HH", data, at)
-        letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
-        if letter:
-            (tags[tag],) = struct.unpack_from(order + letter, data, at + (12 if big else 8))
-    return tags
+    _, layout = tiff.read_layout(data)
+    # OpenCV's TIFF decoder is the one that turns the image itself, whatever its flags.
+    turned = layout.by_opencv or not 1 <= layout.orientation <= 8
+    return Header("TIFF", layout.width, layout.height, 1 if turned else layout.orientation)
 
 
 def exif_orientation(block: bytes) -> int:
     """EXIF tag 274 of a TIFF block, 1 (upright) where it is missing, nonsensical or damaged."""
     try:
-        orientation = _tiff_tags(block).get(274, 1) if TIFF.match(block) else 1
+        orientation = tiff.first_directory(block).number(274, 1) if TIFF.match(block) else 1
     except struct.error:
         return 1
     return orientation if 1 <= orientation <= 8 else 1
@@ -202,7 +224,17 @@ def _heif(data: bytes) -> Header:
     width, height = max(sizes, key=lambda size: size[0] * size[1])
     turn, mirror = (re.search(rb"\0\0\0\x09" + kind + rb"(.)", meta, re.DOTALL) for kind in (b"irot", b"imir"))
     turned = turn[1][0] & 3 if turn else 0, mirror[1][0] & 1 if mirror else None
-    return Header(name, width, height, ORIENTATIONS[turned], _av1_depth(meta))
+    # libheif, which decodes HEIC, turns the image itself.
+    return Header(name, width, height, ORIENTATIONS[turned] if name == "AVIF" else 1, _av1_depth(meta))
+
+
+def _jpegxl(data: bytes) -> Header:
+    sizes = jpegxl.read_sizes(data)
+    if not sizes.bits:
+        raise ImageError(
+            "This JPEG XL has floating-point samples, whose black and white are not defined. Save it as PNG."
+        )
+    return Header("JPEG XL", sizes.width, sizes.height, depth=sizes.bits)
 
 
 def _av1_depth(meta: bytes) -> int:
@@ -236,6 +268,29 @@ ORIENTATIONS: dict[tuple[int, int | None], int] = {
     **{(0, 0): 4, (1, 0): 5, (2, 0): 2, (3, 0): 7},
     **{(0, 1): 2, (1, 1): 7, (2, 1): 4, (3, 1): 5},
 }
+
+OTHERS = (
+    (re.compile(rb"%PDF"), "a PDF"),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000"),
+    (re.compile(rb"8BPS"), "a Photoshop document"),
+    (re.compile(rb"\x76\x2f\x31\x01"), "OpenEXR"),
+    (re.compile(rb"....ftypcrx|FUJIFILMCCD-RAW|II(RO|RS|U\0)|MMOR", re.DOTALL), "a camera raw file"),
+    (re.compile(rb"....(ftyp|moov|mdat)|RIFF....AVI |\x1a\x45\xdf\xa3", re.DOTALL), "a video"),
+)
+"""Kinds of files that people take for images, and how they begin."""
+
+LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
+UNUSUAL_JPEGS = {
+    **dict.fromkeys((0xC3, 0xC7, 0xCB, 0xCF), "lossless"),
+    **dict.fromkeys((0xC5, 0xC6), "hierarchical"),
+    **dict.fromkeys((0xC9, 0xCA), "arithmetic-coded"),
+    **dict.fromkeys((0xCD, 0xCE), "hierarchical, arithmetic-coded"),
+}
+"""Names of the frames (ITU T.81, table B.1) beyond the baseline and progressive ones."""
+
+MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+"""Markers that end the coded samples of a scan: not stuffed or fill bytes, nor restarts, which have no length."""
+
 TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
 READERS = (
     (re.compile(rb"\xff\xd8\xff"), _jpeg),
@@ -244,5 +299,6 @@ READERS = (
     (re.compile(rb"BM"), _bmp),
     (re.compile(rb"GIF8[79]a"), _gif),
     (TIFF, _tiff),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), _jpegxl),
     (re.compile(rb"....ftyp(avi[fs]|hei[cx]|hev[cx]|mif1|msf1)", re.DOTALL), _heif),
 )

@@ -180,6 +180,10 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
         b"hello, I am an image": "it looks like text",
         b"<!DOCTYPE html><html>404</html>": "HTML or XML",
         b"%PDF-1.7 ...": "a PDF",
+        b"8BPS\0\1": "a Photoshop document",
+        b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG 2000",
+        b"\0\0\0\x18ftypcrx ": "a camera raw file",
+        b"\0\0\0\x18ftypmp42": "a video",
         b"\x00\x01\x02\x03\x04": "it starts with 00 01 02 03",
     }
     path = tmp_path / "image.jpg"
@@ -274,10 +278,11 @@ def test_sizes_of_nothing_are_refused() -> None:
             decode(claiming(kind, 0, 16))
 
 
-def test_heic_without_a_decoder_says_so() -> None:
+def test_heic_without_a_decoder_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     box = struct.pack(">I4s4sI4s", 20, b"ftyp", b"heic", 0, b"heic")
     meta = struct.pack(">I4sI", 32, b"meta", 0) + struct.pack(">I4sIII", 20, b"ispe", 0, 640, 480)
-    with pytest.raises(ImageError, match="no HEIC decoder"):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(ImageError, match=r"pip install 'musiq\[heif\]'"):
         decode(box + meta)
 
 

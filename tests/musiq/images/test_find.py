@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from musiq.errors import MusiqError
+from musiq.images import decode
 from musiq.images.find import evenly, find_images
+from tests.score_samples import saved, scene
 
 
 def test_folders_are_searched_in_order_without_hidden_files_and_loops(tmp_path: Path) -> None:
@@ -26,6 +28,24 @@ def test_files_are_taken_as_given_and_missing_ones_are_left_to_the_reader(tmp_pa
     odd = tmp_path / "image.without-suffix"
     odd.write_bytes(b"")
     assert find_images([odd, tmp_path / "missing.jpg"]) == [odd, tmp_path / "missing.jpg"]
+
+
+def test_images_by_other_names_are_found_in_folders_and_any_name_is_read_if_given(tmp_path: Path) -> None:
+    image = scene(1, 40, 60)
+    kinds = {
+        "a.jfif": "jpeg",
+        "b.JFI": "jpeg",
+        "c.mpo": "mpo",
+        "d.apng": "png",
+        "e.jxl": "",
+        "f.dat": "png",
+        "g.jpg": "png",
+    }
+    for name, kind in kinds.items():
+        (tmp_path / name).write_bytes(saved(image, kind) if kind else b"")
+    assert [path.name for path in find_images([tmp_path])] == ["a.jfif", "b.JFI", "c.mpo", "d.apng", "e.jxl", "g.jpg"]
+    for name in kinds.keys() - {"e.jxl"}:
+        assert decode(*find_images([tmp_path / name])).shape == image.shape
 
 
 def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
