@@ -19,8 +19,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, HTTPException, UploadFile
 
 import musiq
-from musiq.images.decode import prepare
-from musiq.scoring.scorer import Scorer
+from musiq.images import prepare
 
 AT_ONCE = CapacityLimiter(2)  # one is decoded while another is in the model
 MAX_PIXELS = 50_000_000
@@ -41,7 +40,7 @@ async def score(image: UploadFile) -> dict[str, float | str]:
 
 
 def rate(file: BinaryIO) -> dict[str, float | str]:
-    scorer: Scorer = app.state.scorer
+    scorer: musiq.Scorer = app.state.scorer
     try:
         image, fitted = prepare(file, scorer.spec.height, scorer.spec.width, max_pixels=MAX_PIXELS)
     except musiq.ImageError as problem:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import ray.data
 
-from musiq.distributed.batch_scorer import BatchScorer
-from musiq.images.find import find_images
+from musiq.distributed import BatchScorer
+from musiq.images import find_images
 
 
 def main(folder: str, model: str, out: str | None = None) -> None:

@@ -12,7 +12,7 @@ import csv
 import sys
 
 import musiq
-from musiq.images.find import find_images
+from musiq.images import find_images
 
 
 def main(model: str, folder: str) -> None:

@@ -18,7 +18,8 @@ import pandas as pd
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import pandas_udf  # type: ignore[attr-defined,unused-ignore]
 
-from musiq.distributed.batch_scorer import kept_scorer
+from musiq.distributed import kept_scorer
+from musiq.scoring import ScorerOptions
 
 
 def scoring(model: str) -> Callable[..., Any]:
@@ -26,7 +27,7 @@ def scoring(model: str) -> Callable[..., Any]:
 
     @pandas_udf("score float, fitted string, error string")  # type: ignore[untyped-decorator,unused-ignore]
     def score(columns: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        scorer = kept_scorer(model, device="cpu", threads=1, workers=1)
+        scorer = kept_scorer(model, ScorerOptions(device="cpu", threads=1, workers=1))
         for images in columns:
             rows = [(row.score, row.fitted, row.error) for row in scorer.score_many(images)]
             yield pd.DataFrame(rows, columns=["score", "fitted", "error"])

@@ -16,8 +16,7 @@ from pathlib import Path
 import tritonclient.grpc.aio as triton
 
 import musiq
-from musiq.images.decode import prepare
-from musiq.images.find import find_images
+from musiq.images import find_images, prepare
 
 AT_ONCE = 16
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from musiq.errors import MusiqError
 from musiq.runtimes.base import Runtime
+from musiq.runtimes.registry import open_runtime
 from musiq.scoring.model_choice import check_mixture
 
 Model = str | Path | Runtime
@@ -41,6 +42,4 @@ def open_models(models: Sequence[Model], device: str, threads: int | None, mode:
 def _open(model: Model, device: str, threads: int | None, mode: str) -> Runtime:
     if not isinstance(model, (str, Path)):
         return model
-    from musiq.runtimes.registry import open_runtime
-
     return open_runtime(Path(model), device, threads, mode)

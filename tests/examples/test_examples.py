@@ -41,7 +41,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(tiny_onnx: Path, photos: Path) -> dict[str, musiq.scoring.row.Row]:
+def expected(tiny_onnx: Path, photos: Path) -> dict[str, musiq.Row]:
     """Rows by file name, each image scored alone."""
     with musiq.load(tiny_onnx, "cpu", batch_size=1) as scorer:
         return {Path(row.path).name: row for row in scorer.score_many(sorted(photos.iterdir()))}
@@ -60,7 +60,7 @@ def test_every_example_is_named_by_a_test() -> None:
 
 
 def test_score_folder_writes_a_row_for_each_photo(
-    tiny_onnx: Path, photos: Path, expected: dict[str, musiq.scoring.row.Row]
+    tiny_onnx: Path, photos: Path, expected: dict[str, musiq.Row]
 ) -> None:
     done = run("score_folder.py", tiny_onnx, photos)
     assert done.returncode == 0, done.stderr
@@ -111,7 +111,7 @@ def post(service: str, path: Path) -> httpx.Response:
 
 
 def test_http_service_scores_concurrent_requests_like_the_library(
-    service: str, photos: Path, expected: dict[str, musiq.scoring.row.Row]
+    service: str, photos: Path, expected: dict[str, musiq.Row]
 ) -> None:
     paths = sorted(photos.glob("*.png"))
     with ThreadPoolExecutor(10) as pool:
@@ -124,7 +124,7 @@ def test_http_service_scores_concurrent_requests_like_the_library(
 
 
 def test_http_service_answers_a_broken_image_with_422_and_the_reason(
-    service: str, photos: Path, expected: dict[str, musiq.scoring.row.Row]
+    service: str, photos: Path, expected: dict[str, musiq.Row]
 ) -> None:
     answer = post(service, photos / "broken.jpg")
     assert (answer.status_code, answer.json()) == (422, {"detail": expected["broken.jpg"].error})
@@ -170,7 +170,7 @@ def repository(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_triton_client_prints_the_scores_that_the_library_gives(
-    repository: Path, photos: Path, expected: dict[str, musiq.scoring.row.Row]
+    repository: Path, photos: Path, expected: dict[str, musiq.Row]
 ) -> None:
     with serving(repository) as (server, address):
         done = run("triton_client.py", "tiny", photos, address)

@@ -95,7 +95,7 @@ def test_a_column_of_paths_scores_too_and_the_model_is_opened_once_a_worker(spar
     from pyspark.sql.functions import udf
 
     from examples.spark_udf import scoring
-    from musiq.distributed.batch_scorer import kept_scorer
+    from musiq.distributed import kept_scorer
 
     paths = [str(path) for path in sorted((top / "photos").iterdir())] + [None]
     frame = spark.createDataFrame([(path,) for path in paths * 3], "path string").repartition(6)

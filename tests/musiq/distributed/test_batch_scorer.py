@@ -258,14 +258,3 @@ def test_without_ray_the_engine_gives_the_install_line_and_the_rest_works(top: P
     done = subprocess.run([*command, "--engine", "ray"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "pip install 'musiq[ray]'" in done.stderr
-
-
-def test_the_example_prints_the_scores(cluster: str, top: Path) -> None:
-    command = [sys.executable, str(ROOT / "examples" / "ray_data.py"), "photos", "mean.onnx"]
-    environment = {**os.environ, "RAY_ADDRESS": cluster}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, cwd=top)
-    assert done.returncode == 0, done.stderr
-    rows = dict(line.split("\t") for line in done.stdout.splitlines() if "\t" in line)
-    for path, score, _, error in local_rows(top / "mean.onnx", photos(top)):
-        said = rows[str(Path(path).resolve())]
-        assert (said == error) if score is None else (float(said) == pytest.approx(score))

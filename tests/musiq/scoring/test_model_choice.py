@@ -20,9 +20,9 @@ import musiq
 from musiq.errors import MusiqError
 from musiq.images.fit import fit
 from musiq.runtimes.base import Images, Scores
+from musiq.scoring import Scorer
 from musiq.scoring.model_choice import nearest
 from musiq.scoring.prefetch import PATIENCE
-from musiq.scoring.scorer import Scorer
 from tests.score_samples import HEIGHT, WIDTH, FakeRuntime, exif, mean_spec, save_mean_model, saved, scene
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import subprocess
 import sys
@@ -19,14 +18,10 @@ from numpy.typing import NDArray
 
 import musiq
 from musiq.errors import ImageError, MusiqError
-from musiq.hardware import available_cpus, cgroup_cpus
 from musiq.images.decode import Source
 from musiq.images.fit import fit
 from musiq.runtimes.base import Images, Scores
-from musiq.runtimes.batching import Feed
-from musiq.scoring.row import Row
-from musiq.scoring.scorer import Scorer
-from musiq.spec import PRESETS
+from musiq.scoring import Row, Scorer
 from tests.score_samples import HEIGHT, WIDTH, FakeRuntime, mean_spec, save_mean_model, saved, scene
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -200,33 +195,6 @@ def test_a_runtime_that_takes_several_batches_at_once_gets_them_and_rows_stay_in
     assert one.most == 1
 
 
-@pytest.mark.parametrize(
-    ("size", "threads", "allowed", "expected"),
-    [
-        ((192, 256), 2, (1, 0), 8),
-        ((384, 512), 2, (1, 0), 2),
-        ((768, 1024), 2, (1, 0), 1),
-        ((768, 1024), 16, (1, 0), 5),
-        ((768, 1024), 64, (1, 0), 8),
-        ((768, 1024), None, (1, 0), 8),  # a GPU
-        ((768, 1024), 2, (4, 4), 4),  # a file of one batch size computes all of it for one image too
-        ((192, 256), 2, (1, 3), 3),
-        ((192, 256), None, (32, 32), 32),
-    ],
-)
-def test_by_default_a_call_gets_as_many_images_as_keep_it_busy_and_the_file_allows(
-    size: tuple[int, int], threads: int | None, allowed: tuple[int, int], expected: int
-) -> None:
-    spec = dataclasses.replace(PRESETS["tiny"], height=size[0], width=size[1])
-    assert Feed(spec, "image", *allowed).default_batch(threads) == expected
-
-
-def test_calls_at_once_share_the_default_batch_unless_the_file_takes_one_size_alone() -> None:
-    spec = dataclasses.replace(PRESETS["tiny"], height=192, width=256)
-    assert [Feed(spec).default_batch(16, calls) for calls in (1, 4, 16)] == [8, 2, 1]
-    assert Feed(spec, "image", 8, 8).default_batch(16, calls=4) == 8
-
-
 def test_the_default_batch_is_the_runtimes_unless_asked() -> None:
     runtime = Mean()
     runtime.default_batch = 3
@@ -287,7 +255,7 @@ def test_four_times_the_images_need_no_more_memory(tmp_path: Path) -> None:
     model = save_mean_model(tmp_path / "mean.onnx", height=512, width=768)
     (tmp_path / "photo.jpg").write_bytes(saved(scene(1, 600, 900), "jpeg"))
     code = (
-        "import re, sys; from musiq.scoring.scorer import Scorer\n"
+        "import re, sys; from musiq import Scorer\n"
         "with Scorer(sys.argv[1], 'cpu', batch_size=4, workers=2) as scorer:\n"
         "    for row in scorer.score_many([sys.argv[2]] * int(sys.argv[3])): assert row.score\n"
         "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])"
@@ -329,31 +297,3 @@ def test_senseless_sizes_are_refused() -> None:
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(MusiqError, match=r"missing\.onnx"):
         Scorer(tmp_path / "missing.onnx")
-
-
-def test_the_cpus_are_those_that_the_process_is_allowed(tmp_path: Path) -> None:
-    assert available_cpus() >= 1
-    membership = tmp_path / "cgroup"
-    membership.write_text("0::/outer/inner\n")
-    inner = tmp_path / "root" / "outer" / "inner"
-    inner.mkdir(parents=True)
-    root = tmp_path / "root"
-    assert cgroup_cpus(root, membership) is None
-    (inner / "cpu.max").write_text("max 100000\n")
-    assert cgroup_cpus(root, membership) is None
-    (inner.parent / "cpu.max").write_text("150000 100000\n")
-    assert cgroup_cpus(root, membership) == 1.5
-    (inner / "cpu.max").write_text("50000 100000\n")
-    assert cgroup_cpus(root, membership) == 0.5
-
-
-def test_the_older_cgroup_quota_counts_too(tmp_path: Path) -> None:
-    membership = tmp_path / "cgroup"
-    membership.write_text("5:cpuacct,cpu:/job\n3:memory:/job\n")
-    folder = tmp_path / "root" / "cpu" / "job"
-    folder.mkdir(parents=True)
-    (folder / "cpu.cfs_quota_us").write_text("300000\n")
-    (folder / "cpu.cfs_period_us").write_text("100000\n")
-    assert cgroup_cpus(tmp_path / "root", membership) == 3
-    (folder / "cpu.cfs_quota_us").write_text("-1\n")
-    assert cgroup_cpus(tmp_path / "root", membership) is None
