@@ -62,13 +62,13 @@ class Model:
         return [*([-1] if self.config.max_batch_size else []), *tensor.dims]
 
     def metadata(self) -> Any:
-        def told(tensor: Any) -> Any:
+        def described(tensor: Any) -> Any:
             kind = type_name(tensor).removeprefix("TYPE_")
             return service_pb2.ModelMetadataResponse.TensorMetadata(
                 name=tensor.name, datatype=kind, shape=self.shape(tensor)
             )
 
-        tensors = {"inputs": map(told, self.config.input), "outputs": map(told, self.config.output)}
+        tensors = {"inputs": map(described, self.config.input), "outputs": map(described, self.config.output)}
         return service_pb2.ModelMetadataResponse(name=self.config.name, versions=["1"], **tensors)
 
     def infer(self, request: Any) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musiq import files
-from musiq.artifact import Details
+from musiq.artifact import Details, Int8Details
 from musiq.errors import MusiqError
 from musiq.runtimes import cuda
 from musiq.runtimes.tensorrt import TITLES, import_tensorrt, make_logger
@@ -120,7 +120,14 @@ def build(request: Request, path: Path, package: str) -> Built:
         check_engine(finished, request)
         layers = finished or layers
     made_with = {**versions("torch", "onnx", "onnxscript"), package: trt.__version__}
-    details = Details(
+    details = details_of(request, batch, int8)
+    return Built(layers, made_with, details, unverified=unverified, batch=batch)
+
+
+def details_of(request: Request, batch: BatchRange, int8: Int8Details | None) -> Details:
+    """What the record says of an engine; where the request names no GPUs it is the one in this machine."""
+    gpus = request.engine.gpus
+    return Details(
         opset=request.opset,
         gpus=gpus or (cuda.find("auto").capability,),
         compatible=request.engine.compatible,
@@ -128,7 +135,6 @@ def build(request: Request, path: Path, package: str) -> Built:
         pyramid_precision="fp16" if TURING in gpus and request.inputs == "image" else "",
         int8=int8,
     )
-    return Built(layers, made_with, details, unverified=unverified, batch=batch)
 
 
 def why_unverified(request: Request, package: str) -> str:

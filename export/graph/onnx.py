@@ -92,7 +92,7 @@ def _gelu(x: Any, approximate: str = "none") -> Any:
 def _attention_for(request: Request) -> Any:
     """Attention whose scale is already in the query. Before ATTENTION_OPSET two products and a softmax, which runtimes
     fuse as they can: the exporter's own form scales query and key again and computes shapes at run time. In parts of the
-    asking tokens where `has_parts`."""
+    queries where `has_parts`."""
     from onnxscript import opset18, opset23
 
     def attention(
@@ -111,7 +111,7 @@ def _attention_for(request: Request) -> Any:
         if request.opset >= ATTENTION_OPSET:
             return opset23.Attention(query, key, value, scale=1.0)[0]
         keys = opset18.Transpose(key, perm=[0, 1, 3, 2])
-        found = [_attended(part, keys, value) for part in _asking_parts(request, query, key.shape[2])]
+        found = [_attended(part, keys, value) for part in _query_parts(request, query, key.shape[2])]
         return opset18.Concat(*found, axis=2) if len(found) > 1 else found[0]
 
     return attention
@@ -124,34 +124,34 @@ def _attended(query: Any, keys: Any, value: Any) -> Any:
     return op.MatMul(op.Softmax(op.MatMul(query, keys), axis=-1), value)
 
 
-def _asking_parts(request: Request, query: Any, tokens: int) -> list[Any]:
+def _query_parts(request: Request, query: Any, tokens: int) -> list[Any]:
     """The query (B, heads, n, size) in parts of its n tokens: one, but where the request `has_parts`."""
     from onnxscript import opset18 as op
 
-    asking = query.shape[2]
-    at_once = _asking_at_once(heads=query.shape[1], asking=asking, tokens=tokens)
-    if not has_parts(request) or at_once >= asking:  # the last layer asks for one token
+    queries = query.shape[2]
+    at_once = _queries_at_once(heads=query.shape[1], queries=queries, tokens=tokens)
+    if not has_parts(request) or at_once >= queries:  # the last layer has one query
         return [query]
 
     def numbers(value: int) -> Any:
         return op.Constant(value_ints=[value])
 
-    starts = range(0, asking, at_once)
-    return [op.Slice(query, numbers(i), numbers(min(i + at_once, asking)), numbers(2)) for i in starts]
+    starts = range(0, queries, at_once)
+    return [op.Slice(query, numbers(i), numbers(min(i + at_once, queries)), numbers(2)) for i in starts]
 
 
 def has_parts(request: Request) -> bool:
     """Whether attention is in parts: for ONNX Runtime on a CPU, which writes its weights down, where they are large."""
     spec = request.model.spec
-    small = _asking_at_once(spec.heads, spec.tokens, spec.tokens) >= spec.tokens
+    small = _queries_at_once(spec.heads, spec.tokens, spec.tokens) >= spec.tokens
     return request.tuned_for == "cpu" and not request.whole_attention and request.opset < ATTENTION_OPSET and not small
 
 
-def _asking_at_once(heads: int, asking: int, tokens: int) -> int:
-    """How many of the `asking` tokens a part of attention has, so that its weights for one image, 4 bytes each, take
+def _queries_at_once(heads: int, queries: int, tokens: int) -> int:
+    """How many of the `queries` tokens a part of attention has, so that its weights for one image, 4 bytes each, take
     WEIGHTS_AT_ONCE at most, and there are no more than MOST_PARTS parts."""
-    parts = min(MOST_PARTS, math.ceil(4 * heads * asking * tokens / WEIGHTS_AT_ONCE))
-    return math.ceil(asking / parts)
+    parts = min(MOST_PARTS, math.ceil(4 * heads * queries * tokens / WEIGHTS_AT_ONCE))
+    return math.ceil(queries / parts)
 
 
 def lower(model: onnx.ModelProto, opset: int) -> None:

@@ -76,7 +76,15 @@ class FoldedAttention(nn.Module):
 
 @torch.no_grad()
 def simplify(model: Musiq) -> Musiq:
-    """A simplified copy of `model`, which keeps its precision; the arithmetic of folding is done in float64."""
+    """Fold what does not depend on the image.
+
+    Args:
+        model: As it was trained, of any preset, in any precision.
+
+    Returns:
+        A copy in the same precision, for images of its Spec's size; the arithmetic of folding is done in float64. Its
+        scores differ by rounding alone.
+    """
     dtype = next(model.parameters()).dtype
     model = copy.deepcopy(model).double().eval()
     if isinstance(model.trunk, ResNetTrunk):
@@ -125,7 +133,7 @@ def _fix_standardised(module: nn.Module) -> None:
 
 
 def gflop(model: Musiq) -> float:
-    """Billions of floating-point operations for one image: products and sums counted apart, products of matrices,
+    """Billions of floating-point operations for one image: products and sums counted apart, of matrix products,
     convolutions and attention only, by torch's own counter. Nothing is computed: tensors have shapes alone."""
     from torch.func import functional_call
     from torch.nn.attention import SDPBackend, sdpa_kernel

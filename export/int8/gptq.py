@@ -196,7 +196,9 @@ def compensated(
     largest: int,
     advance: Callable[[], object],
 ) -> Weights:
-    """Steps of up to `largest` and biases for all `products`, in the scales that they have in `quantised`."""
+    """Steps of up to `largest` and biases for all `products`, in the scales that they have in `quantised`; none for those
+    whose inputs are no numbers, which the scores will tell, or hardly change, so that nothing can make up for anything.
+    """
     from onnx import numpy_helper
 
     constants = {tensor.name: tensor for tensor in quantised.graph.initializer}
@@ -204,20 +206,24 @@ def compensated(
     nodes = {node.name: node for node in quantised.graph.node}
     weights = Weights()
     for name, users in products.by_weight.items():
-        maker, each = makers[nodes[users[0].name].input[1]], found[products.inputs(name)]
-        transposed, covariance = _is_transposed(users[0]), each.covariance()
-        # A model that gives no numbers is found out by its scores.
-        if np.isfinite(covariance).all():
-            weight = numpy_helper.to_array(products.constants[name]).astype(np.float64)
-            weight = weight.T if transposed else weight
-            scale = numpy_helper.to_array(constants[maker.input[1]]).astype(np.float64)
-            steps = round_weights(weight, scale, covariance, largest)
-            weights.steps[maker.input[0]] = np.ascontiguousarray(steps.T if transposed else steps)
-            if bias := products.bias(name):
-                plain = numpy_helper.to_array(products.constants[bias])
-                shift = each.mean() @ (steps * scale - weight)
-                weights.biases[bias] = users[0].name, (plain - shift).astype(np.float32)
         advance()
+        maker, inputs = makers[nodes[users[0].name].input[1]], found[products.inputs(name)]
+        covariance = inputs.covariance()
+        if not np.isfinite(covariance).all():
+            continue
+        transposed = _is_transposed(users[0])
+        weight = numpy_helper.to_array(products.constants[name]).astype(np.float64)
+        weight = weight.T if transposed else weight
+        scale = numpy_helper.to_array(constants[maker.input[1]]).astype(np.float64)
+        try:
+            steps = round_weights(weight, scale, covariance, largest)
+        except np.linalg.LinAlgError:
+            continue
+        weights.steps[maker.input[0]] = np.ascontiguousarray(steps.T if transposed else steps)
+        if bias := products.bias(name):
+            plain = numpy_helper.to_array(products.constants[bias])
+            shift = inputs.mean() @ (steps * scale - weight)
+            weights.biases[bias] = users[0].name, (plain - shift).astype(np.float32)
     return weights
 
 
