@@ -23,8 +23,8 @@ FLOORS = {
         ("model",),
         ("datasets",),
         ("images", "artifact", "pyramid"),
-        ("spec", "terminal", "files"),
-        ("errors", "hardware", "metrics", "version", "markdown", "timing", "file_formats"),
+        ("spec", "terminal", "files", "metrics"),
+        ("errors", "hardware", "version", "markdown", "timing", "file_formats"),
     ],
 }
 
