@@ -17,9 +17,11 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True)
 class SpeedThreshold:
-    """--fail-slower-than NAME:RATIO: a row's p50 over that of `name` at the same batch size is at most `ratio`.
+    """--fail-slower-than NAME:RATIO: how many times the latency of another row a row may have.
 
-    `name` is "baseline" (each row's own PyTorch, eager), a model's name as the table has it, or its file's name.
+    Attributes:
+        name: The other row: "baseline" (each row's own PyTorch, eager), a model's name as the table has it, or its file's.
+        ratio: The most that a row's p50 may be over the other's at the same batch size.
     """
 
     name: str

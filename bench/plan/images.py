@@ -172,9 +172,19 @@ def decode_all(files: Sequence[Path], height: int, width: int) -> Generator[tupl
 
 
 def choose(folders: Sequence[Path], labels: Labels | None, at_most: int, scratch: Path) -> ImageSet:
-    """The images of `folders`, with labels only those that have one, evenly thinned out to `at_most` (0: all).
+    """Choose the images of a run.
 
-    Raises MusiqError where nothing is left.
+    Args:
+        folders: Folders of images, or images.
+        labels: With them only images that have one are chosen.
+        at_most: How many, evenly spread over all; 0 for all.
+        scratch: Where they are kept once decoded.
+
+    Returns:
+        The images, none of them decoded yet.
+
+    Raises:
+        MusiqError: A folder is missing, or no image is left.
     """
     missing = [str(folder) for folder in folders if not folder.exists()]
     if missing:

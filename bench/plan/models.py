@@ -20,9 +20,15 @@ COMPILED = "torch.compile"
 class Candidate:
     """One file to measure: a checkpoint, run by PyTorch, or an artifact, run by its own runtime.
 
-    `record` is what its exporter wrote beside it. `height` and `width` are set for a checkpoint that stands in as the
-    reference of artifacts, whose image size may be another than its own; `cast` is the precision that PyTorch runs a
-    checkpoint in, `device` where it shall run.
+    Attributes:
+        path: The file.
+        format: A name of `musiq.file_formats.FILE_FORMATS`, or COMPILED.
+        sha256: Of the file.
+        record: What its exporter wrote beside it.
+        height: Set, as `width` is, for a checkpoint that is the reference of artifacts, whose image size may be another
+            than its own.
+        cast: The precision that PyTorch runs a checkpoint in.
+        device: Where it shall run, as `musiq.runtimes.open_runtime` takes it.
     """
 
     path: Path
@@ -116,10 +122,16 @@ def describe(path: Path) -> Candidate:
 
 
 def reference_of(exported: Candidate, checkpoint: Candidate | None) -> tuple[Candidate | None, str]:
-    """The checkpoint to compare `artifact` with, and a remark: why there is none, or what is doubtful about it.
+    """The checkpoint whose scores an artifact's are compared with.
 
-    `checkpoint`, the one asked for, if the artifact was exported from it or does not say; else the one that its record
-    names, where a file of that name and SHA-256 lies beside the artifact, in the working folder or under runs/.
+    Args:
+        exported: The artifact.
+        checkpoint: The one asked for, which is taken if the artifact was exported from it or has no record of that; else
+            the one that its record names is, where a file of that name and SHA-256 lies beside the artifact, in the
+            working folder or under runs/.
+
+    Returns:
+        The checkpoint at the artifact's image size, and a note: why there is none, or what is doubtful about it.
     """
     recorded = exported.record.checkpoint if exported.record else {}
     name, digest = recorded.get("name", ""), recorded.get("sha256")
@@ -130,10 +142,10 @@ def reference_of(exported: Candidate, checkpoint: Candidate | None) -> tuple[Can
         other = f"it was not exported from {checkpoint.path.name}; " if checkpoint else ""
         lost = f"its checkpoint {name} was not found as it was" if name else "no record names its checkpoint"
         return None, f"{other}{lost}; give it with --checkpoint"
-    doubt = "" if digest else f"no record says that it was exported from {found.path.name}"
+    note = "" if digest else f"no record says that it was exported from {found.path.name}"
     if exported.record is None:
-        return found, doubt
-    return replace(found, height=exported.record.spec.height, width=exported.record.spec.width), doubt
+        return found, note
+    return replace(found, height=exported.record.spec.height, width=exported.record.spec.width), note
 
 
 def _search(exported: Path, name: Path, digest: str) -> Candidate | None:

@@ -110,7 +110,7 @@ def main(models: Sequence[str], images: Path, batches: Sequence[int], turns: int
             raise MusiqError(f"Only {PYIQA} is given; give a model beside it, whose height and width its images get.")
         files = in_order(images, max(batches))
         decoded: dict[tuple[int, int], Images] = {}
-        names, sets, calls = [], [], []
+        names, counts, calls = [], [], []
         for name, runtime in zip(models, runtimes, strict=True):
             call: Call = runtime.run if runtime else open_pyiqa(cpus)
             size = (runtime.spec.height, runtime.spec.width) if runtime else sizes[0]
@@ -118,12 +118,12 @@ def main(models: Sequence[str], images: Path, batches: Sequence[int], turns: int
                 decoded[size] = batch_of(files, size, max(batches))
             for batch in batches:
                 names.append(name)
-                sets.append(batch)
+                counts.append(batch)
                 calls.append(partial(call, decoded[size][:batch]))
         with progress_bar(total=turns) as bar:
             seconds = in_turns(calls, turns, after_turn=bar.advance)
     click.echo(f"{turns} turns of {len(calls)} calls, {cpus} threads:\n")
-    click.echo(speed_table(names, sets, seconds))
+    click.echo(speed_table(names, counts, seconds))
 
 
 if __name__ == "__main__":

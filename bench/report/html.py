@@ -10,45 +10,40 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from musiq.errors import MusiqError
 
 from ..machine.environment import in_one_line
-from .columns import columns_of
+from .columns import Column, columns_of
 from .plots import Plot
 from .schema import Report
 from .table import remarks
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 LISTED = 20  # broken images that are named
 
 
 def page(report: Report, plots: Sequence[Plot], no_plots_because: str = "") -> str:
-    """The whole page.
+    """Render the page.
 
     Args:
         report: What was measured.
         plots: Its plots, whose SVG stands in the page.
         no_plots_because: Why there are no plots, where that is so.
 
+    Returns:
+        The HTML, style and script inside it.
+
     Raises:
         MusiqError: Jinja2 is missing.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as problem:
-        raise MusiqError("report.html needs Jinja2, which is missing: pip install 'musiq[bench]'.") from problem
-    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.filters["in_words"] = _in_words
-    style, script, template = (_packaged(name) for name in ("report.css", "report.js", "report.html.j2"))
-    # Some columns say nothing of this report; the narrower the page, the better.
-    columns = [
-        column
-        for column in columns_of(report, page=True)
-        if any(column.text(row) not in ("", "-") for row in report.rows)
-    ]
+    style, script = _packaged("report.css"), _packaged("report.js")
+    columns = [column for column in columns_of(report, page=True) if _says_something(column, report)]
     measured = dataclasses.replace(report, rows=[row for row in report.rows if row.status == "ok"])
-    return environment.from_string(template).render(
+    return _template().render(
         report=report,
         failed=[row for row in report.rows if row.status != "ok"],
         machine=in_one_line(report.environment),
@@ -64,6 +59,20 @@ def page(report: Report, plots: Sequence[Plot], no_plots_because: str = "") -> s
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode(),
     )
+
+
+def _template() -> Template:
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as problem:
+        raise MusiqError("report.html needs Jinja2, which is missing: pip install 'musiq[bench]'.") from problem
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters["in_words"] = _in_words
+    return environment.from_string(_packaged("report.html.j2"))
+
+
+def _says_something(column: Column, report: Report) -> bool:
+    return any(column.text(row) not in ("", "-") for row in report.rows)
 
 
 def _packaged(name: str) -> str:

@@ -11,7 +11,7 @@ pytest_plugins = ["tests.bench_fixtures"]
 
 
 def test_the_plain_timing_script_runs_on_its_own(place: Path) -> None:
-    script = Path(__file__).parents[2] / "plain_timing.py"
+    script = Path(__file__).parents[1] / "plain_timing.py"
     command = [
         sys.executable,
         str(script),

@@ -45,6 +45,17 @@ def test_without_matplotlib_the_report_is_written_and_says_what_is_missing(
     assert "Plots need matplotlib" in (tmp_path / "report.html").read_text()
 
 
+def test_without_jinja2_the_figures_and_plots_are_written_and_no_old_page_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "report.html").write_text("of an earlier run")
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.warns(UserWarning, match=r"report.html needs Jinja2, which is missing: pip install 'musiq\[bench\]'"):
+        written = write(made_report(), tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(written)
+    assert {path.suffix for path in written} == {".json", ".csv", ".md", ".png"}
+
+
 def test_a_plot_of_an_earlier_report_does_not_stay_beside_this_one(tmp_path: Path) -> None:
     write(made_report(), tmp_path)
     assert (tmp_path / "images-per-second.png").exists()
