@@ -34,7 +34,8 @@ COLOURS = {WHITE_IS_0: 1, BLACK_IS_0: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 """Bands that carry the colours of each photometric interpretation read here; what follows them is "extra"."""
 
 NO_COMPRESSION, LZW, JPEG, DEFLATE, PACKBITS, OLD_DEFLATE = 1, 5, 7, 8, 32773, 32946
-PREDICTED = (LZW, DEFLATE, OLD_DEFLATE)
+DEFLATES = (DEFLATE, OLD_DEFLATE)
+PREDICTED = (LZW, *DEFLATES)
 BYTEWISE = (NO_COMPRESSION, PACKBITS, *PREDICTED)
 """Compressions of bytes, whatever the bytes mean."""
 
@@ -133,6 +134,10 @@ class Layout:
             return self.samples == 1 and self.photometric in (WHITE_IS_0, BLACK_IS_0)
         if self.bits == 4:
             return colours == (PALETTE, 1)
+        if self.bits == 8 and colours in ((WHITE_IS_0, 1), (BLACK_IS_0, 1), (RGB, 3)):
+            # Where a strip cannot be decompressed, libtiff leaves its rows black, but for samples of 16 bits.
+            even_rows = self.width * (1 if self.planar else self.samples) % 2 == 0
+            return self.compression not in DEFLATES and not (self.compression in (LZW, PACKBITS) and even_rows)
         if self.bits == 8:
             return self.samples == COLOURS.get(self.photometric) or colours == (RGB, 4)
         return self.bits > 8 and (colours == (BLACK_IS_0, 1) or (colours in ((RGB, 3), (RGB, 4)) and not self.planar))
@@ -261,8 +266,10 @@ def _unread_samples(layout: Layout) -> str:
         return f"signed or untyped samples of {layout.bits} bits"
     if layout.bits not in (1, 2, 4, 8, 10, 12, 14, 16):
         return f"samples of {layout.bits} bits"
-    if layout.predictor not in (1, 2) and layout.compression in PREDICTED:
+    if layout.compression in PREDICTED and layout.predictor not in (1, 2):
         return f"a predictor of kind {layout.predictor}"
+    if layout.compression in PREDICTED and layout.predictor == 2 and layout.bits not in (8, 16):
+        return f"a predictor for samples of {layout.bits} bits"
     return ""
 
 

@@ -11,6 +11,7 @@ JPEG but through imagecodecs, which is larger than all else that scoring install
 from __future__ import annotations
 
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -30,15 +31,17 @@ KEPT = (257, 259, 266, 278, 323)
 
 JPEG_TABLES = 347
 
+MOST_INFLATED = 1100
+"""How many times its bytes deflate can hold, which bounds what a damaged file makes room for."""
+
 
 def read_samples(directory: Directory, layout: Layout) -> Samples:
     """uint8 (H, W, 3) RGB, or (H, W, 4) RGBA where the layout has alpha, as stored, not turned.
 
     Raises ImageError for samples that cannot be decompressed or are too many, struct.error where some are missing.
     """
-    file = bytearray(b"" if layout.compression == tiff.NO_COMPRESSION else directory.data)
     planes = range(layout.samples if layout.planar else 1)
-    bands = [band for plane in planes for band in _bands(file, directory, layout, plane)]
+    bands = [band for plane in planes for band in _bands(directory, layout, plane)]
     colours = tiff.COLOURS[layout.photometric]
     image = _rgb(bands[:colours], directory, layout)
     if not layout.alpha:
@@ -49,11 +52,11 @@ def read_samples(directory: Directory, layout: Layout) -> Samples:
     return np.dstack([image, alpha])
 
 
-def _bands(file: bytearray, directory: Directory, layout: Layout, plane: int) -> list[Samples]:
+def _bands(directory: Directory, layout: Layout, plane: int) -> list[Samples]:
     """The bands (H, W) of one plane, or all those of an image that is not planar: scaled to 8 bits, but for palettes."""
     count = 1 if layout.planar else layout.samples
     width = directory.number(322) or layout.width
-    rows = _rows(file, directory, layout, plane)
+    rows = _rows(directory, layout, plane)
     samples = _unpacked(rows, layout.bits, width * count, directory.order).reshape(len(rows), width, count)
     if layout.predictor == 2 and layout.compression in tiff.PREDICTED:
         np.cumsum(samples, axis=1, dtype=samples.dtype, out=samples)
@@ -63,7 +66,7 @@ def _bands(file: bytearray, directory: Directory, layout: Layout, plane: int) ->
     return [np.asarray(samples[..., band], np.uint8, order="C") for band in range(count)]
 
 
-def _rows(file: bytearray, directory: Directory, layout: Layout, plane: int) -> Samples:
+def _rows(directory: Directory, layout: Layout, plane: int) -> Samples:
     """The bytes (H * across, bytes) of one plane's rows, decompressed, those of tiles beside each other one by one."""
     rows, row_bytes = tiff.piece_shape(directory, layout)
     tiled = 322 in directory.entries
@@ -73,28 +76,33 @@ def _rows(file: bytearray, directory: Directory, layout: Layout, plane: int) -> 
     places, sizes = (values[first : first + count] for values in tiff.pieces(directory))
     if len(places) < count or len(sizes) < count:
         raise struct.error("there are too few strips or tiles")
-    if layout.compression != tiff.NO_COMPRESSION:
-        return _decompressed(file, directory, layout, places, sizes).reshape(-1, row_bytes)
-    if (
-        down * rows * across * row_bytes > len(directory.data) + rows * across * row_bytes
-    ):  # the last strip may be shorter
+    if layout.compression not in (tiff.NO_COMPRESSION, *tiff.DEFLATES) or directory.number(266) == 2:
+        return _decompressed(directory, layout, places, sizes).reshape(-1, row_bytes)
+    if down * rows * across * row_bytes > MOST_INFLATED * len(directory.data) + rows * across * row_bytes:
         raise struct.error("there are fewer bytes than samples")
     found = np.empty((down, rows, across, row_bytes), np.uint8)
-    for number, place in enumerate(places):
+    for number, (place, size) in enumerate(zip(places, sizes, strict=True)):
         there = rows if tiled else min(rows, layout.height - number * rows)
-        if place + there * row_bytes > len(directory.data):
-            raise struct.error("a strip or tile lies beyond the end")
-        piece = np.frombuffer(directory.data, np.uint8, there * row_bytes, place)
+        piece = _piece(directory.data, place, size, there * row_bytes, layout.compression)
         found[number // across, :there, number % across] = piece.reshape(there, row_bytes)
-    if directory.number(266) == 2:  # the lowest bit first
-        found = np.packbits(np.unpackbits(found.ravel(), bitorder="little")).reshape(found.shape)
     return found.reshape(-1, across, row_bytes)[: layout.height].reshape(-1, row_bytes)
 
 
-def _decompressed(
-    file: bytearray, directory: Directory, layout: Layout, places: list[int], sizes: list[int]
-) -> Samples:
-    """The bytes (H, W) that strips or tiles hold. Writes behind the end of `file`, whose directory says what they are."""
+def _piece(data: bytes, place: int, size: int, count: int, compression: int) -> Samples:
+    """The first `count` bytes that one strip or tile holds, without compression or with deflate's."""
+    piece: bytes | memoryview = memoryview(data)[place : place + count]
+    if compression != tiff.NO_COMPRESSION:
+        try:
+            piece = zlib.decompressobj().decompress(data[place : place + size], count)
+        except zlib.error as problem:
+            raise struct.error("a strip or tile is damaged") from problem
+    if len(piece) < count:
+        raise struct.error("a strip or tile ends early")
+    return np.frombuffer(piece, np.uint8)
+
+
+def _decompressed(directory: Directory, layout: Layout, places: list[int], sizes: list[int]) -> Samples:
+    """The bytes (H, W) that strips or tiles hold, by libtiff."""
     row_bytes = tiff.piece_shape(directory, layout)[1]
     tiled = 322 in directory.entries
     # As 16 bits where rows allow it: then libtiff stops at damage, and takes no four bytes for each of grey.
@@ -109,21 +117,21 @@ def _decompressed(
     tags = {tag: directory.numbers(tag) for tag in KEPT if tag in directory.entries}
     tags |= {256: [width], 258: [16 if deep else 8], 262: [tiff.BLACK_IS_0], 277: [1], 284: [1]}
     tags |= {322: [piece_width], 324: places, 325: sizes} if tiled else {273: places, 279: sizes}
-    _write_directory(file, directory, tags)
-    image = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
+    file = np.frombuffer(_with_directory(directory, tags), np.uint8)
+    image = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
     if image is None or image.shape != (layout.height, width):
         raise struct.error("a strip or tile cannot be decompressed")
     # libtiff has put the two bytes of 16 bits into this machine's order: back into the file's.
     return np.asarray(image.astype(directory.order + "u2", copy=False).view(np.uint8) if deep else image, np.uint8)
 
 
-def _write_directory(file: bytearray, directory: Directory, tags: dict[int, list[int]]) -> None:
-    """Make these tags the first directory of a file, put behind the bytes that it came with."""
+def _with_directory(directory: Directory, tags: dict[int, list[int]]) -> bytearray:
+    """The file with these tags as its first directory, put behind its own bytes."""
     order, big = directory.order, directory.big
     word, kind = ("Q", 16) if big else ("I", 4)
     room = struct.calcsize(order + word)
-    end = len(directory.data) + len(directory.data) % 2
-    file[len(directory.data) :] = bytes(end - len(directory.data))
+    file = bytearray(directory.data) + bytes(len(directory.data) % 2)
+    end = len(file)
     entries = {
         tag: (kind, len(values), struct.pack(f"{order}{len(values)}{word}", *values)) for tag, values in tags.items()
     }
@@ -138,6 +146,7 @@ def _write_directory(file: bytearray, directory: Directory, tags: dict[int, list
         head += struct.pack(order + "HH" + word, tag, kind, count) + packed.ljust(room, b"\0")
     file += head + bytes(room) + values
     struct.pack_into(order + word, file, 8 if big else 4, end)
+    return file
 
 
 def _unpacked(rows: Samples, bits: int, count: int, order: str) -> NDArray[np.integer]:

@@ -6,6 +6,7 @@ TIFF 6.0 in floating point. Of JPEGs, which lose something, what tifffile reads.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import struct
@@ -290,12 +291,28 @@ def test_samples_that_end_early_are_refused_though_the_tags_come_first(
         decode(whole[: int(kept * len(whole))])
 
 
-def test_damaged_strips_of_what_we_read_ourselves_are_refused() -> None:
-    kind = Kind("16", "rgb", planar=True, compression="deflate")
+@pytest.mark.parametrize("compression", ["lzw", "deflate", "packbits"])
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("bits", ["8", "16"])
+def test_damaged_strips_are_refused_and_not_black(bits: str, planar: bool, compression: str) -> None:
+    kind = Kind(bits, "rgb", planar, compression)
     data = bytearray(of_kind(kind, samples(kind, 120, 160)))
-    data[8 : len(data) // 2] = bytes(len(data) // 2 - 8)
+    data[8 : len(data) // 2] = b"\x80" * (len(data) // 2 - 8)  # which packbits skips, and the others do not know
     with pytest.raises(ImageError, match="cut short or corrupt"):
         decode(bytes(data))
+
+
+@pytest.mark.parametrize("compression", ["none", "lzw", "deflate", "packbits"])
+@pytest.mark.parametrize("kind", [Kind("1", "palette"), Kind("8", "rgb"), Kind("16", "rgb", planar=True)], ids=str)
+def test_files_whose_lowest_bit_comes_first_are_read(kind: Kind, compression: str) -> None:
+    kind = dataclasses.replace(kind, compression=compression)
+    image = samples(kind)
+    data = bytearray(of_kind(kind, image, more={266: 2}))
+    page = tifffile.TiffFile(io.BytesIO(data)).pages.first
+    for at, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+        stored = np.frombuffer(bytes(data[at : at + size]), np.uint8)
+        data[at : at + size] = np.packbits(np.unpackbits(stored), bitorder="little").tobytes()
+    assert largest_difference(decode(bytes(data)), rgb_over(kind, image)) <= 1
 
 
 def test_what_libraries_write_is_read() -> None:
