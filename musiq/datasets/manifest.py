@@ -6,13 +6,13 @@ The tables of the other public datasets are read by `musiq.datasets.readers`.
 from __future__ import annotations
 
 import csv
-import io
-import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from musiq.datasets.dataset import KONIQ_MOS, KONIQ_RATING, Dataset, Labelled
+from musiq.datasets.table import Row, decoded_text, number_in, read_table
 from musiq.errors import MusiqError
 from musiq.files import atomic_write
 
@@ -21,7 +21,7 @@ KONIQ_FOLDER = "1024x768"
 # What the columns are called elsewhere, lower case, first found first taken. MOS_zscore is the 0-100 target in KonIQ's
 # own koniq10k_scores_and_distributions.csv, whose plain MOS is the mean rating.
 NAMES = {
-    "image": ("image", "image_name", "filename"),
+    "image": ("image", "image_name", "img_name", "filename"),
     "mos": ("mos_zscore", "mos"),
     "split": ("split", "set"),
     "std": ("std", "sd"),
@@ -43,37 +43,35 @@ def read_labels(path: Path, root: Path | None = None) -> Dataset:
     Raises:
         MusiqError: The file cannot be read or is none of these; names the row.
     """
-    text = read_text(path)
-    first = text.split("\n", 1)[0].split("\t")
+    first = next((line for line in decoded_text(path).splitlines() if line.strip()), "").split("\t")
     return _read_list(path, root) if len(first) == 3 and number_in(first[2]) is not None else read_manifest(path, root)
 
 
 def read_manifest(path: Path, root: Path | None = None) -> Dataset:
     """Read a CSV with the columns image,mos[,split][,std][,c1..cK] and any more.
 
-    c1..cK are the shares (or counts) of the ratings 1..K. Separators `,`, `;` and tabs are told apart by the header.
+    c1..cK are the shares (or counts) of the ratings 1..K. See `read_table` for what a CSV may be.
 
     Args:
-        path: The file, UTF-8.
+        path: The file.
         root: The folder that images are relative to; by default that of the file.
 
     Returns:
         The labelled images, in the order of the file.
 
     Raises:
-        MusiqError: A column is missing, a value is none, or an image is named twice; names the row.
+        MusiqError: A column is missing or there twice, a row has more or fewer cells than the header, a value is none, or
+            an image is named twice; names the row.
     """
-    text = read_text(path)
-    header = text.split("\n", 1)[0]
-    reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
-    columns = _columns(path, list(reader.fieldnames or []))
+    table = read_table(path)
+    columns = _columns(path, table.columns)
     koniq = "c_total" in columns.others
     folder = _koniq_images(root or path.parent) if koniq else root or path.parent
     items: dict[str, Labelled] = {}
-    for values in reader:
-        item = _row(f"{path}, row {reader.line_num}", values, columns, folder)
+    for row in table.rows:
+        item = _labelled(row, columns, folder)
         if item.image in items:
-            raise MusiqError(f"{path}, row {reader.line_num}: {item.image} is there twice; keep one row for an image.")
+            raise MusiqError(f"{row.where}: {item.image} is there twice; keep one row for an image.")
         items[item.image] = item
     if not items:
         raise MusiqError(f"{path} has no row below its header; expected one for each image.")
@@ -89,8 +87,10 @@ def _read_list(path: Path, root: Path | None) -> Dataset:
     """koniq-10k.txt: scene, image, mean rating 1-5, tab separated. Has no split: 80/20, validation out of the 80."""
     folder = _koniq_images(root or path.parent)
     items = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(decoded_text(path).splitlines(), 1):
         parts = line.strip().split("\t")
+        if not any(parts):
+            continue
         mos = number_in(parts[-1])
         if len(parts) != 3 or mos is None:
             raise MusiqError(f"{path}, row {number}: {line!r} is not scene, image and score with tabs between.")
@@ -100,18 +100,6 @@ def _read_list(path: Path, root: Path | None) -> Dataset:
 
 def _koniq_images(root: Path) -> Path:
     return root / KONIQ_FOLDER if (root / KONIQ_FOLDER).is_dir() else root
-
-
-def read_text(path: Path) -> str:
-    """A label file's text with plain line ends. Raises MusiqError where it cannot be read or is no text."""
-    try:
-        return path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").lstrip("\n")
-    except OSError as problem:
-        raise MusiqError(
-            f"Cannot read the labels {path}: {problem.strerror}. Give the path of a label file."
-        ) from problem
-    except UnicodeDecodeError as problem:
-        raise MusiqError(f"{path} is no UTF-8 text; labels are a CSV with the columns image,mos and more.") from problem
 
 
 @dataclass(frozen=True)
@@ -125,7 +113,7 @@ class _Columns:
 
 
 def _columns(path: Path, names: list[str]) -> _Columns:
-    lower = {name.strip().lower(): name for name in reversed(names)}
+    lower = {name.lower(): name for name in reversed(names)}
     known = {key: next((lower[name] for name in there if name in lower), None) for key, there in NAMES.items()}
     if known["image"] is None or known["mos"] is None:
         raise MusiqError(
@@ -134,46 +122,34 @@ def _columns(path: Path, names: list[str]) -> _Columns:
     rated = sorted((name for name in lower if re.fullmatch(r"c\d+", name)), key=lambda name: int(name[1:]))
     if rated != [f"c{i + 1}" for i in range(len(rated))]:
         raise MusiqError(f"{path} has the share columns {', '.join(rated)}; expected c1, c2 and so on without a gap.")
+    read = {name.lower() for name in known.values() if name} | set(rated)
+    if twice := [name for name, count in Counter(name.lower() for name in names).items() if count > 1 and name in read]:
+        raise MusiqError(f"{path} has the column {twice[0]} twice; keep the one that is meant.")
     shares = [lower[name] for name in rated]
     taken = {*known.values(), *shares}
     others = [name for name in names if name not in taken]
     return _Columns(known["image"], known["mos"], known["split"], known["std"], shares, others)
 
 
-def _row(where: str, values: dict[str, str | None], columns: _Columns, folder: Path) -> Labelled:
-    def number(column: str) -> float:
-        found = number_in(values.get(column))
-        if found is None:
-            raise MusiqError(f"{where}: {column} is {values.get(column)!r}; expected a number.")
-        return found
-
-    image = (values.get(columns.image) or "").strip()
+def _labelled(row: Row, columns: _Columns, folder: Path) -> Labelled:
+    image = row.cells[columns.image].strip()
     if not image:
-        raise MusiqError(f"{where}: no image is named in the column {columns.image}.")
-    split = ((values.get(columns.split) if columns.split else "") or "").strip().lower()
+        raise MusiqError(f"{row.where}: no image is named in the column {columns.image}.")
+    split = row.cells[columns.split].strip().lower() if columns.split else ""
     if split and split not in SPLIT_NAMES:
-        raise MusiqError(f"{where}: the split is {split!r}; expected train, val or test.")
-    shares = [number(column) for column in columns.shares]
+        raise MusiqError(f"{row.where}: the split is {split!r}; expected train, val or test.")
+    shares = [row.number(column) for column in columns.shares]
     if shares and (min(shares) < 0 or sum(shares) <= 0):
-        raise MusiqError(f"{where}: the shares {shares} are none; expected numbers from 0 on, not all 0.")
+        raise MusiqError(f"{row.where}: the shares {shares} are none; expected numbers from 0 on, not all 0.")
     return Labelled(
         image,
         folder / image,
-        number(columns.mos),
+        row.number(columns.mos),
         SPLIT_NAMES.get(split, ""),
-        number(columns.std) if columns.std and values.get(columns.std) else None,
+        row.number(columns.std) if columns.std and row.cells[columns.std].strip() else None,
         tuple(share / sum(shares) for share in shares) or None,
-        {name: values.get(name) or "" for name in columns.others},
+        {name: row.cells[name] for name in columns.others},
     )
-
-
-def number_in(text: str | None) -> float | None:
-    """The finite number that a field holds, None where it holds none."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def write_manifest(dataset: Dataset, path: Path) -> None:

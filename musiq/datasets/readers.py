@@ -7,15 +7,13 @@ naming the row for what cannot be read.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from musiq.datasets.dataset import Dataset, Labelled, rating_mean_std
-from musiq.datasets.manifest import number_in, read_labels, read_text
+from musiq.datasets.manifest import read_labels
+from musiq.datasets.table import Row, decoded_text, read_table
 from musiq.errors import MusiqError
 
 DRAWN = (0.72, 0.08, 0.2)
@@ -55,10 +53,10 @@ def read_spaq(root: Path) -> Dataset:
     table = _needed(root, *SPAQ_TABLES)
     images = _folder(root, "TestImage")
     items = []
-    for where, row in _rows(table):
-        image = _value(where, row, "Image name")
-        extra = {key: value for key, value in row.items() if key not in ("Image name", "MOS")}
-        items.append(Labelled(image, images / image, _number(where, row, "MOS"), extra=extra))
+    for row in _rows(table):
+        image = _value(row, "Image name")
+        extra = {key: value.strip() for key, value in row.cells.items() if key not in ("Image name", "MOS")}
+        items.append(Labelled(image, images / image, _number(row, "MOS"), extra=extra))
     return Dataset(tuple(items), images, "SPAQ MOS (0-100)", (0.0, 100.0), DRAWN)
 
 
@@ -70,10 +68,10 @@ def read_ava(root: Path) -> Dataset:
     """
     table = _needed(root, "AVA.txt")
     listed = _needed(root, "aesthetics_image_lists/generic_test.jpgl", "generic_test.jpgl")
-    test = set(read_text(listed).split())
+    test = set(decoded_text(listed).split())
     images = _folder(root, "images", "image")
     items = []
-    for number, line in enumerate(read_text(table).splitlines(), 1):
+    for number, line in enumerate(decoded_text(table).splitlines(), 1):
         fields = line.split()
         if len(fields) != 15 or not all(field.isdigit() for field in fields) or not any(map(int, fields[2:12])):
             raise MusiqError(f"{table}, row {number}: {line!r} is not index, id, ten counts, two tags and challenge.")
@@ -92,9 +90,9 @@ def read_paq2piq(root: Path) -> Dataset:
     table = _needed(root, "labels_image.csv", "database/labels_image.csv")
     images = _folder(root, "database", "images")
     items = []
-    for where, row in _rows(table):
-        image = _value(where, row, "name")
-        items.append(Labelled(image, images / image, _number(where, row, "mos")))
+    for row in _rows(table):
+        image = _value(row, "name")
+        items.append(Labelled(image, images / image, _number(row, "mos")))
     return Dataset(tuple(items), images, "PaQ-2-PiQ MOS (0-100)", (0.0, 100.0), DRAWN)
 
 
@@ -129,10 +127,10 @@ def read_kadid(root: Path) -> Dataset:
     table = _needed(base, "dmos.csv")
     images = _folder(base, "images")
     items = []
-    for where, row in _rows(table):
-        image = _value(where, row, "dist_img")
-        extra = {"reference": _value(where, row, "ref_img"), "var": row.get("var", "")}
-        items.append(Labelled(image, images / image, _number(where, row, "dmos"), extra=extra))
+    for row in _rows(table):
+        image = _value(row, "dist_img")
+        extra = {"reference": _value(row, "ref_img"), "var": row.cells.get("var", "").strip()}
+        items.append(Labelled(image, images / image, _number(row, "dmos"), extra=extra))
     return Dataset(tuple(items), images, "KADID-10k DMOS (1-5, higher is better)", (1.0, 5.0), DRAWN)
 
 
@@ -146,9 +144,9 @@ def read_biq2021(root: Path) -> Dataset:
     images = _folder(root, "Images")
     items = []
     for name, split in tables:
-        for where, row in _rows(_needed(root, name)):
-            image = _value(where, row, "Image Name")
-            items.append(Labelled(image, images / image, _number(where, row, "MOS"), split))
+        for row in _rows(_needed(root, name)):
+            image = _value(row, "Image Name")
+            items.append(Labelled(image, images / image, _number(row, "MOS"), split))
     if tables == BIQ_TABLES[0]:
         return Dataset(tuple(items), images, "BIQ2021 MOS (0-1)", (0.0, 1.0))
     return Dataset(tuple(items), images, "BIQ2021 MOS of Train.csv and Test.csv")
@@ -167,13 +165,17 @@ def _folder(root: Path, *names: str) -> Path:
     return next((root / name for name in names if (root / name).is_dir()), root)
 
 
-def _rows(table: Path) -> Iterable[tuple[str, dict[str, str]]]:
-    """The rows below the header, each with where it stands; columns by their stripped names."""
-    lines = _sheet(table) if table.suffix == ".xlsx" else list(csv.reader(io.StringIO(read_text(table))))
-    header = [name.strip() for name in lines[0]] if lines else []
-    for number, values in enumerate(lines[1:], 2):
-        if any(values):
-            yield f"{table}, row {number}", dict(zip(header, (value.strip() for value in values), strict=False))
+def _rows(table: Path) -> list[Row]:
+    """The rows below the header of a CSV, or of an .xlsx, whose notes beside the columns are left alone."""
+    if table.suffix != ".xlsx":
+        return read_table(table).rows
+    header, *rows = _sheet(table) or [[]]
+    names = [name.strip() for name in header]
+    return [
+        Row(f"{table}, row {number}", dict(zip(names, cells, strict=False)))
+        for number, cells in enumerate(rows, 2)
+        if any(cells)
+    ]
 
 
 def _sheet(table: Path) -> list[list[str]]:
@@ -209,17 +211,16 @@ def _matlab(path: Path, key: str) -> list[Any]:
     return [value.ravel()[0] if hasattr(value, "ravel") else value for value in values]
 
 
-def _value(where: str, row: dict[str, str], column: str) -> str:
-    if not row.get(column):
-        raise MusiqError(f"{where}: the column {column} is empty or missing; there are {', '.join(row)}.")
-    return row[column]
-
-
-def _number(where: str, row: dict[str, str], column: str) -> float:
-    found = number_in(_value(where, row, column))
-    if found is None:
-        raise MusiqError(f"{where}: {column} is {row[column]!r}; expected a number.")
+def _value(row: Row, column: str) -> str:
+    """The text in a column, without spaces around it."""
+    if not (found := row.cells.get(column, "").strip()):
+        raise MusiqError(f"{row.where}: the column {column} is empty or missing; there are {', '.join(row.cells)}.")
     return found
+
+
+def _number(row: Row, column: str) -> float:
+    _value(row, column)
+    return row.number(column)
 
 
 def _rating_statistics(counts: list[int]) -> tuple[tuple[float, ...], float, float]:

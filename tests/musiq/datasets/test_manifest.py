@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from musiq.datasets.dataset import KONIQ_MOS
+from musiq.datasets.dataset import KONIQ_MOS, Dataset, Labelled
 from musiq.datasets.manifest import read_labels, read_manifest, write_manifest
 from musiq.errors import MusiqError
 from tests.conftest import Write
@@ -40,7 +40,7 @@ def test_other_separators_byte_order_marks_and_line_ends_are_read(write: Write, 
     [
         ("image,mos\n1.png,2\n2.png,good\n", "row 3: mos is 'good'; expected a number"),
         ("image,mos\n1.png,nan\n", "row 2: mos is 'nan'"),
-        ("image,mos\n1.png\n", "row 2: mos is None"),
+        ("image,mos\n1.png,\n", "row 2: mos is ''; expected a number"),
         ("image,mos\n,3\n", "row 2: no image is named"),
         ("image,mos\n1.png,3\n1.png,4\n", "row 3: 1.png is there twice"),
         ("image,mos,split\n1.png,3,dev\n", "row 2: the split is 'dev'; expected train, val or test"),
@@ -55,6 +55,67 @@ def test_a_bad_label_file_is_refused_with_its_row(write: Write, text: str, says:
     with pytest.raises(MusiqError) as caught:
         read_labels(write(text))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "image,mos\na.png,3\nb.png,3,51\n",
+            "row 3: cells: 3, columns: 2 (image, mos). Write numbers with decimal points",
+        ),
+        ("image,mos,\na.png,3,51\n", "row 2: cells: 3, columns: 2"),
+        ("sep=,\n\nimage,mos\n,\na.png,3,51\n", "row 5: cells: 3, columns: 2"),
+        (
+            "image,mos,by\na.png,3,x,y\n",
+            "row 2: cells: 4, columns: 3 (image, mos, by). Put a cell that holds the separator",
+        ),
+        ("image,mos,std\na.png,0.4\n", "row 2: cells: 2, columns: 3 (image, mos, std). Write every cell"),
+        ("image,mos,by\na.png,3.5,me\nb.png,4.", "row 3: cells: 2, columns: 3"),  # cut short
+        ('image,mos\na.png,"3,51"\n', "row 2: mos is '3,51'; expected a number with a decimal point"),
+        ("image\tmos\na.png\t1,234\n", "row 2: mos is '1,234'; expected a number with a decimal point"),
+        ("image;mos\na.png;3,51\nb.png;1.234\n", "row 2: mos is '3,51'; expected a number with a decimal point"),
+        ("image;mos\na.png;1.234,5\n", "row 2: mos is '1.234,5'; expected a number."),
+        ('image,mos,by\na.png,3,"me\nb.png,4,you\n', "row 3: unexpected end of data. A quoted cell"),
+        ("image,mos,MOS\na.png,3,4\n", "has the column mos twice"),
+    ],
+)
+def test_a_row_that_could_be_read_in_two_ways_is_refused_with_its_line(write: Write, text: str, says: str) -> None:
+    with pytest.raises(MusiqError) as caught:
+        read_labels(write(text))
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,mos,by\n,,\na.png,3.51,me\n\n , ,\nb.png,4,you\n,,\n",
+        "sep=;\nimage;mos;by\na.png;3.51;me\nb.png;4;you\n",
+        "\ufeffsep=;\r\nimage;mos;by\r\na.png;3,51;me\r\nb.png;4;you\r\n;;\r\n",  # Excel's of a German Windows
+        "\n\nimg_name,mos,by\na.png,3.51,me\nb.png,4,you",
+        "image,mos,by,,\na.png,3.51,me,,\nb.png,4,you,,,\n",  # columns that once were
+        'by,image,"mos"\rme,a.png,"3.51"\ryou,b.png,4\r',
+        "image;mos;by\na.png; 3,51 ;me\nb.png;4;you\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_tables_as_spreadsheets_write_them_are_read(tmp_path: Path, text: str, encoding: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_bytes(text.encode(encoding) if encoding == "utf-8" else text.removeprefix("\ufeff").encode(encoding))
+    found = [(item.image, item.mos, item.extra) for item in read_labels(path).items]
+    assert found == [("a.png", 3.51, {"by": "me"}), ("b.png", 4.0, {"by": "you"})]
+
+
+def test_empty_lines_of_the_list_are_read_over(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("\n0\t1.jpg\t3.8\n\n1\t2.jpg\t2.5\n\n")
+    assert [item.mos for item in read_labels(tmp_path / "list.txt").items] == [3.8, 2.5]
+
+
+@pytest.mark.parametrize("name", ["a\rb.png", "a\nb.png", 'a"b.png', "a,b.png", "a;b.png"])
+def test_every_name_of_an_image_comes_back_from_a_written_manifest(write: Write, tmp_path: Path, name: str) -> None:
+    dataset = Dataset((Labelled(name, tmp_path / name, 1.5, "train"),), tmp_path, "stars")
+    write_manifest(dataset, tmp_path / "split.csv")
+    assert read_manifest(tmp_path / "split.csv").items == dataset.items
 
 
 def test_a_label_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:

@@ -57,6 +57,28 @@ def test_koniq_has_its_official_split_its_shares_and_its_target(tmp_path: Path, 
     assert first.shares == pytest.approx((0, 0, 0.25, 0.7, 0.05))
 
 
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (
+            "Image name,MOS\n00001.jpg,37,5\n",
+            "row 2: cells: 3, columns: 2 (Image name, MOS). Write numbers with decimal",
+        ),
+        ("Image name,MOS,Brightness\n00001.jpg,37\n", "row 2: cells: 2, columns: 3"),
+    ],
+)
+def test_a_table_whose_rows_do_not_fit_its_header_is_refused(tmp_path: Path, put: Put, table: str, says: str) -> None:
+    put("MOS and Image attribute scores.csv", table)
+    with pytest.raises(MusiqError) as caught:
+        read_named("spaq", tmp_path)
+    assert says in str(caught.value)
+
+
+def test_a_table_saved_with_semicolons_and_decimal_commas_is_read(tmp_path: Path, put: Put) -> None:
+    put("MOS and Image attribute scores.csv", "Image name;MOS;Brightness\n00001.jpg;37,5;40,25\n;;\n00002.jpg;62;61\n")
+    assert [item.mos for item in read_named("spaq", tmp_path).items] == [37.5, 62]
+
+
 def test_koniqs_list_of_mean_ratings_is_taken_where_the_table_is_not_there(tmp_path: Path, put: Put) -> None:
     put("koniq-10k.txt", "0\t1.jpg\t3.8\n")
     with pytest.raises(MusiqError, match="no folder 1024x768/"):
