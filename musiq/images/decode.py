@@ -55,7 +55,7 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Backgrou
 
     Args:
         source: A path, a URL (needs fsspec), the bytes of a file, a file object open for reading bytes, or an array:
-            uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
+            uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA. HEIC needs the extra `heif`, JPEG XL `jpegxl`.
         max_pixels: Pixels allowed; the header tells how many there are before anything is decoded.
         background: What alpha is laid over.
 
@@ -63,7 +63,8 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Backgrou
         uint8 RGB (H, W, 3), contiguous, in [0, 255].
 
     Raises:
-        ImageError: The image cannot be read, is cut short or has more than `max_pixels` pixels; one line says which.
+        ImageError: The image cannot be read, is cut short, of a kind that no decoder here represents faithfully, or has
+            more than `max_pixels` pixels; one line says which.
     """
     if isinstance(source, np.ndarray):
         return _flattened(eight_bit(_checked_array(source, max_pixels)), background, multiplied=False)

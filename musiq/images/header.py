@@ -104,12 +104,7 @@ def _jpeg(data: bytes) -> Header:
             continue  # these have no length
         (length,) = struct.unpack_from(">H", data, at)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            kind, bits, height, width = marker, *struct.unpack_from(">BHH", data, at + 2)
-            if bits != 8:
-                name = "lossless JPEG" if kind in LOSSLESS else "JPEG"
-                raise ImageError(
-                    f"This {name} has {bits} bits a sample; only 8 can be read. Save it as a PNG of 16 bits."
-                )
+            height, width, kind = *_frame(data, at, marker), marker
         elif marker == 0xE1 and data[at + 2 : at + 8] == b"Exif\0\0":
             # Of several blocks the first counts, as for Pillow and libvips.
             orientation = orientation or exif_orientation(data[at + 8 : at + length])
@@ -117,6 +112,15 @@ def _jpeg(data: bytes) -> Header:
     if data.count(b"\xff\xda") > MAX_SCANS and _scans(data, at) > MAX_SCANS:
         raise ImageError(f"The JPEG has more than {MAX_SCANS} scans, which only harmful files do. Save it anew.")
     return Header("JPEG", width, height, orientation or 1, kind=UNUSUAL_JPEGS.get(kind, ""))
+
+
+def _frame(data: bytes, at: int, marker: int) -> tuple[int, int]:
+    """(height, width) of a frame whose header is at `at`. Raises ImageError where its samples have not 8 bits."""
+    bits, height, width = struct.unpack_from(">BHH", data, at + 2)
+    if bits != 8:
+        name = "lossless JPEG" if marker in LOSSLESS else "JPEG"
+        raise ImageError(f"This {name} has {bits} bits a sample; only 8 can be read. Save it as a PNG of 16 bits.")
+    return height, width
 
 
 def _scans(data: bytes, at: int) -> int:
