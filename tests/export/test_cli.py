@@ -12,16 +12,14 @@ from pathlib import Path
 import pytest
 
 from musiq import artifact
-from musiq.model import checkpoint
 from musiq_export import exporter
 from musiq_export.formats import find
 from tests.exporting import run
-from tests.recipe import lively_model
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino", "torchscript", "pt2", "trt-rtx"])
 def test_a_full_disk_ends_an_export_with_one_line_and_nothing_left(
-    name: str, tiny_checkpoint: Path, tmp_path: Path
+    name: str, small_checkpoint: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip(find(name).package)
     code = (
@@ -31,7 +29,17 @@ def test_a_full_disk_ends_an_export_with_one_line_and_nothing_left(
         "from musiq_export.cli import main\n"
         "main()"
     )
-    command = [sys.executable, "-c", code, "--checkpoint", tiny_checkpoint, "--format", name, "--out", tmp_path / "out"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "--checkpoint",
+        small_checkpoint,
+        "--format",
+        name,
+        "--out",
+        tmp_path / "out",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("Error: Cannot write")
@@ -40,14 +48,14 @@ def test_a_full_disk_ends_an_export_with_one_line_and_nothing_left(
 
 
 def test_an_artifact_that_disagrees_is_not_kept(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = exporter.reference_scores
     monkeypatch.setattr(exporter, "reference_scores", lambda *given: honest(*given) + 0.5)
-    result = run("--checkpoint", tiny_checkpoint, "--out", tmp_path)
+    result = run("--checkpoint", small_checkpoint, "--out", tmp_path)
     assert result.exit_code == 1
     assert "[✗] largest difference 0.5" in result.output
-    assert "does not score like tiny.safetensors" in result.output
+    assert "does not score like small.safetensors" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -98,28 +106,28 @@ def test_an_interrupted_export_leaves_nothing_behind(tiny_checkpoint: Path, tmp_
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_command_tunes_for_the_machine_at_hand_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def tuned(name: str, *given: str) -> tuple[str, int, str]:
-        result = run("--checkpoint", weights, "--out", tmp_path, "--name", name, *given)
+def test_the_command_tunes_for_the_machine_at_hand_unless_told(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tuned(name: str, *given: str) -> tuple[str, str]:
+        asked = ("--checkpoint", small_checkpoint, "--format", "pt2", "--out", tmp_path, "--name", name)
+        result = run(*asked, *given)
         assert result.exit_code == 0, result.output
-        record = artifact.read_record(tmp_path / f"{name}.onnx")
+        record = artifact.read_record(tmp_path / f"{name}.pt2")
         assert record is not None
-        return record.details.tuned_for, record.details.nodes or 0, result.output
+        return record.details.tuned_for, result.output
 
-    weights = tmp_path / "tiny.safetensors"
-    checkpoint.save(lively_model("tiny", height=384, width=512, layers=1), weights)  # two parts of 102 patches
     monkeypatch.setattr("musiq_export.options.cuda_at_hand", lambda: False)
-    target, nodes, output = tuned("here")
+    target, output = tuned("here")
     assert target == "cpu"
     assert "tuned for a cpu; --tune-for gpu for the other" in output
-    monkeypatch.setattr("musiq_export.options.cuda_at_hand", lambda: True)
-    there = tuned("there")
-    assert there[0] == "gpu"
-    assert there[1] < nodes - 20  # a CPU's has the patch trunk twice
-    assert "tuned for a gpu; --tune-for cpu for the other" in there[2]
-    target, _, output = tuned("asked", "--tune-for", "cpu")
-    assert target == "cpu"
+    target, output = tuned("asked", "--tune-for", "gpu")
+    assert target == "gpu"
     assert "tuned" not in output
+    monkeypatch.setattr("musiq_export.options.cuda_at_hand", lambda: True)
+    target, output = tuned("there")
+    assert target == "gpu"
+    assert "tuned for a gpu; --tune-for cpu for the other" in output
 
 
 def test_a_folder_is_shown_as_a_table(every_float_file: Path) -> None:
