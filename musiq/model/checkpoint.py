@@ -27,10 +27,13 @@ from musiq.model.foreign_layouts import (
     stack_scales,
 )
 from musiq.model.network import Musiq
+from musiq.model.state_dicts import PREFIXES, check_finite, find_state, left_over, tensors_of, without_prefixes
 from musiq.model.tensor_files import read_npz, read_torch
 from musiq.spec import Spec
 
 SPEC_KEY, NOTES_KEY = "musiq.spec", "musiq.notes"
+OUR_START = "embed.class_token"
+"""A tensor of ours; no foreign layout has a name that begins like it."""
 
 
 def save(model: Musiq, path: Path, notes: Mapping[str, object] | None = None) -> None:
@@ -68,12 +71,13 @@ def load(path: Path | str, height: int | None = None, width: int | None = None) 
 
     Args:
         path: A checkpoint of ours, of the published ResNet-50 reimplementation or of pyiqa (torch files), or the original
-            Flax weights (.npz).
+            Flax weights (.npz). State dicts of torch files may lie under the keys, and any names behind the prefixes,
+            that `musiq.model.state_dicts` knows.
         height: Pixels of the images' height; None for what a checkpoint of ours was trained for, 768 for a foreign one.
         width: Pixels of the images' width; None alike, with 1024 for a foreign one.
 
     Raises:
-        MusiqError: The file is missing, broken or of no known layout, or its tensors do not fit its layout.
+        MusiqError: The file is missing, broken or of no known layout, or its tensors do not fit its layout, or hold NaN.
     """
     path = Path(path)
     tensors, spec = _read(path)
@@ -97,21 +101,46 @@ def notes(path: Path) -> dict[str, Any]:
 
 def _build(tensors: dict[str, Tensor], spec: Spec | None, height: int | None, width: int | None) -> Musiq:
     if spec is not None:
+        if left := left_over(tensors, (OUR_START,)):
+            raise MusiqError(_say_left_over(left, "this project's", tensors))
         model = Musiq(spec.at(height, width))
         check_names({name: tuple(value.shape) for name, value in model.state_dict().items()}, tensors, "its own Spec")
+        check_finite(tensors)
         model.load_state_dict(tensors)
         return model.eval()
     for layout in LAYOUTS:
         if layout.owns(tensors):
             spec = layout.spec(tensors).at(height, width)
             model = Musiq(spec)
-            model.load_state_dict(convert(layout, tensors, model, spec))
+            converted = convert(layout, tensors, model, spec)
+            check_finite(tensors)
+            model.load_state_dict(converted)
             return model.eval()
-    raise MusiqError(
+    raise _unknown(tensors)
+
+
+def _unknown(tensors: Mapping[str, Tensor]) -> MusiqError:
+    """Why tensors without a Spec are of no layout that can be loaded."""
+    if any(f".{name}".endswith(f".{OUR_START}") for name in tensors):
+        return MusiqError(
+            "The tensors are named as this project's own, but the file has no Spec, without which their score cannot be "
+            "read. Give a .safetensors that train.py wrote, such as best.safetensors in the run's folder."
+        )
+    for layout in LAYOUTS:
+        if left := left_over(tensors, layout.starts[:1]):
+            return MusiqError(_say_left_over(left, f"the {layout.name} layout's", tensors))
+    return MusiqError(
         f"The file holds tensors of no known MUSIQ layout (first: {', '.join(list(tensors)[:3]) or 'none at all'}). "
         "Known are this project's safetensors, the published ResNet-50 reimplementation's .pth, pyiqa's .pth, "
         "and the original .npz."
     )
+
+
+def _say_left_over(left: str, whose: str, names: Mapping[str, Tensor]) -> str:
+    """That `left` stands before names of a layout, and why it was not taken off."""
+    other = next((name for name in names if not name.startswith(left)), None)
+    why = f"not before all of them ({other})" if other else f"no prefix that is known ({', '.join(PREFIXES)})"
+    return f"Before {whose} names stands {left!r}, {why}. Save the model's tensors alone, without it."
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Spec | None]:
@@ -145,7 +174,7 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], Spec | None]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+            tensors = without_prefixes({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118, it is no dict
     except SafetensorError as problem:
         raise MusiqError(f"{path} is broken ({problem}). Copy or train it again.") from problem
     return tensors, Spec.from_json(metadata[SPEC_KEY]) if SPEC_KEY in metadata else None
@@ -153,15 +182,24 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], Spec | None]:
 
 def _npz_tensors(path: Path) -> dict[str, Tensor]:
     arrays = {name: array for name, array in read_npz(path).items() if array.dtype.kind == "f"}
-    return normalise_flax({name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()})
+    tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
+    return normalise_flax(tensors) or tensors
 
 
 def _torch_tensors(path: Path) -> dict[str, Tensor]:
     content = read_torch(path)
     if not isinstance(content, Mapping):
         raise MusiqError(f"{path} holds a {type(content).__name__}; expected a dict of tensors.")
-    parts = {prefix: content[prefix[:-1]] for prefix in (BACKBONE, TRANSFORMER) if prefix[:-1] in content}
-    if parts:
-        return stack_scales({prefix + name: value for prefix, part in parts.items() for name, value in part.items()})
-    state = content["params"] if isinstance(content.get("params"), Mapping) else content
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    state = find_state(content)
+    parts = {
+        prefix: tensors_of(find_state(part)) for prefix in (BACKBONE, TRANSFORMER) if (part := _part(state, prefix))
+    }
+    if not parts:
+        return tensors_of(state)
+    return stack_scales({prefix + name: value for prefix, part in parts.items() for name, value in part.items()})
+
+
+def _part(state: Mapping[str, object], prefix: str) -> Mapping[str, object]:
+    """One of the classic layout's two state dicts; an empty one where there is none."""
+    found = state.get(prefix[:-1])
+    return found if isinstance(found, Mapping) else {}

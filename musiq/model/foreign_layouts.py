@@ -52,15 +52,19 @@ class Layout:
 
     Attributes:
         name: What errors call it.
-        owns: Tells by its tensors' names whether a checkpoint is of this layout.
+        starts: Of its tensors' names, by which a checkpoint is known to be of this layout; no other's begin like the first.
         spec: The Spec of a checkpoint, from the shapes of its tensors where models of this layout differ.
         entries: What a checkpoint of that Spec must hold.
     """
 
     name: str
-    owns: Callable[[Mapping[str, Tensor]], bool]
+    starts: tuple[str, ...]
     spec: Callable[[Mapping[str, Tensor]], Spec]
     entries: Callable[[Spec], Iterator[Entry]]
+
+    def owns(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a checkpoint with these tensors is of this layout."""
+        return any(name.startswith(self.starts) for name in tensors)
 
 
 def convert(layout: Layout, tensors: Mapping[str, Tensor], model: nn.Module, spec: Spec) -> dict[str, Tensor]:
@@ -306,17 +310,8 @@ def _paper_targets(spec: Spec) -> Spec:
     return dataclasses.replace(spec, score_range=(0.0, 100.0), target="MOS (0-100) of the weights' own dataset")
 
 
-def _has_names_that_start_with(*starts: str) -> Callable[[Mapping[str, Tensor]], bool]:
-    return lambda tensors: any(name.startswith(starts) for name in tensors)
-
-
 LAYOUTS = (
-    Layout("classic", _has_names_that_start_with(BACKBONE, TRANSFORMER), _classic_spec, _classic_entries),
-    Layout("flax", _has_names_that_start_with(FLAX), _flax_spec, _flax_entries),
-    Layout(
-        "pyiqa",
-        _has_names_that_start_with("conv_root.", "transformer_encoder.", "block1."),
-        _pyiqa_spec,
-        _pyiqa_entries,
-    ),
+    Layout("classic", (BACKBONE, TRANSFORMER), _classic_spec, _classic_entries),
+    Layout("flax", (FLAX,), _flax_spec, _flax_entries),
+    Layout("pyiqa", ("conv_root.", "transformer_encoder.", "block1."), _pyiqa_spec, _pyiqa_entries),
 )

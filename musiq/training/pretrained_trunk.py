@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from musiq.errors import MusiqError
 from musiq.model.network import Musiq, ResNetTrunk
+from musiq.model.state_dicts import check_finite, find_state, tensors_of
 from musiq.model.tensor_files import read_npz, read_torch
 
 ADVICE = "Give resnet50-0676ba61.pth, or --trunk-weights none to start from random weights."
@@ -46,8 +47,8 @@ def load_trunk(model: Musiq, choice: str) -> Loaded:
         What came.
 
     Raises:
-        MusiqError: The trunk is no ResNet-50, the file cannot be read, tensors have another shape or are missing from a
-            .pth, or there is no network to download from.
+        MusiqError: The trunk is no ResNet-50, the file cannot be read, tensors have another shape, hold NaN or are missing
+            from a .pth, or there is no network to download from.
     """
     if choice == "none":
         return Loaded()
@@ -66,7 +67,7 @@ def load_trunk(model: Musiq, choice: str) -> Loaded:
             f"{choice} lacks {len(absent)} of the {len(needed)} tensors of torchvision's ResNet-50, {absent[0]} "
             f"first. {ADVICE}"
         )
-    _check_shapes(choice, state, {name: wanted[name] for name in needed if name in state})
+    _check_tensors(choice, state, {name: wanted[name] for name in needed if name in state})
     # Classifier weights (fc) are left behind: the model has a head of its own.
     net.load_state_dict({name: state.get(name, value) for name, value in wanted.items()})
     if not absent:
@@ -102,13 +103,17 @@ def _count_by_stage(names: list[str]) -> list[str]:
     return [f"{count} of {stage}" for stage, count in counts.items()]
 
 
-def _check_shapes(choice: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def _check_tensors(choice: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     for name, value in wanted.items():
         if state[name].shape != value.shape:
             raise MusiqError(
                 f"{choice}: {name} has the shape {tuple(state[name].shape)}; torchvision's ResNet-50 has "
                 f"{tuple(value.shape)}. {ADVICE}"
             )
+    try:
+        check_finite({name: state[name] for name in wanted})
+    except MusiqError as problem:
+        raise MusiqError(f"{choice}: {problem}") from problem
 
 
 def _download() -> Mapping[str, Tensor]:
@@ -131,6 +136,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise MusiqError(f"{problem} {ADVICE}") from problem
     except TypeError as problem:  # arrays of text
         raise MusiqError(f"{path} holds more than numbers ({problem}). {ADVICE}") from problem
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    state = find_state(content) if isinstance(content, Mapping) else {}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise MusiqError(f"{path} is no dict of tensors. {ADVICE}")
-    return content
+    return tensors_of(state)

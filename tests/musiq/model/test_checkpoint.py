@@ -15,75 +15,10 @@ from safetensors import safe_open
 from musiq.errors import MusiqError
 from musiq.images.decode import decode
 from musiq.model import checkpoint
-from musiq.model.foreign_layouts import BACKBONE, LAYOUTS, STACKED_SCALES, TRANSFORMER
-from musiq.spec import PRESETS, Scale, Spec
+from musiq.spec import Spec
 from tests.full_disk import files_of_at_most
-from tests.recipe import flax_weight, lively_model, photo, torch_weight
-
-CLASSIC, FLAX, PYIQA = LAYOUTS
-
-
-def _shapes(layout: Any, **changes: Any) -> dict[str, tuple[int, ...]]:
-    import dataclasses
-
-    spec = {"classic": "resnet50-classic", "flax": "musiq", "pyiqa": "musiq-pyiqa"}[layout.name]
-    return {entry.theirs: entry.shape for entry in layout.entries(dataclasses.replace(PRESETS[spec], **changes))}
-
-
-def classic_file(path: Path) -> Path:
-    backbone: dict[str, torch.Tensor] = {}
-    transformer: dict[str, torch.Tensor] = {}
-    for name, shape in _shapes(CLASSIC).items():
-        if name == STACKED_SCALES:
-            for which in ("org", "1", "2"):
-                part = f"transformer.encoder.scale_{which}_embedding"
-                transformer[part] = torch.from_numpy(torch_weight(f"transformer.{part}", (1, 384, 1, 1)))
-        elif name.startswith(BACKBONE):
-            bare = name.removeprefix(BACKBONE)
-            backbone[bare] = torch.from_numpy(torch_weight(f"backbone.{bare}", shape))
-        else:
-            bare = name.removeprefix(TRANSFORMER)
-            transformer[bare] = torch.from_numpy(torch_weight(f"transformer.{bare}", shape))
-    torch.save({"model_backbone_state_dict": backbone, "model_transformer_state_dict": transformer}, path)
-    return path
-
-
-def pyiqa_file(path: Path, outputs: int, under: str | None = None) -> Path:
-    state = {
-        name: torch.from_numpy(torch_weight(name, shape)) for name, shape in _shapes(PYIQA, outputs=outputs).items()
-    }
-    torch.save({under: state} if under else state, path)
-    return path
-
-
-def flax_file(path: Path, variant: str) -> Path:
-    changes: dict[str, Any] = {"outputs": 10} if variant == "10" else {}
-    if variant == "single":
-        changes = {"scales": (Scale(),), "scale_embeddings": 1}
-    np.savez(path, **{name: flax_weight(name, shape) for name, shape in _shapes(FLAX, **changes).items()})
-    return path
-
-
-@pytest.fixture(scope="module")
-def foreign(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Foreign checkpoint files by name, each made once; the names do not tell what is inside."""
-    folder = tmp_path_factory.mktemp("foreign")
-    makers: dict[str, Callable[[Path], Path]] = {
-        "classic": classic_file,
-        "pyiqa/1": lambda path: pyiqa_file(path, 1),
-        "pyiqa/10": lambda path: pyiqa_file(path, 10, under="params"),
-        "google/1": lambda path: flax_file(path, "1"),
-        "google/10": lambda path: flax_file(path, "10"),
-        "google/single": lambda path: flax_file(path, "single"),
-    }
-
-    def get(name: str) -> Path:
-        ending = ".npz" if name.startswith("google") else ".bin"  # numpy insists on its ending
-        path = folder / (name.replace("/", "-") + ending)
-        return path if path.exists() else makers[name](path)
-
-    return get
-
+from tests.musiq.model.foreign_files import damaged
+from tests.recipe import lively_model, photo, torch_weight
 
 # Scores by the other implementations themselves: (weights, height, width, image's seed, score, tolerance).
 GOLDEN = [
@@ -189,13 +124,6 @@ def test_a_checkpoint_may_be_read_by_whom_other_new_files_may_be(tmp_path: Path)
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-def _damaged(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
-    state = {name: torch.from_numpy(torch_weight(name, shape)) for name, shape in _shapes(PYIQA).items()}
-    change(state)
-    torch.save(state, path)
-    return path
-
-
 def test_missing_surplus_and_misshapen_tensors_are_named_with_what_was_expected(tmp_path: Path) -> None:
     def change(state: dict[str, torch.Tensor]) -> None:
         del state["gn_root.bias"]
@@ -203,7 +131,7 @@ def test_missing_surplus_and_misshapen_tensors_are_named_with_what_was_expected(
         state["head.weight"] = torch.zeros(1, 7)
 
     with pytest.raises(MusiqError) as caught:
-        checkpoint.load(_damaged(tmp_path / "x.pth", change))
+        checkpoint.load(damaged(tmp_path / "x.pth", change))
     message = str(caught.value)
     assert "missing gn_root.bias [64]" in message
     assert "surplus extra.weight [3]" in message

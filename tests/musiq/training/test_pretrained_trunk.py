@@ -21,8 +21,6 @@ SPEC = dataclasses.replace(preset("resnet50", 64, 64), layers=1)
 def test_the_trunk_takes_torchvisions_weights_and_names_what_is_wrong_with_others(tmp_path: Path) -> None:
     import torchvision
 
-    from musiq.errors import MusiqError
-
     torch.manual_seed(0)
     weights = torchvision.models.resnet50(weights=None).state_dict()
     model = Musiq(SPEC)
@@ -39,9 +37,24 @@ def test_the_trunk_takes_torchvisions_weights_and_names_what_is_wrong_with_other
     torch.save({**old, "conv1.weight": torch.zeros(64, 1, 7, 7)}, tmp_path / "grey.pth")
     with pytest.raises(MusiqError, match=r"conv1\.weight has the shape \(64, 1, 7, 7\)"):
         load_trunk(model, str(tmp_path / "grey.pth"))
+    torch.save({**old, "bn1.weight": torch.full((64,), torch.nan)}, tmp_path / "nan.pth")
+    with pytest.raises(MusiqError, match=r"nan\.pth: bn1\.weight holds 64 NaN of 64 values"):
+        load_trunk(model, str(tmp_path / "nan.pth"))
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(MusiqError, match="--trunk-weights none"):
         load_trunk(model, str(tmp_path / "text.pth"))
+
+
+def test_the_trunk_takes_what_training_scripts_put_around_its_weights(tmp_path: Path) -> None:
+    import torchvision
+
+    weights = torchvision.models.resnet50(weights=None).state_dict()
+    model = Musiq(SPEC)
+    content = {"epoch": 89, "model": {f"module.{name}": value for name, value in weights.items()}}
+    torch.save(content, tmp_path / "wrapped.pth")
+    load_trunk(model, str(tmp_path / "wrapped.pth"))
+    found = model.trunk.get_submodule("net").state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in found.items())
 
 
 def test_a_part_of_the_trunks_weights_is_taken_and_only_norms_that_fit_their_convolution_freeze(tmp_path: Path) -> None:
