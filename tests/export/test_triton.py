@@ -218,7 +218,7 @@ def test_an_engines_repository_prefers_the_sizes_it_was_built_for(
     import tensorrt_rtx
 
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_rtx)
-    monkeypatch.setattr(cuda, "problem", lambda: "")
+    monkeypatch.setattr(cuda, "why_no_gpu", lambda: "")
     monkeypatch.setattr(cuda, "find", lambda _: cuda.Gpu(0, "Fake H100", 90))
     monkeypatch.setattr(tensorrt, "why_unverified", lambda *_: "the GPU is made up")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

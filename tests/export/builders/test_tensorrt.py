@@ -284,7 +284,7 @@ def test_tensorrt_keeps_its_timings_and_records_the_gpu_in_the_machine(
 ) -> None:
     rtx = tensorrt_runtime.import_tensorrt("tensorrt_rtx")
     monkeypatch.setitem(sys.modules, "tensorrt", rtx)
-    monkeypatch.setattr(cuda, "problem", lambda: "")
+    monkeypatch.setattr(cuda, "why_no_gpu", lambda: "")
     monkeypatch.setattr(cuda, "find", lambda _: cuda.Gpu(0, "Fake H100", 90))
     monkeypatch.setattr(tensorrt, "inspect", lambda *_: {"gemm fp16": 7})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
