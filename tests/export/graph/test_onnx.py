@@ -110,4 +110,5 @@ def test_a_large_image_takes_much_less_memory_in_a_file_for_cpus(tmp_path: Path)
     graphs = {name: float_onnx(each) for name, each in asked.items()}
     assert len(graphs["cpu"].graph.node) < 900  # 3,120 patches are not so many parts of 128
     peaks = [peak_mib(graph, tmp_path / f"{name}.onnx") for name, graph in graphs.items()]
-    assert peaks[0] < peaks[1] - 60 < peaks[2] - 120
+    assert peaks[0] + 30 < peaks[1]
+    assert peaks[1] + 30 < peaks[2]
