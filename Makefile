@@ -35,7 +35,7 @@ demo: $(VENV)/.for-demo
 	$(BIN)/musiq-bench --images $(DEMO)/data/test --labels $(DEMO)/data/labels.csv --models $(DEMO)/exports/tiny.onnx \
 		--checkpoint $(DEMO)/run/best.safetensors --max-images 0 --out $(DEMO)/reports
 
-# The CPU rows of the README on this machine, into results/: hours, and it goes on where it was stopped. With photographs
+# The CPU rows of docs/benchmarks.md on this machine, into results/: hours, and it goes on where it was stopped. With photographs
 # of your own: make bench-cpu IMAGES=photos/
 bench-cpu: $(VENV)/.for-bench
 	$(if $(IMAGES),,$(BIN)/python -m musiq.datasets.synthetic --out $(DEMO)/data)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The CPU rows of the README: three presets in every format and precision that a CPU runs, beside eager PyTorch.
+# The CPU rows of docs/benchmarks.md: three presets in every format and precision that a CPU runs, beside eager PyTorch.
 #
 #   results/cpu.sh IMAGES [musiq-bench options, such as --labels labels.csv]
 #

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The GPU rows of the README: presets in PyTorch (eager and compiled), TorchScript, .pt2 and ONNX Runtime on this machine's
+# The GPU rows of docs/benchmarks.md: presets in PyTorch (eager and compiled), TorchScript, .pt2 and ONNX Runtime on this machine's
 # first NVIDIA GPU, in fp32, fp16 and bf16, batches of 1, 8 and 32.
 #
 #   results/gpu.sh IMAGES [musiq-bench options, such as --labels labels.csv]

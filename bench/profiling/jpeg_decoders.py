@@ -1,6 +1,6 @@
 """JPEG decoders compared: OpenCV, as `musiq-score` uses it, beside others, and at a part of an image's size.
 
-`python -m musiq_bench.profiling.jpeg_decoders IMAGES --model model.onnx` prints the table of docs/performance.md.
+`python -m musiq_bench.profiling.jpeg_decoders IMAGES --model model.onnx` prints the table of docs/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Profiles of models by operator, as each runtime accounts for its own, beside the peak rate of this processor.
 
-`python -m musiq_bench.profiling.operators model.onnx model.xml best.safetensors` prints the tables of docs/performance.md.
+`python -m musiq_bench.profiling.operators model.onnx model.xml best.safetensors` prints the tables of docs/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Scaling of time and memory with the work: images a call, pixels an image, images a run.
 
-`results/growth.sh IMAGES` makes the artifacts and reports that this reads, and the figures of docs/performance.md.
+`results/growth.sh IMAGES` makes the artifacts and reports that this reads, and the figures of docs/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The cost of each stage between an image's file and its score: time and new memory.
 
-`python -m musiq_bench.profiling.stages IMAGES --model model.onnx` prints the table of docs/performance.md. New
+`python -m musiq_bench.profiling.stages IMAGES --model model.onnx` prints the table of docs/benchmarks.md. New
 memory tells copies: a stage that makes none needs none.
 """
 

@@ -1,4 +1,4 @@
-"""`make bench-cpu` and results/gpu.sh: one command from nothing but images to the rows that the README quotes."""
+"""`make bench-cpu` and results/gpu.sh: one command from nothing but images to the rows of docs/benchmarks.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m musiq_bench.report.summary`: the README's tables, a line for each artifact."""
+"""`python -m musiq_bench.report.summary`: the tables of docs/benchmarks.md, a line for each artifact."""
 
 from __future__ import annotations
 
