@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from musiq.datasets import public
-from musiq.datasets.load import DataOptions, open_dataset
+from musiq.datasets.load import DataOptions, Origin, open_dataset
 from musiq.errors import ImageError
 from musiq.images.decode import prepare
 from musiq.spec import PRESETS
@@ -50,8 +50,7 @@ def train(run: Run) -> None:
     from musiq.training.run import save_if_due, save_state
 
     accelerator, recipe, state = run.accelerator, run.recipe, run.state
-    items = run.dataset.split("train")
-    size = min(recipe.batch_size, len(items)) // accelerator.num_processes * accelerator.num_processes
+    items, size = run.dataset.split("train"), run.step_images
     per_epoch = len(items) // size
     steps = per_epoch * recipe.epochs
     learner = prepare_learner(run)
@@ -119,7 +118,11 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--max-images", type=click.IntRange(3), help="Use only so many, each split in its proportion.  [default: all]"
 )
-@click.option("--skip-missing", is_flag=True, help="Go on without images that are not there.")
+@click.option(
+    "--skip-missing",
+    is_flag=True,
+    help="Go on without images that are not there; of a run to resume, without a tenth of a split at most.",
+)
 @recipe_options
 @click.option("--cpu", is_flag=True, help="Leave GPUs alone.")
 @click.option(
@@ -153,7 +156,7 @@ def main(context: click.Context, /, **options: Any) -> None:
     from musiq.training.report import report_test
     from musiq.training.run import StopAskedError, explain_shortages, open_log, stop_on_signals
 
-    if run.state.epoch >= run.recipe.epochs and run_folder.scored(run.folder):
+    if run.is_finished:
         click.echo(
             f"The run in {run.folder} is finished; its figures are in metrics.json, its model in best.safetensors."
         )
@@ -218,7 +221,6 @@ def open_run(options: Options) -> Run:
         run = begin_run(options, folder)
     else:
         run = resume_run(options, folder or run_folder.newest(echo))
-    run.state, run.parts = run_folder.load_state(run.folder, echo)
     describe(run)
     return run
 
@@ -226,7 +228,7 @@ def open_run(options: Options) -> Run:
 def begin_run(options: Options, folder: Path | None) -> Run:
     """A new run, whose folder gets the recipe and the labels with their splits."""
     from musiq.training.model_card import terms_of
-    from musiq.training.run import Run, agree_on_folder, start_accelerator
+    from musiq.training.run import Run, agree_on_folder, check_room, check_steps, start_accelerator
 
     recipe, data = options.recipe, options.data
     accelerator = start_accelerator(recipe.mixed_precision, options.cpu)
@@ -235,20 +237,30 @@ def begin_run(options: Options, folder: Path | None) -> Run:
     parse(recipe.loss, recipe.outputs)
     with accelerator.main_process_first():  # the others find its thumbnails
         dataset = open_dataset(data, folder, echo)
+    run = Run(accelerator, recipe, dataset, folder, options.workers, options.save_every)
+    check_steps(run, begins=True)
+    check_room(run)
     accelerator.wait_for_everyone()  # before one process writes what the others look for
     if accelerator.is_main_process:
-        run_folder.write_run(folder, recipe, dataset, data.terms or terms_of(data.data))
-    return Run(accelerator, recipe, dataset, folder, options.workers, options.save_every)
+        run_folder.write_run(folder, recipe, dataset, data.terms or terms_of(data.data), Origin.of(data))
+    return run
 
 
 def resume_run(options: Options, folder: Path) -> Run:
-    """The run in a folder, with its own recipe and labels."""
-    from musiq.training.run import Run, start_accelerator
+    """The run in a folder, with its own recipe and labels, where it stands. What it needs from here on was looked for."""
+    from musiq.training.run import Run, check_images, check_room, check_steps, start_accelerator
 
     recipe, dataset = run_folder.read_run(folder)
     run_folder.check_same(recipe, options.recipe, options.given)
+    run_folder.check_same_data(folder, options.data, options.given)
     accelerator = start_accelerator(recipe.mixed_precision, options.cpu)
-    return Run(accelerator, recipe, dataset, folder, options.workers, options.save_every)
+    run = Run(accelerator, recipe, dataset, folder, options.workers, options.save_every)
+    run.state, run.parts = run_folder.load_state(folder, echo)
+    if not run.is_finished:
+        check_images(run, options.data.skip_missing)
+        check_steps(run, begins=False)
+        check_room(run)
+    return run
 
 
 def echo(line: str) -> None:

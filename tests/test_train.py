@@ -183,6 +183,9 @@ def test_shares_are_learned_by_earth_movers_distance(labels: Path, tmp_path: Pat
     assert (spec.outputs, spec.score_range, spec.score_shift, spec.score_scale) == (5, (1, 5), 0, 1)
 
 
+ONE = ("--batch-size", 1, "--loss", "l1")
+
+
 def test_images_that_cannot_be_read_are_named_and_cost_no_others(labels: Path, tmp_path: Path) -> None:
     with labels.open() as file:
         rows = list(csv.reader(file))
@@ -192,7 +195,7 @@ def test_images_that_cannot_be_read_are_named_and_cost_no_others(labels: Path, t
         (tmp_path / row[0]).write_bytes(data[:100] if cut_short else data)
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    result = run_train("--labels", tmp_path / "labels.csv", "--out", tmp_path / "run", "--epochs", 1, "--batch-size", 1)
+    result = run_train("--labels", tmp_path / "labels.csv", "--out", tmp_path / "run", "--epochs", 1, *ONE)
     assert result.exit_code == 0, result.output
     assert "Left out of epoch 1: 2.png" in result.output
     assert "(n=11, 1 unreadable)" in result.output

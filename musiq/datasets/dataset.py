@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,8 +98,8 @@ class Dataset:
 
 
 def missing(items: Sequence[Labelled]) -> list[Labelled]:
-    """Those whose image is not there."""
-    return [item for item in items if not item.path.is_file()]
+    """Those whose image is not there, or on storage that does not answer."""
+    return [item for item in items if not os.path.isfile(item.path)]  # Path.is_file raises for the latter
 
 
 def dataset_numbers(items: Sequence[Labelled]) -> list[int]:

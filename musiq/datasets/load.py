@@ -92,6 +92,41 @@ def open_dataset(options: DataOptions, folder: Path, echo: Echo) -> Dataset:
     return dataclasses.replace(dataset, target=target, score_range=score_range)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a run's images came from, as its command line said: kept with the run, compared when it is resumed.
+
+    Attributes:
+        labels: The label file; None for public datasets.
+        data: Names of public datasets.
+        root: Their folders, "" for one that was not said; that of the images of `labels`.
+        max_images, near_duplicates: As of `DataOptions`.
+    """
+
+    labels: str | None
+    data: tuple[str, ...]
+    root: tuple[str, ...]
+    max_images: int | None
+    near_duplicates: str
+
+    @classmethod
+    def of(cls, options: DataOptions) -> Origin:
+        """That of a command's options, in absolute paths."""
+        names = [text.partition("=") for text in options.data]
+        left = [str(root) for root in options.root]
+        if options.labels:
+            roots = (left or [str(options.labels.parent)])[:1]
+        else:
+            roots = [root if equals else left.pop(0) if left else "" for _, equals, root in names] or left
+        return cls(
+            os.path.abspath(options.labels) if options.labels else None,
+            tuple(name for name, _, _ in names),
+            tuple(os.path.abspath(root) if root else "" for root in roots),
+            options.max_images,
+            options.near_duplicates,
+        )
+
+
 def parse_data(data: Sequence[str], roots: Sequence[Path], labels: Path | None) -> list[tuple[str, Path | None]]:
     """Names with their folders: of `--data NAME=DIR`, or of as many `--root DIR` as `--data NAME`; "" stands for labels."""
     if labels:

@@ -6,19 +6,31 @@ to one that was never interrupted, whatever the number of workers.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from musiq.datasets.dataset import Labelled
-from musiq.errors import ImageError
+from musiq.errors import ImageError, MusiqError
 from musiq.images.decode import prepare
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFETCH = 2
+"""Batches that each worker reads ahead."""
+
+MIB = 2**20
+
+_OPEN: WeakSet[Any] = WeakSet()
+"""Loaders that somebody may still read from."""
 
 
 class LoadedImages(NamedTuple):
@@ -75,8 +87,61 @@ def load_batches(
         collate_fn=collate,
         worker_init_fn=_start_worker,
         pin_memory=pin,
+        prefetch_factor=PREFETCH if workers and batches else None,
     )
-    return iter(loader)
+    batches_read = iter(loader)
+    _OPEN.add(batches_read)
+    return batches_read
+
+
+def end_workers() -> None:
+    """End the processes that decode of every loader that was left in the middle.
+
+    They end with their loader; but an exception may hold it, and Python waits at its own exit for workers that outlive
+    the one signal it sends them.
+    """
+    for loader in list(_OPEN):
+        if end := getattr(loader, "_shutdown_workers", None):  # there is no public way
+            end()
+
+
+def check_shared_memory(workers: int, batches: int, batch_bytes: int) -> None:
+    """Raise MusiqError where the batches that `workers` read ahead have no room in shared memory.
+
+    A container has 64 MiB unless it is given more. Other processes of this machine (LOCAL_WORLD_SIZE, as launchers set
+    it) read ahead as much.
+
+    Args:
+        workers: Processes that decode images.
+        batches: How many there are in all.
+        batch_bytes: Of the images of one.
+    """
+    free = _free_bytes(SHARED_MEMORY)
+    if not workers or free is None:
+        return
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+    def needed(count: int) -> int:
+        return min(batches, PREFETCH * count + 1) * batch_bytes * processes  # one is being worked on
+
+    if needed(workers) <= free:
+        return
+    fitting = max(count for count in range(workers) if not count or needed(count) <= free)
+    most = f"--workers {fitting} or " if fitting else ""
+    raise MusiqError(
+        f"--workers {workers} pass images on in shared memory and need {needed(workers) / MIB:.0f} MiB of it; "
+        f"{SHARED_MEMORY} has {free / MIB:.0f} MiB free. Give {most}--workers 0, or the container more: docker run "
+        f"--shm-size {-(-2 * needed(workers) // 2**30)}g."
+    )
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """Free on the file system of a folder; None where there is no such folder, or no limit."""
+    try:
+        status = os.statvfs(folder)
+    except (AttributeError, OSError):  # Windows has no such call
+        return None
+    return status.f_bavail * status.f_frsize if status.f_blocks else None
 
 
 def collate(examples: list[tuple[int, Tensor | str]]) -> LoadedImages:
@@ -84,7 +149,12 @@ def collate(examples: list[tuple[int, Tensor | str]]) -> LoadedImages:
     read = [(index, image) for index, image in examples if isinstance(image, Tensor)]
     problems = [problem for _, problem in examples if isinstance(problem, str)]
     images = torch.stack([image for _, image in read]) if read else torch.zeros(0, dtype=torch.uint8)
-    return LoadedImages(images, torch.tensor([index for index, _ in read], dtype=torch.int64), problems)
+    indices = torch.tensor([index for index, _ in read], dtype=torch.int64)
+    if get_worker_info() is not None:
+        # Where the sender's thread finds that shared memory is full, the batch is lost and waited for, for ever.
+        images.share_memory_()
+        indices.share_memory_()
+    return LoadedImages(images, indices, problems)
 
 
 def _start_worker(_: int) -> None:

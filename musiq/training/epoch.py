@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import click
+import torch
 from torch import Tensor
 
 from musiq.errors import MusiqError
@@ -15,7 +16,7 @@ from musiq.model import checkpoint
 from musiq.training import evaluate
 from musiq.training.dataloader import LabelledImages, batches_of_rank, epoch_order, load_batches
 from musiq.training.evaluate import Scored
-from musiq.training.run import Learner, Run
+from musiq.training.run import Learner, Run, check_unread
 from musiq.training.run_folder import EpochRecord
 
 
@@ -23,7 +24,7 @@ def epoch_batches(run: Run, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of the epoch's batches from where the state stands: images and their indices, on the device.
 
     Images that cannot be read are named and left out, which may leave none. Counts what the epoch's steps take, and how
-    much of it is waiting for images.
+    much of it is waiting for images. Raises MusiqError where more than TOLERATED of the epoch's images could not be read.
     """
     recipe, state, accelerator = run.recipe, run.state, run.accelerator
     items = run.dataset.split("train")
@@ -37,9 +38,18 @@ def epoch_batches(run: Run, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         state.waiting += time.monotonic() - lap
         for problem in problems:
             click.echo(f"Left out of epoch {state.epoch + 1}: {problem}", err=True)
+        run.lost = _sum_of_processes(run, len(problems))
+        state.unread += run.lost
+        check_unread(run, state.unread, len(order) // size * size, f"epoch {state.epoch + 1}")
         yield images.to(accelerator.device, non_blocking=True), indices.to(accelerator.device)
         before, lap = lap, time.monotonic()
         state.seconds += lap - before
+
+
+def _sum_of_processes(run: Run, count: int) -> int:
+    if run.accelerator.num_processes == 1:
+        return count
+    return int(run.accelerator.reduce(torch.tensor(count, device=run.accelerator.device), "sum"))
 
 
 def record_step(run: Run, step: int, loss: float, rate: float) -> None:
@@ -60,6 +70,7 @@ def end_epoch(run: Run, learner: Learner, per_epoch: int, size: int) -> None:
     """Score the validation split, keep the checkpoint if it is the best yet, and set the state to the next epoch."""
     state, items = run.state, run.dataset.split("val")
     scored = evaluate.score(run.accelerator, learner.kept, items, run.recipe.batch_size, run.workers)
+    check_unread(run, len(scored.problems), len(items), "the validation split")
     predicted, labels = readable(run, scored, "val")
     found = srcc(predicted, labels)
     is_best = math.isnan(state.best_srcc) or found > state.best_srcc
@@ -69,7 +80,7 @@ def end_epoch(run: Run, learner: Learner, per_epoch: int, size: int) -> None:
     done = EpochRecord(state.loss_sum / per_epoch, known, float(per_epoch * size), state.seconds, state.waiting)
     state.history.append(done)
     state.epoch += 1
-    state.step, state.loss_sum, state.seconds, state.waiting = 0, 0.0, 0.0, 0.0
+    state.step, state.unread, state.loss_sum, state.seconds, state.waiting = 0, 0, 0.0, 0.0, 0.0
     if not run.is_main:
         return
     notes = {"epoch": state.epoch, "validation_srcc": known, **vars(run.recipe)}

@@ -6,7 +6,7 @@ Plain functions, each a scalar over a batch of B images, in literal tables by th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from musiq.errors import MusiqError
@@ -208,6 +208,37 @@ def _term(part: str, text: str, outputs: int) -> tuple[float, str]:
 def over_pairs(terms: Terms) -> bool:
     """Whether any of these compares images with each other, so that a batch is more than the sum of its parts."""
     return any(name in ON_PAIRS for _, name in terms)
+
+
+FEWEST = {"ranking": 2, "fidelity": 2, "plcc": 3}
+"""Images of one dataset without which these are constant: r of two points is 1 or -1, wherever they lie."""
+
+
+def check_pairs(terms: Terms, size: int, labels: Sequence[float], datasets: Sequence[int]) -> None:
+    """Raise MusiqError where a loss over pairs has nothing to compare in any batch: it would be constant, unnoticed.
+
+    Args:
+        terms: By `parse`.
+        size: Images in a step, over all processes.
+        labels: Of the images to train on.
+        datasets: The number of each one's dataset; only images of one are compared.
+    """
+    groups: dict[int, list[float]] = {}
+    for label, number in zip(labels, datasets, strict=True):
+        groups.setdefault(number, []).append(label)
+    largest = max(map(len, groups.values()), default=0)
+    for name in (name for _, name in terms if name in ON_PAIRS):
+        fewest, otherwise = FEWEST[name], "or use --loss l1"
+        what = f"--loss {name} compares the images of a batch and learns nothing from fewer than {fewest}"
+        if size < fewest:
+            raise MusiqError(
+                f"{what}; here a batch, over all processes, is {size} of {len(labels)}. Give a larger --batch-size, "
+                f"{otherwise}."
+            )
+        if largest < fewest:
+            raise MusiqError(f"{what} of one dataset; there are at most {largest} to train on. Add some, {otherwise}.")
+        if name != "fidelity" and all(len(set(group)) < 2 for group in groups.values()):  # which learns equality
+            raise MusiqError(f"--loss {name} learns nothing from labels that are all equal. Give others, {otherwise}.")
 
 
 def total(

@@ -22,7 +22,7 @@ from musiq.training.epoch import readable
 from musiq.training.evaluate import Scored
 from musiq.training.losses import emd
 from musiq.training.model_card import SHOWN, write_card
-from musiq.training.run import Run
+from musiq.training.run import Run, check_unread
 from musiq.training.run_folder import EpochRecord
 
 
@@ -38,6 +38,7 @@ def report_test(run: Run) -> None:
     model = checkpoint.load(run.folder / "best.safetensors").to(run.accelerator.device)
     with progress_bar("test", len(items), quiet=not run.is_main) as bar:
         scored = evaluate.score(run.accelerator, model, items, run.recipe.batch_size, run.workers, bar.advance)
+    check_unread(run, len(scored.problems), len(items), "the test split")
     if not run.is_main:
         return
     for problem in scored.problems:

@@ -14,12 +14,17 @@ import click
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from musiq.datasets.dataset import Dataset
+from musiq.datasets.dataset import SPLITS, Dataset, dataset_numbers, missing
 from musiq.errors import MusiqError, is_memory_short
 from musiq.model.network import Musiq
 from musiq.training import run_folder
+from musiq.training.dataloader import check_shared_memory, end_workers
+from musiq.training.losses import ON_PAIRS, check_pairs, parse
 from musiq.training.recipe import Recipe
 from musiq.training.run_folder import State
+
+TOLERATED = 0.1
+"""The share of an epoch's, or of a split's, images that may be unreadable."""
 
 
 class StopAskedError(Exception):
@@ -40,6 +45,7 @@ class Run:
         state: Where the run stands.
         parts: State dicts by which the run goes on: of model, average, optimizer, gradient scaler; {} at its beginning.
         saved_at: When the state was saved last, by `time.monotonic`.
+        lost: Images of the last step's batch that could not be read, over all processes.
         log: TensorBoard's writer, or None.
         stop_asked: Whether a signal came.
     """
@@ -53,6 +59,7 @@ class Run:
     state: State = field(default_factory=State)
     parts: dict[str, Any] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
+    lost: int = 0
     log: Any = None
     stop_asked: bool = False
 
@@ -60,6 +67,17 @@ class Run:
     def is_main(self) -> bool:
         """Whether this process is the one that writes and prints."""
         return bool(self.accelerator.is_main_process)
+
+    @property
+    def step_images(self) -> int:
+        """Images in a step, over all processes; as many for each of them."""
+        processes: int = self.accelerator.num_processes
+        return min(self.recipe.batch_size, len(self.dataset.split("train"))) // processes * processes
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are done and the test split is scored."""
+        return self.state.epoch >= self.recipe.epochs and run_folder.scored(self.folder)
 
 
 @dataclass
@@ -96,7 +114,12 @@ class Learner:
 
 
 def save_if_due(run: Run, learner: Learner) -> None:
-    """Save the state where its time has come. Raises StopAskedError, with it saved, where a signal asked for a stop."""
+    """Save the state where its time has come. Raises StopAskedError, with it saved, where a signal asked for a stop.
+
+    Not after a step of which no image could be read: where storage is gone, the state from before that is to stay.
+    """
+    if run.lost == run.step_images:
+        return
     if run.stop_asked:
         save_state(run, learner)
         raise StopAskedError(f"Stopped in epoch {run.state.epoch + 1}, after {run.state.step} of its steps.")
@@ -138,11 +161,17 @@ def stop_on_signals(run: Run) -> Iterator[None]:
 
 @contextmanager
 def explain_shortages(run: Run) -> Iterator[None]:
-    """A lack of memory, or of a process that decodes, as a MusiqError that says what to change."""
+    """A lack of memory, or of a process that decodes, as a MusiqError that says what to change. No such process is left."""
     recipe = run.recipe
     try:
         yield
     except (MemoryError, RuntimeError) as problem:
+        if "</torch_" in str(problem):  # the name of torch's files in shared memory
+            raise MusiqError(
+                f"The processes that decode images found no room in shared memory ({_last_line(problem)}). Go on without: "
+                f"python train.py --resume --out {run.folder} --workers 0, or give the container more of it: docker run "
+                "--shm-size."
+            ) from problem
         if is_memory_short(problem):
             raise MusiqError(
                 f"There is not enough memory on {run.accelerator.device} for {recipe.batch_size} images of "
@@ -155,6 +184,65 @@ def explain_shortages(run: Run) -> Iterator[None]:
                 f"Go on with fewer: python train.py --resume --out {run.folder} --workers {run.workers // 2}"
             ) from problem
         raise
+    finally:
+        end_workers()
+
+
+def _last_line(problem: BaseException) -> str:
+    """What a worker's exception said, at the end of its traceback."""
+    return str(problem).strip().splitlines()[-1]
+
+
+def check_steps(run: Run, begins: bool) -> None:
+    """Raise MusiqError where steps would hold no images, or a loss over pairs nothing to compare.
+
+    A run that was begun before this was checked goes on where another loss of it learns.
+    """
+    items = run.dataset.split("train")
+    if not run.step_images:
+        raise MusiqError(
+            f"A step needs an image for each of the {run.accelerator.num_processes} processes; --batch-size is "
+            f"{run.recipe.batch_size}, and there are {len(items)} images to train on. Give more, or start fewer processes."
+        )
+    terms = parse(run.recipe.loss, run.recipe.outputs)
+    if begins or all(name in ON_PAIRS for _, name in terms):
+        check_pairs(terms, run.step_images, [item.mos for item in items], dataset_numbers(items))
+
+
+def check_room(run: Run) -> None:
+    """Raise MusiqError where shared memory has no room for the batches of any split that workers read ahead."""
+    processes, recipe = run.accelerator.num_processes, run.recipe
+    image_bytes = recipe.height * recipe.width * 3
+    steps = len(run.dataset.split("train")) // run.step_images
+    check_shared_memory(run.workers, steps, run.step_images // processes * image_bytes)
+    for name in ("val", "test"):
+        share = -(-len(run.dataset.split(name)) // processes)
+        size = min(recipe.batch_size, share)
+        check_shared_memory(run.workers, -(-share // recipe.batch_size), size * image_bytes)
+
+
+def check_images(run: Run, skip: bool) -> None:
+    """Raise MusiqError where images that a run needs from here on are gone; with `skip` only for too many of a split."""
+    splits = SPLITS if run.state.epoch < run.recipe.epochs else ("test",)
+    for name in splits:
+        items = run.dataset.split(name)
+        lost = missing(items)
+        if len(lost) > (TOLERATED * len(items) if skip else 0):
+            too_many = f", more than {TOLERATED:.0%}" if skip else ""
+            others = "" if skip else ", or go on without them by --skip-missing"
+            raise MusiqError(
+                f"{len(lost)} of the {len(items)} {name} images of the run in {run.folder} are missing, {lost[0].path} "
+                f"first{too_many}. Put them back where they were{others}. The run is as it was."
+            )
+
+
+def check_unread(run: Run, unread: int, count: int, where: str) -> None:
+    """Raise MusiqError where more than TOLERATED of so many images could not be read."""
+    if unread > TOLERATED * count:
+        raise MusiqError(
+            f"{unread} of the {count} images of {where} could not be read, more than {TOLERATED:.0%}; the last saved state "
+            f"is from before. Put them in order and go on with: python train.py --resume --out {run.folder}"
+        )
 
 
 def open_log(run: Run) -> Any:

@@ -1,6 +1,6 @@
 """Reads and writes the folder of one training run: its recipe, its labels, its state.
 
-run.json          the recipe ("settings") and what the labels are; everything needed to go on
+run.json          the recipe ("settings"), what the labels are, and where they came from ("origin")
 split.csv         the labels with the split, a manifest itself
 state.pt          model, optimiser and position, read by training alone; state-before.pt is the one before
 best.safetensors  the checkpoint of the best validation SRCC, last.safetensors that of the last epoch
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from musiq.datasets.dataset import Dataset
+from musiq.datasets.load import DataOptions, Origin
 from musiq.datasets.manifest import read_manifest, write_manifest
 from musiq.errors import MusiqError
 from musiq.files import atomic_write
@@ -61,6 +62,7 @@ class State:
     Attributes:
         epoch: Epochs that are done.
         step: Steps of the epoch at hand that are done.
+        unread: Images of them that could not be read.
         loss_sum: Sum of their losses.
         best_srcc: Best SRCC on the validation split; NaN before the first epoch.
         best_epoch: The epoch of `best_srcc`, counted from 0.
@@ -72,6 +74,7 @@ class State:
 
     epoch: int = 0
     step: int = 0
+    unread: int = 0
     loss_sum: float = 0.0
     best_srcc: float = float("nan")
     best_epoch: int = -1
@@ -105,7 +108,8 @@ def _written(record: Path) -> float:
 
 
 def exists(folder: Path | None) -> bool:
-    return folder is not None and (folder / "run.json").exists()
+    """Whether a folder holds a run; for None, whether any of RUNS does."""
+    return any(RUNS.glob("*/run.json")) if folder is None else (folder / "run.json").exists()
 
 
 def scored(folder: Path) -> bool:
@@ -118,12 +122,23 @@ def check_new(folder: Path) -> None:
         raise MusiqError(f"{folder} holds a run already: go on with --resume --out {folder}, or give another --out.")
 
 
-def write_run(folder: Path, recipe: Recipe, dataset: Dataset, terms: str) -> None:
-    """run.json last: a folder with it is complete. `terms` are those under which the images may be used."""
+def write_run(folder: Path, recipe: Recipe, dataset: Dataset, terms: str, origin: Origin | None = None) -> None:
+    """run.json last: a folder with it is complete.
+
+    Args:
+        folder: It is made.
+        recipe: All that decides the weights.
+        dataset: The labelled images, each in a split.
+        terms: Those under which the images may be used.
+        origin: Where they came from, which resuming compares.
+    """
     write_manifest(dataset, folder / "split.csv")
     labels = {"root": str(dataset.root.resolve()), "target": dataset.target, "score_range": dataset.score_range}
     labels["terms"] = terms
-    write_json(folder / "run.json", {"settings": dataclasses.asdict(recipe), "labels": labels})
+    record: dict[str, object] = {"settings": dataclasses.asdict(recipe), "labels": labels}
+    if origin is not None:
+        record["origin"] = dataclasses.asdict(origin)
+    write_json(folder / "run.json", record)
 
 
 def read_run(folder: Path) -> tuple[Recipe, Dataset]:
@@ -149,6 +164,47 @@ def check_same(saved: Recipe, asked: Recipe, given: Collection[str]) -> None:
                 f"This run was started with {option} {value}, and {option} {getattr(asked, name)} would make it another "
                 "one: leave the option out to resume, or start a new run with another --out."
             )
+
+
+def check_same_data(folder: Path, asked: DataOptions, given: Collection[str]) -> None:
+    """Raises MusiqError where an option on data that is `given` is not what the run to resume was started with.
+
+    Runs of earlier versions lack their origin: of them target, score range and terms alone are compared.
+    """
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    saved: dict[str, object] = dict(record.get("origin", {}))
+    saved |= {name: record["labels"].get(name) for name in ("target", "score_range", "terms")}
+    wanted: dict[str, object] = dataclasses.asdict(Origin.of(asked))
+    wanted |= {name: getattr(asked, name) for name in ("target", "score_range", "terms")}
+    for name in saved:
+        is_asked = name in given or (name == "root" and "data" in given)  # which may say NAME=DIR
+        if is_asked and not _same(saved[name], wanted[name]):
+            raise MusiqError(
+                f"This run was started {_with_option(name, saved[name])}, and {_with_option(name, wanted[name])} it would "
+                "be another one: leave the option out to resume, or start a new run with another --out."
+            )
+
+
+def _same(saved: object, asked: object) -> bool:
+    """Whether a saved value is the one that is asked for, or a path of the same file; "" asks for nothing."""
+    if isinstance(saved, list) and isinstance(asked, tuple):  # JSON has no tuples
+        return len(saved) == len(asked) and all(map(_same, saved, asked))
+    if asked in ("", saved):
+        return True
+    paths = [value for value in (saved, asked) if isinstance(value, str) and os.path.isabs(value)]
+    return len(paths) == 2 and os.path.realpath(paths[0]) == os.path.realpath(paths[1])
+
+
+def _with_option(name: str, value: object) -> str:
+    """For people: "with --max-images 20", "with --data ava --data spaq", "without --target"."""
+    option = "--" + name.replace("_", "-")
+    if value in (None, [], ()):
+        return f"without {option}"
+    if not isinstance(value, list | tuple):
+        return f"with {option} {value}"
+    if name == "score_range":
+        return f"with {option} {' '.join(f'{limit:g}' for limit in value)}"
+    return "with " + " ".join(f"{option} {each}" for each in value)
 
 
 def write_json(path: Path, value: object) -> None:
