@@ -12,6 +12,7 @@ import click
 
 from musiq import artifact
 from musiq.errors import MusiqError
+from musiq.files import check_utf8, special_kind
 from musiq.terminal import Command
 
 from .exporter import export, verify
@@ -99,13 +100,13 @@ FORMAT_HELP = (
 @click.option(
     "--verify",
     "unverified",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     help="Finish the check of this artifact, which could not run where it was built.",
 )
 @click.option(
     "--table",
     "folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path),
     help="Only show the artifacts of this folder as a Markdown table, from their records.",
 )
 def main(**given: Any) -> None:
@@ -130,6 +131,7 @@ def main(**given: Any) -> None:
         verify(options.unverified, checkpoint, options.reference, options.limits, click.echo)
         click.echo(f"{options.unverified} is verified")
         return
+    check_places(options)
     every = "all" in options.formats
     files = [format for format in FORMATS.values() if not format.repository or format in chosen]
     export_all(checkpoint, files if every else chosen, options, skip_impossible=every)
@@ -141,6 +143,14 @@ def check_torch() -> None:
             raise MusiqError(
                 f"musiq-export reads the checkpoint with PyTorch and needs {package}: pip install 'musiq[train]'."
             )
+
+
+def check_places(options: ExportOptions) -> None:
+    """Raise MusiqError for places that a finished build could not be written to."""
+    check_utf8(options.out / (options.name or ""))
+    cache = options.engine.timing_cache
+    if cache and (kind := special_kind(cache)):
+        raise MusiqError(f"Cannot write {cache}: it is {kind}. Give --timing-cache the name of a file.")
 
 
 def export_all(checkpoint: Path, formats: list[Format], options: ExportOptions, skip_impossible: bool) -> None:

@@ -195,10 +195,16 @@ def verify(
     """
     from musiq.model import checkpoint as checkpoints
 
+    if why := files.why_unreadable(path):
+        raise MusiqError(f"Cannot read {path}: {why}. Give --verify an artifact.")
     record = artifact.read_record(path)
     if record is None:
         raise MusiqError(
             f"{path} has no record {artifact.record_path(path).name}: there is nothing to finish. Export it again."
+        )
+    if record.precision not in LIMITS:
+        raise MusiqError(
+            f"{path} has the precision {record.precision!r}; known are {', '.join(LIMITS)}. Export it again."
         )
     if files.sha256(checkpoint) != record.checkpoint.get("sha256"):
         raise MusiqError(

@@ -16,6 +16,8 @@ HEADINGS = ("artifact", "format", "precision", "MB", "largest difference", "% of
 
 def table(folder: Path) -> str:
     """A Markdown table of the artifacts in `folder`, from their records. Raises MusiqError if there are none."""
+    if not folder.is_dir():
+        raise MusiqError(f"There is no folder {folder}. Give the --out folder of an export.")
     rows = [
         _row(path, str(path.relative_to(folder)), record)
         for path in sorted(folder.rglob("*"))

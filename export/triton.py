@@ -82,7 +82,7 @@ def export_repository(
     with staging(folder) as stage:
         part = stage / folder.name
         record = export(format, request, reference, limits, part / path.parent.name / path.name, say)
-        (part / CONFIG).write_text(config(folder.name, path.name, request, record))
+        (part / CONFIG).write_text(config(folder.name, path.name, request, record), encoding="utf-8")
         publish([part], folder.parent)
     return record
 

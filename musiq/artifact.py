@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from musiq.errors import MusiqError
-from musiq.files import atomic_write, sha256
+from musiq.files import atomic_write, opened_to_read, sha256, why_unreadable
 from musiq.spec import Spec
 
 
@@ -174,17 +176,45 @@ class Record:
         return json.dumps({**dataclasses.asdict(self), "details": self.details.to_dict()}, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Record:
+    def from_json(cls, text: str | bytes) -> Record:
         """The record that `to_json` wrote, in this version or an older one. Raises MusiqError for anything else."""
         try:
-            values = _with_names_of_today(json.loads(text))
+            values = json.loads(text)
+            if not isinstance(values, dict):
+                raise TypeError(f"it is a {type(values).__name__}")
+            values = _with_names_of_today(values)
             values["spec"] = Spec.from_json(json.dumps(values["spec"]))
             values["batch"] = tuple(values["batch"])
             values["check"] = Check(**values["check"]) if values["check"] else None
             values["details"] = Details.from_dict(values["details"])
-            return cls(**values)
-        except (AttributeError, TypeError, KeyError, ValueError) as problem:
+            record = cls(**values)
+            _check_types(record)
+            return record
+        except (AttributeError, TypeError, KeyError, ValueError, RecursionError) as problem:
             raise MusiqError(f"The artifact's record cannot be read ({problem}). Export the model again.") from problem
+
+
+def _check_types(facts: Any) -> None:
+    """Raise TypeError where a field of a dataclass, or of one in it, is not of the type that it is declared with."""
+    for name, kind in get_type_hints(type(facts)).items():
+        if not _is_a(getattr(facts, name), kind):
+            raise TypeError(f"{name} is {getattr(facts, name)!r}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    origin, kinds = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return any(_is_a(value, each) for each in kinds)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is_a(each, kinds[1]) for each in value.values())
+    if origin is tuple:
+        kinds = kinds[:1] * len(value) if kinds[1:] == (...,) else kinds
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is_a, value, kinds))
+    if not isinstance(value, (int, float) if kind is float else kind):
+        return False
+    if dataclasses.is_dataclass(value) and not isinstance(value, Spec):
+        _check_types(value)
+    return True
 
 
 def record_path(artifact: Path) -> Path:
@@ -195,7 +225,7 @@ def record_path(artifact: Path) -> Path:
 def write_record(artifact: Path, record: Record) -> None:
     """Write an artifact's record beside it. Raises MusiqError where the folder cannot be written."""
     with atomic_write(record_path(artifact)) as part:
-        part.write_text(record.to_json())
+        part.write_text(record.to_json(), encoding="utf-8")
 
 
 def read_record(artifact: Path) -> Record | None:
@@ -212,10 +242,17 @@ def read_record(artifact: Path) -> Record | None:
             the recorded one.
     """
     path = record_path(artifact)
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        record = Record.from_json(path.read_text())
+        with opened_to_read(path) as file:
+            text = file.read()
+    except MusiqError as problem:
+        raise MusiqError(
+            f"{problem} It is the record of {artifact.name}: copy it again, or export the model again."
+        ) from problem
+    try:
+        record = Record.from_json(text)
     except MusiqError as problem:
         raise MusiqError(f"{path}: {problem}") from problem
     _check_hash(artifact, record.sha256)
@@ -225,8 +262,10 @@ def read_record(artifact: Path) -> Record | None:
 
 
 def _check_hash(path: Path, expected: str) -> None:
-    if not path.is_file():
-        raise MusiqError(f"{path} is missing, which belongs to the artifact beside it. Copy both, or export it again.")
+    if why := why_unreadable(path):
+        raise MusiqError(
+            f"Cannot read {path}, which belongs to the artifact beside it: {why}. Copy both, or export it again."
+        )
     found = sha256(path)
     if found != expected:
         raise MusiqError(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,16 +15,17 @@ import click
 from musiq import files
 from musiq.errors import MusiqError
 from musiq.images.decode import MAX_PIXELS
-from musiq.images.find import find_images
 from musiq.images.opencv import without_decoder_noise
 from musiq.output.formats import FORMATS
 from musiq.output.resumable import RowFile
+from musiq.output.stream import RowStream, is_stream
 from musiq.output.text import TextFormat
 from musiq.runtimes.base import MODES
 from musiq.runtimes.batching import USUAL_BATCH
 from musiq.scoring import Row, Scorer, ScorerOptions
 from musiq.scoring.scorer import JPEG_DECODERS, MAX_WORKERS
-from musiq.terminal import Command, per_second, progress_bar
+from musiq.scoring.sources import expand, unlisted, without
+from musiq.terminal import Command, per_second, progress_bar, tell
 
 if TYPE_CHECKING:
     from musiq.distributed.ray_scorer import RayScorer
@@ -51,8 +50,11 @@ class ScoreOptions:
     def __post_init__(self) -> None:
         if self.resume and self.out is None:
             raise MusiqError("--resume continues a file: name it with --out.")
-        if self.format == "parquet" and self.out is None:
-            raise MusiqError("Parquet cannot be written to stdout: name a file with --out.")
+        if self.format == "parquet" and self.streams:
+            place = "stdout" if self.out is None else f"{self.out}, as it is made at the end"
+            raise MusiqError(f"Parquet cannot be written to {place}: name a file with --out.")
+        if self.resume and self.streams:
+            raise MusiqError(f"--resume continues a file, and {self.out} is none: leave it out.")
         if self.engine == "local" and (self.address or self.column):
             raise MusiqError("--address and --column are for --engine ray. Leave them out, or add it.")
         if self.engine == "ray" and (self.resume or self.scorer.workers):
@@ -60,6 +62,11 @@ class ScoreOptions:
                 "--resume and --workers are for --engine local: Ray scores the batch of a dead worker again, and each of "
                 "its workers decodes with --threads. Leave them out."
             )
+
+    @property
+    def streams(self) -> bool:
+        """Whether rows go to where nothing can be taken back: to stdout, a device, a FIFO."""
+        return self.out is None or is_stream(self.out)
 
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -72,7 +79,9 @@ class ScoreOptions:
     show_default="newest in exports/",
     help="Artifact to score with; of several, given one by one, each image takes the nearest in shape.",
 )
-@click.option("--out", type=click.Path(path_type=Path), show_default="stdout", help="File for the rows.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), show_default="stdout", help="File, device or FIFO for the rows."
+)
 @click.option(
     "--format",
     type=click.Choice(tuple(FORMATS)),
@@ -135,14 +144,14 @@ def main(
     column: str | None,
     **scorer: Any,
 ) -> None:
-    """Score images: files, folders (recursive), URLs, or - for a list of them on stdin, one a line.
+    """Score images: files, folders (recursive), URLs, or - for a list of them on stdin, one a line or NUL-separated.
 
     One row an image, in order: path, score, fitted (how the image was made to fit the model's size), error (why there
     is no score), model. With --out, rows gather in OUT.part, which becomes OUT once all are there. Parquet needs --out.
 
     With --engine ray, *.parquet and *.tar (WebDataset) hold images too; --threads are the CPUs of each of its workers.
 
-    Exit code: 0 all scored, 3 some have errors, 1 could not run.
+    Exit code: 0 all scored, 3 some rows have errors, 1 could not run.
     """
     options = ScoreOptions(
         models=models or (newest_model(Path("exports")),),
@@ -170,29 +179,28 @@ def open_scorer(options: ScoreOptions) -> Scorer | RayScorer:
 
 
 def score_to(options: ScoreOptions, scorer: Scorer | RayScorer, sources: list[str]) -> int:
-    """Score into the file that was asked for, or to stdout; the count of errors."""
+    """Score into the file that was asked for, or to stdout; the count of rows with an error, old ones included."""
     labels = model_labels(options.models)
     row_format = FORMATS[options.format](scorer.spec.outputs)
-    if options.out is None:
+    if options.out is None or options.streams:
         assert isinstance(row_format, TextFormat)
-        return score_all(scorer, sources, labels, to_stdout(row_format), options.fail_on_error, sys.stdout.isatty())
+        with RowStream(options.out, row_format) as stream:
+            return score_all(scorer, sources, labels, stream.write, options.fail_on_error, quiet=stream.is_terminal)
     with (
         RowFile(options.out, row_format, labels.values(), options.resume) as file,
         resumable(file) if options.engine == "local" else nullcontext(),
     ):
-        errors = score_all(scorer, without(sources, file.done), labels, file.write, options.fail_on_error)
+        todo = without(sources, file.done)
+        errors = score_all(scorer, todo, labels, file.write, options.fail_on_error, errors_before=file.errors)
         file.finish()
     return errors
-
-
-def unlisted(names: Iterable[str]) -> list[str]:
-    """The names as given, and for - those that stdin lists."""
-    return [line for name in names for line in (expand([name]) if name == "-" else [name])]
 
 
 def format_of(out: Path | None) -> str:
     """The format that the name of the output asks for."""
     ending = "csv" if out is None else out.suffix.lower().removeprefix(".")
+    if ending not in FORMATS and out is not None and is_stream(out):
+        return "csv"
     if ending not in FORMATS:
         raise MusiqError(
             f"The name {out} does not tell its format; end it in .{', .'.join(FORMATS)}, or give --format."
@@ -212,49 +220,11 @@ def model_labels(models: Iterable[Path]) -> dict[str, str]:
     return {str(model): f"{model.stem}@{files.sha256(model)[:12]}" for model in models}
 
 
-def expand(names: Iterable[str]) -> list[str]:
-    """The images that the arguments mean: names as given, folders' images, and for - those that stdin lists."""
-    sources: list[str] = []
-    for name in names:
-        if name == "-":
-            lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
-            sources += expand(line for line in lines if line not in ("", "-"))
-        elif os.path.isdir(name):
-            sources += map(str, find_images([name]))
-        else:
-            sources.append(name)
-    if not sources:
-        raise MusiqError("There is nothing to score: the list on stdin is empty. Give one path a line.")
-    return sources
-
-
-def without(sources: Iterable[str], done: Counter[str]) -> list[str]:
-    """The sources that have no row yet; one given twice has two."""
-    left = done.copy()
-    todo = []
-    for source in sources:
-        if left[source] > 0:
-            left[source] -= 1
-        else:
-            todo.append(source)
-    return todo
-
-
 def labelled(row: Row, labels: Mapping[str, str]) -> Row:
-    """The row with its model's label; where there is only one model, rows that never got to it have it too."""
+    """The row as files have it: its path in UTF-8, its model by its label, also where it is the only one and the row never
+    got to it."""
     only = next(iter(labels.values())) if len(labels) == 1 else ""
-    return replace(row, model=labels.get(row.model, only))
-
-
-def to_stdout(row_format: TextFormat) -> Callable[[Row], None]:
-    stream = sys.stdout.buffer
-    stream.write(row_format.head())
-
-    def write(row: Row) -> None:
-        stream.write(row_format.line(row))
-        stream.flush()
-
-    return write
+    return replace(row, path=files.utf8_name(row.path), model=labels.get(row.model, only))
 
 
 @contextmanager
@@ -263,7 +233,7 @@ def resumable(file: RowFile) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"The rows so far are in {file.part}: the same command with --resume goes on from there.", err=True)
+        tell(f"The rows so far are in {file.part}: the same command with --resume goes on from there.")
         raise
 
 
@@ -273,9 +243,12 @@ def score_all(
     labels: Mapping[str, str],
     write: Callable[[Row], None],
     fail_on_error: bool,
+    *,
     quiet: bool = False,
+    errors_before: int = 0,
 ) -> int:
-    """Score and write each, with progress on stderr, and say at the end how it went; the count of errors."""
+    """Score and write each, with progress on stderr, and say at the end how it went; the count of errors, with those of
+    the rows that were there before."""
     start, scored, errors = time.perf_counter(), 0, 0
     known = len(sources) if isinstance(scorer, Scorer) else None  # a folder or a shard holds as many as it holds
     with progress_bar(total=known, quiet=quiet) as bar:
@@ -286,8 +259,9 @@ def score_all(
                 raise MusiqError(f"{row.path}: {row.error}")
             bar.advance()
             bar.tell(note=f"{per_second(bar.per_second)}, {errors} error{'' if errors == 1 else 's'}")
-    click.echo(summary(scorer, scored, errors, time.perf_counter() - start), err=True)
-    return errors
+    before = f"; {errors_before:,} of the rows from before with errors" if errors_before else ""
+    tell(summary(scorer, scored, errors, time.perf_counter() - start) + before)
+    return errors + errors_before
 
 
 def summary(scorer: Scorer | RayScorer, scored: int, errors: int, seconds: float) -> str:

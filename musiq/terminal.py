@@ -1,12 +1,15 @@
-"""The terminal: how a command's errors end, and the one progress bar."""
+"""The terminal: what commands print, how their errors end, and the one progress bar."""
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -16,22 +19,79 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What writing fails with on a disk that is full, over a quota or damaged."""
+
+
 class Command(click.Command):
     """A command whose user errors are one line on stderr and exit code 1, never a traceback.
 
-    Ctrl-C exits with 130. A reader that goes away (`| head`) ends it quietly, which click itself sees to.
+    Ctrl-C exits with 130. A reader that goes away (`| head`) ends it quietly. What it prints may hold any character: one
+    that the terminal or the locale does not have is printed as `\\u2713`.
     """
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            try:
+                return super().main(*args, **extra)
+            finally:
+                _flush()
+        except OSError as problem:
+            if problem.errno not in (*NO_ROOM, errno.EPIPE):
+                raise
+            _abandon(sys.stdout)
+            if problem.errno == errno.EPIPE:  # only found by the last flush
+                sys.exit(1)
+            place = (
+                f" {problem.filename}" if problem.filename else ""
+            )  # it has none where it was open already, as stdout
+            tell(f"Error: Cannot write{place}: {problem.strerror}. Make room on the disk.")
+            sys.exit(1)
+        finally:
+            _flush_errors()
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with _plain_warnings():
                 return super().invoke(ctx)
         except MusiqError as problem:
-            click.echo("Error: " + " ".join(str(problem).split()), err=True)
+            tell("Error: " + " ".join(str(problem).split()))
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+            tell("Interrupted.")
             ctx.exit(130)
+
+
+def tell(line: str) -> None:
+    """Print a line on stderr. Work goes on where that cannot be written, as a log on a full disk."""
+    try:
+        click.echo(line, err=True)
+    except OSError:
+        _abandon(sys.stderr)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _flush_errors() -> None:
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:
+        _abandon(sys.stderr)
+
+
+def _abandon(stream: TextIO) -> None:
+    """Send the rest of a stream nowhere: Python flushes it at its end, and would fail again."""
+    with suppress(OSError, ValueError):  # a stream within a test has no number
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 @contextmanager

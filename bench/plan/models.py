@@ -112,8 +112,8 @@ def describe(path: Path) -> Candidate:
         raise MusiqError(f"{path} is of no known kind; expected a file named *{', *'.join(ENDINGS)}.")
     try:
         digest = sha256(path)
-    except OSError as problem:
-        raise MusiqError(f"Cannot read {path}: {problem.strerror}. Check --models and --checkpoint.") from problem
+    except MusiqError as problem:
+        raise MusiqError(f"{problem} Check --models and --checkpoint.") from problem
     try:
         record = artifact.read_record(path)
     except MusiqError:  # its runtime refuses it for the same reason, and that becomes its row

@@ -60,7 +60,8 @@ def write(report: Report, folder: Path) -> list[Path]:
 
 def _put(path: Path, content: str | bytes) -> None:
     with atomic_write(path) as part:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        # The stray bytes of a name that is no UTF-8 are written as JSON has them, `\\udce9`.
+        part.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 def _draw(report: Report) -> tuple[list[Plot], str]:

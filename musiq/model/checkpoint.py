@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from musiq.errors import MusiqError
-from musiq.files import atomic_write
+from musiq.files import atomic_write, check_utf8, special_kind
 from musiq.model.foreign_layouts import (
     BACKBONE,
     LAYOUTS,
@@ -145,6 +145,8 @@ def _say_left_over(left: str, whose: str, names: Mapping[str, Tensor]) -> str:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Spec | None]:
     """The tensors of a file under the names that its layout gives them, and the Spec if the file is ours."""
+    if kind := special_kind(path):  # opening a FIFO would wait for ever
+        raise MusiqError(f"Cannot read the checkpoint {path}: it is {kind}. Give the path of a checkpoint file.")
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -176,6 +178,7 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], Spec | None]:
             metadata = file.metadata() or {}
             tensors = without_prefixes({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118, it is no dict
     except SafetensorError as problem:
+        check_utf8(path)
         raise MusiqError(f"{path} is broken ({problem}). Copy or train it again.") from problem
     return tensors, Spec.from_json(metadata[SPEC_KEY]) if SPEC_KEY in metadata else None
 

@@ -58,8 +58,8 @@ def import_pyarrow() -> tuple[ModuleType, ModuleType]:
 def write(path: Path, rows: Iterable[Row], outputs: int = 1) -> None:
     """Write rows as they come, GROUP_ROWS at a time.
 
-    Parquet's texts are UTF-8: of a path that is not, the stray bytes are written as `\\udc80` to `\\udcff`, and `read`
-    turns them back.
+    Parquet's texts are UTF-8: of a path that is not, the stray bytes are written as `\\udc80` to `\\udcff`, and of one
+    that holds such letters itself the backslash as `\\u005c`. `read` turns both back.
     """
     pa, pq = import_pyarrow()
     shares = share_columns(outputs)
@@ -90,14 +90,14 @@ def read(path: Path) -> Iterator[Row]:
 
 
 def _row(values: dict[str, Any]) -> Row:
-    path = STRAY.sub(lambda found: chr(int(found[1], 16)), values["path"])
+    path, fitted, error, model = (ESCAPED.sub(lambda found: chr(int(found[1], 16)), values[name]) for name in TEXTS)
     shares = tuple(values[name] for name in values if name.startswith("share_"))
     known = shares if shares and shares[0] is not None else None
-    return Row(path, values["score"], values["fitted"], values["error"], known, values["model"])
+    return Row(path, values["score"], fitted, error, known, model)
 
 
-STRAY = re.compile(r"\\u(dc[89a-f][0-9a-f])")
+ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f]|005c)")
 
 
 def _utf8(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    return ESCAPED.sub(r"\\u005cu\1", text).encode("utf-8", "backslashreplace").decode()

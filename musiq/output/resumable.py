@@ -7,12 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from musiq.errors import MusiqError
-from musiq.files import atomic_write
+from musiq.files import atomic_write, link_target, special_kind, utf8_name
 from musiq.output.formats import RowFormat
 from musiq.scoring import Row
 
@@ -24,10 +24,14 @@ class RowFile:
     """A file that gets its name when it is whole: rows go to NAME.part, and `finish` makes NAME of it.
 
     NAME.part is as `row_format.gathering` says. With `resume`, NAME.part is continued (or NAME, where an earlier run had
-    finished): a torn last row is cut off. Left as a context manager without `finish`, NAME.part stays.
+    finished): a torn last row is cut off. Left as a context manager without `finish`, NAME.part stays. Of a symbolic link
+    NAME is the file that it points to.
 
     Attributes:
-        done: How many rows of each path are there already.
+        path: NAME.
+        part: NAME.part.
+        done: How many rows of each path are there already, by the path's UTF-8 name (`musiq.files.utf8_name`).
+        errors: How many of them have an error.
     """
 
     def __init__(self, path: Path, row_format: RowFormat, models: Collection[str], resume: bool = False) -> None:
@@ -42,14 +46,17 @@ class RowFile:
         Raises:
             MusiqError: The file cannot be written, holds another model's scores, or is being written by another process.
         """
-        self.path, self.part = path, path.with_name(path.name + ".part")
+        self.path = link_target(path)
+        self.part = self.path.with_name(self.path.name + ".part")
         self.models = sorted(models)
         self.done: Counter[str] = Counter()
+        self.errors = 0
         self._format, self._rows = row_format, row_format.gathering
-        if path.is_dir():
-            raise MusiqError(f"Cannot write {path}: it is a folder. Give the name of a file.")
+        for place in (self.path, self.part):
+            if kind := special_kind(place):
+                raise MusiqError(f"Cannot write {place}: it is {kind}. Give the name of a file.")
         with self._writing():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._opened()
             kept = self._resumed() if resume else 0  # may open another file than the one before
             self._file.truncate(kept)
@@ -80,6 +87,8 @@ class RowFile:
             self._file.close()
             if finished:
                 self.part.unlink(missing_ok=True)  # nothing in it that NAME does not have
+            if isinstance(problem.__cause__, OSError):  # of the disk, not of what the file holds
+                raise problem.__cause__ from None
             name = self.path if finished else self.part
             raise MusiqError(f"Cannot resume {name}: it holds {problem}. Give another --out, or remove it.") from None
 
@@ -98,13 +107,14 @@ class RowFile:
         for end, row in self._rows.read(self._file):
             if row.model not in known:
                 raise MusiqError(f"scores of the model {row.model}, not of {' or '.join(self.models)}")
-            self.done[row.path] += 1
+            self.done[utf8_name(row.path)] += 1
+            self.errors += bool(row.error)
             kept = end
         return kept
 
     def write(self, row: Row) -> None:
         """Hand a row to the system at once, so that a killed process loses none; to the disk every SYNC_SECONDS."""
-        with self._writing():
+        with self._writing(started=True):
             self._file.write(self._rows.line(row))
             self._file.flush()
             if time.monotonic() - self._synced > SYNC_SECONDS:
@@ -118,18 +128,24 @@ class RowFile:
 
     def finish(self) -> None:
         """Give the file its name."""
-        with self._writing():
+        with self._writing(started=True):
             os.fsync(self._file.fileno())
             self._format.finish(self.part, self.path)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self, started: bool = False) -> Iterator[None]:
         try:
             yield
-        except OSError as problem:
-            reason = problem.strerror or problem
+        except (OSError, MusiqError) as problem:
+            cause = problem if isinstance(problem, OSError) else problem.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            advice = (
+                f"Make room: the rows so far are in {self.part}, and the same command with --resume goes on from there."
+            )
             raise MusiqError(
-                f"Cannot write {self.path}: {reason}. Give a place with room and write access."
+                f"Cannot write {self.path}: {cause.strerror or cause}. "
+                f"{advice if started else 'Give a place with room and write access.'}"
             ) from problem
 
     def __enter__(self) -> RowFile:
@@ -137,7 +153,8 @@ class RowFile:
 
     def __exit__(self, *exception: Any) -> None:
         self._syncer.shutdown()
-        self._file.close()
+        with suppress(OSError):  # each row was flushed, or failed and was told
+            self._file.close()
 
 
 def _locked(file: BinaryIO) -> bool:

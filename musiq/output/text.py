@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import shutil
@@ -93,9 +92,13 @@ class Csv(AppendableFormat):
         return _delimited(cells + [""] * (len(self.columns) - len(cells)), self.delimiter)
 
     def row(self, line: bytes) -> Row | None:
-        text = io.StringIO(line.decode("utf-8", "surrogateescape"), newline="")
+        # The csv module takes a carriage return outside of quotes, as earlier versions wrote it, for the end of a row.
+        text = line.decode("utf-8", "surrogateescape").replace("\r", CARRIAGE_RETURN).removesuffix("\n")
         try:
-            cells = dict(zip(self.columns, next(csv.reader(text, delimiter=self.delimiter)), strict=True))
+            values = [
+                cell.replace(CARRIAGE_RETURN, "\r") for cell in next(csv.reader([text], delimiter=self.delimiter))
+            ]
+            cells = dict(zip(self.columns, values, strict=True))
             shares = [_number(cells[name]) for name in share_columns(self.outputs)]
             score = _number(cells["score"])
         except (ValueError, StopIteration, csv.Error):
@@ -154,10 +157,20 @@ def rows_of(part: Path, gathering: AppendableFormat) -> Iterable[Row]:
         yield from (row for _, row in gathering.read(file))
 
 
+CARRIAGE_RETURN = "\ud80d"
+"""Stands for a carriage return while a row is read; no name holds it, as no bytes decode to it."""
+
+
 def _delimited(cells: list[str], delimiter: str) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    """A row, with quotes round the cells that need them; the csv module would leave out those with a carriage return."""
+    text = delimiter.join(
+        _quoted(cell) if any(mark in cell for mark in (delimiter, *'"\r\n')) else cell for cell in cells
+    )
+    return text.encode("utf-8", "surrogateescape") + b"\n"
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"'
 
 
 def _whole_lines(file: BinaryIO, quoted: bool) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ What a runtime needs (torch, ONNX Runtime, ...) is imported by its opener, when 
 
 from __future__ import annotations
 
+import os
 import warnings
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from musiq import artifact
 from musiq.errors import MusiqError
 from musiq.file_formats import CHECKPOINT_ENDINGS, ENDINGS, ending_of
+from musiq.files import check_utf8, why_unreadable
 from musiq.hardware import adds_int8_exactly
 from musiq.runtimes.base import Opener, Runtime, RuntimeOptions, check_device
 from musiq.runtimes.onnxruntime import OnnxRuntime
@@ -52,8 +54,9 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
         UserWarning: The artifact was not compared with its checkpoint, or not on a CPU like this one.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MusiqError(f"There is no file {path}. Give a checkpoint or an artifact ({', '.join(ENDINGS)}).")
+    if why := why_unreadable(path):
+        found = f"Cannot read {path}: {why}" if os.path.lexists(path) else f"There is no file {path}"
+        raise MusiqError(f"{found}. Give a checkpoint or an artifact ({', '.join(ENDINGS)}).")
     ending = ending_of(path)
     if ending is None:
         raise MusiqError(f"{path} cannot be opened: its name should end in one of {', '.join(ENDINGS)}.")
@@ -65,7 +68,11 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
     if ending in CHECKPOINT_ENDINGS:
         return RUNTIMES[ending](path, RuntimeOptions(device, threads))
     record = artifact.read_record(path)  # refuses an artifact that is not the recorded one
-    runtime = RUNTIMES[ending](path, RuntimeOptions(device, threads, throughput, record))
+    try:
+        runtime = RUNTIMES[ending](path, RuntimeOptions(device, threads, throughput, record))
+    except Exception:
+        check_utf8(path)  # each library has its own words for a name that it cannot read, or none
+        raise
     _warn_if_unverified(path, record, runtime.provider)
     return runtime
 

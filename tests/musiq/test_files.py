@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from musiq.errors import MusiqError
-from musiq.files import atomic_write, sha256, suffix
+from musiq.files import atomic_write, sha256
 
 
 def test_the_file_appears_when_the_block_ends_and_not_before(tmp_path: Path) -> None:
@@ -50,10 +50,3 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"bytes")
     assert sha256(tmp_path / "file") == hashlib.sha256(b"bytes").hexdigest()
-
-
-def test_the_longest_known_ending_counts() -> None:
-    known = (".engine", ".rtx.engine")
-    assert suffix(Path("x.rtx.engine"), known) == ".rtx.engine"
-    assert suffix(Path("x.engine"), known) == ".engine"
-    assert suffix(Path("x.onnx"), known) is None

@@ -168,7 +168,7 @@ def test_the_command_names_the_model_of_each_row_and_resumes(models: tuple[Path,
     (tmp_path / "d.png").write_bytes(b"")
     both = ["--model", models[0], "--model", models[1], "--out", "scores.csv"]
     assert run("a.png", "b.png", "d.png", *both, cwd=tmp_path).returncode == 3
-    assert run("a.png", "b.png", "c.png", "d.png", *both, "--resume", cwd=tmp_path).returncode == 0
+    assert run("a.png", "b.png", "c.png", "d.png", *both, "--resume", cwd=tmp_path).returncode == 3
     with (tmp_path / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == ["a.png", "b.png", "d.png", "c.png"]
