@@ -114,6 +114,10 @@ def main(context: click.Context, /, **given: Any) -> None:
             run.resume()
         if options.plan:
             click.echo("\n".join(plan(cases, options.settings, len(images.files))))
+            if labels and images.unlabelled:
+                click.echo(
+                    f"{images.unlabelled} of {images.found} images are left out: no label (split: {labels.split})."
+                )
             return
         report = run.measure()
     written = write(report, options.out)

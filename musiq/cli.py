@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -185,15 +185,18 @@ def score_to(options: ScoreOptions, scorer: Scorer | RayScorer, sources: list[st
     if options.out is None or options.streams:
         assert isinstance(row_format, TextFormat)
         with RowStream(options.out, row_format) as stream:
-            return score_all(scorer, sources, labels, stream.write, options.fail_on_error, quiet=stream.is_terminal)
+            tally = score_all(scorer, sources, labels, stream.write, options.fail_on_error, quiet=stream.is_terminal)
+        tell(summary(scorer, tally))
+        return tally.errors
     with (
         RowFile(options.out, row_format, labels.values(), options.resume) as file,
         resumable(file) if options.engine == "local" else nullcontext(),
     ):
-        todo = without(sources, file.done)
-        errors = score_all(scorer, todo, labels, file.write, options.fail_on_error, errors_before=file.errors)
+        tally = score_all(scorer, without(sources, file.done), labels, file.write, options.fail_on_error)
         file.finish()
-    return errors
+    before = f"; {file.errors:,} of the rows from before with errors" if file.errors else ""
+    tell(summary(scorer, tally) + before)
+    return tally.errors + file.errors
 
 
 def format_of(out: Path | None) -> str:
@@ -217,7 +220,7 @@ def newest_model(folder: Path) -> Path:
 
 def model_labels(models: Iterable[Path]) -> dict[str, str]:
     """What rows call each model in a file: its name without ending, and the start of its SHA-256."""
-    return {str(model): f"{model.stem}@{files.sha256(model)[:12]}" for model in models}
+    return {str(model): f"{files.utf8_name(model.stem)}@{files.sha256(model)[:12]}" for model in models}
 
 
 def labelled(row: Row, labels: Mapping[str, str]) -> Row:
@@ -237,6 +240,14 @@ def resumable(file: RowFile) -> Iterator[None]:
         raise
 
 
+class Tally(NamedTuple):
+    """How many images were scored, how many have an error, and how long that took."""
+
+    scored: int
+    errors: int
+    seconds: float
+
+
 def score_all(
     scorer: Scorer | RayScorer,
     sources: list[str],
@@ -245,10 +256,8 @@ def score_all(
     fail_on_error: bool,
     *,
     quiet: bool = False,
-    errors_before: int = 0,
-) -> int:
-    """Score and write each, with progress on stderr, and say at the end how it went; the count of errors, with those of
-    the rows that were there before."""
+) -> Tally:
+    """Score and write each, with progress on stderr unless `quiet`."""
     start, scored, errors = time.perf_counter(), 0, 0
     known = len(sources) if isinstance(scorer, Scorer) else None  # a folder or a shard holds as many as it holds
     with progress_bar(total=known, quiet=quiet) as bar:
@@ -259,14 +268,12 @@ def score_all(
                 raise MusiqError(f"{row.path}: {row.error}")
             bar.advance()
             bar.tell(note=f"{per_second(bar.per_second)}, {errors} error{'' if errors == 1 else 's'}")
-    before = f"; {errors_before:,} of the rows from before with errors" if errors_before else ""
-    tell(summary(scorer, scored, errors, time.perf_counter() - start) + before)
-    return errors + errors_before
+    return Tally(scored, errors, max(time.perf_counter() - start, 1e-9))
 
 
-def summary(scorer: Scorer | RayScorer, scored: int, errors: int, seconds: float) -> str:
+def summary(scorer: Scorer | RayScorer, tally: Tally) -> str:
     """One line: counts, speed, and which side held the other up."""
-    seconds = max(seconds, 1e-9)
+    scored, errors, seconds = tally
     rate = per_second((scored + errors) / seconds)
     said = f"{scored:,} scored, {errors:,} error{'' if errors == 1 else 's'}, {rate}"
     if not isinstance(scorer, Scorer):

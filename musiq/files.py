@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -57,8 +58,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def link_target(path: Path) -> Path:
-    """The path itself, or where it is a symbolic link the path that it leads to, whether there is anything or not."""
-    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+    """The path itself, or where it is a symbolic link the path that it leads to, whether there is anything or not.
+
+    Raises OSError for a link that leads to itself.
+    """
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    if os.path.islink(target):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return target
 
 
 def special_kind(path: Path) -> str:
@@ -118,9 +125,12 @@ def check_utf8(path: Path) -> None:
 
 
 def utf8_name(name: str) -> str:
-    """A file's name as UTF-8 reads it, whatever the locale: bytes that are no UTF-8 stay surrogates, as Python has them.
+    """A file's name as UTF-8 reads its bytes, whatever the locale; bytes that are no UTF-8 stay surrogates, as in Python.
 
-    In a UTF-8 locale that is the name itself. In the C locale Python has a surrogate for every byte beyond ASCII, so that
-    the same file would have another name there.
+    In a UTF-8 locale that is the name itself. In others Python has another one for the same file.
     """
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    try:
+        data = os.fsencode(name)
+    except UnicodeEncodeError:  # no name of this file system: a URL, or a column's cell
+        return name
+    return data.decode("utf-8", "surrogateescape")

@@ -37,7 +37,12 @@ def conditions(settings: BenchSettings, images: ImageSet, environment: Facts) ->
     listed = "\n".join(f"{file.absolute()} {file.stat().st_size}" for file in images.files)
     machine = {name: environment[name] for name in ("cpu", "cores", "versions")}
     gpus = [gpu["name"] for gpu in environment["gpus"]]
-    return {**how, "images": hashlib.sha256(listed.encode()).hexdigest()[:16], **machine, "gpus": gpus}
+    return {
+        **how,
+        "images": hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()[:16],
+        **machine,
+        "gpus": gpus,
+    }
 
 
 class Journal:

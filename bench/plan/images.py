@@ -100,13 +100,14 @@ def find_labels(images: Sequence[Path], source: str | None, split: str | None) -
 @dataclass
 class ImageSet:
     """Images in a fixed order, every model gets the same; `broken` are (path, why), found while decoding;
-    `fitted` is how many were resized or cropped for a model."""
+    `fitted` is how many were resized or cropped for a model, `unlabelled` how many were left out for want of a label."""
 
     files: list[Path]
     found: int
     scratch: Path
     broken: list[tuple[Path, str]] = field(default_factory=list)
     fitted: int = 0
+    unlabelled: int = 0
     _decoded: dict[tuple[int, int], Path] = field(default_factory=dict)
 
     def decoded(self, height: int, width: int, progress: Progress = lambda done, of: None) -> Path:
@@ -135,6 +136,7 @@ class ImageSet:
             "found": self.found,
             "used": len(self.files),
             "fitted": self.fitted,
+            "unlabelled": self.unlabelled,
             "broken": [{"path": str(path), "reason": reason} for path, reason in self.broken],
         }
 
@@ -199,4 +201,4 @@ def choose(folders: Sequence[Path], labels: Labels | None, at_most: int, scratch
                 f"None of the {found} images in {', '.join(map(str, folders))} has a label in {labels.source} (split: "
                 f"{labels.split}). Check --images, --labels and --split."
             )
-    return ImageSet(evenly(files, at_most), found, scratch)
+    return ImageSet(evenly(files, at_most), found, scratch, unlabelled=found - len(files))

@@ -133,7 +133,8 @@ class Report:
         command: The command line.
         environment: The machine, see `bench.machine.environment.describe`.
         settings: How the run measured, see `bench.plan.cases.BenchSettings`.
-        images: The images that all models got: folders, found, used, fitted, broken (path and reason).
+        images: The images that all models got: folders, found, used, fitted, unlabelled (left out), broken (path and
+            reason).
         labels: Their source, target, split and n; None without any.
         caption: What the figures are of, in words.
         rows: One for each model, batch size and device.

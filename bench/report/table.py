@@ -74,6 +74,9 @@ def caption(report: Report) -> str:
     sentences = [f"{images['used']} images at {', '.join(sizes(report.rows)) or 'no size'}"]
     if images["broken"]:
         sentences.append(f" ({len(images['broken'])} that cannot be read left out)")
+    if labels and images.get("unlabelled"):
+        split = "" if labels["split"] == "all" else f" in the split {labels['split']}"
+        sentences.append(f" ({images['unlabelled']} of {images['found']} found left out, without a label{split})")
     sentences.append(". Latency: uint8 images in memory to scores, n calls of one batch.")
     sentences.append(" max diff, SRCC ref: to the scores of PyTorch fp32.")
     if labels:

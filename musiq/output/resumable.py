@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from musiq.errors import MusiqError
-from musiq.files import atomic_write, link_target, special_kind, utf8_name
+from musiq.files import atomic_write, link_target, special_kind
 from musiq.output.formats import RowFormat
 from musiq.scoring import Row
 
@@ -30,7 +30,7 @@ class RowFile:
     Attributes:
         path: NAME.
         part: NAME.part.
-        done: How many rows of each path are there already, by the path's UTF-8 name (`musiq.files.utf8_name`).
+        done: How many rows of each path are there already, by the UTF-8 name that rows have (`musiq.files.utf8_name`).
         errors: How many of them have an error.
     """
 
@@ -46,7 +46,9 @@ class RowFile:
         Raises:
             MusiqError: The file cannot be written, holds another model's scores, or is being written by another process.
         """
-        self.path = link_target(path)
+        self.path = path
+        with self._writing():
+            self.path = link_target(path)
         self.part = self.path.with_name(self.path.name + ".part")
         self.models = sorted(models)
         self.done: Counter[str] = Counter()
@@ -107,7 +109,7 @@ class RowFile:
         for end, row in self._rows.read(self._file):
             if row.model not in known:
                 raise MusiqError(f"scores of the model {row.model}, not of {' or '.join(self.models)}")
-            self.done[utf8_name(row.path)] += 1
+            self.done[row.path] += 1
             self.errors += bool(row.error)
             kept = end
         return kept
@@ -140,13 +142,13 @@ class RowFile:
             cause = problem if isinstance(problem, OSError) else problem.__cause__
             if not isinstance(cause, OSError):
                 raise
-            advice = (
-                f"Make room: the rows so far are in {self.part}, and the same command with --resume goes on from there."
-            )
-            raise MusiqError(
-                f"Cannot write {self.path}: {cause.strerror or cause}. "
-                f"{advice if started else 'Give a place with room and write access.'}"
-            ) from problem
+            advice = "Give a place with room and write access."
+            if started:
+                advice = (
+                    f"Make room: the rows so far are in {self.part}; the same command with --resume goes on from there."
+                )
+            reason = os.strerror(cause.errno) if cause.errno else cause  # pyarrow's own words are long
+            raise MusiqError(f"Cannot write {self.path}: {reason}. {advice}") from problem
 
     def __enter__(self) -> RowFile:
         return self

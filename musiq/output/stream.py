@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import sys
 from contextlib import suppress
@@ -14,7 +15,7 @@ from musiq.errors import MusiqError
 from musiq.output.text import TextFormat
 from musiq.scoring import Row
 
-OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
+OPEN_FILES = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/([0-9]+)")
 """Names of what this process has open already, also where that is a regular file."""
 
 
@@ -24,7 +25,9 @@ def is_stream(path: Path) -> bool:
         mode = os.stat(path).st_mode
     except OSError:
         return False
-    return str(path).startswith(OPEN_FILES) or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    return (
+        OPEN_FILES.fullmatch(str(path)) is not None or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    )
 
 
 class RowStream:
@@ -77,8 +80,9 @@ def _opened(path: Path | None) -> BinaryIO:
             raise MusiqError("Standard output is closed. Leave it open, or name a file with --out.")
         return sys.stdout.buffer
     try:
-        # Appended, as to what a shell has opened; devices and FIFOs know no other way.
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb")
+        if found := OPEN_FILES.fullmatch(str(path)):  # opened anew, a file would be written from its start
+            return os.fdopen(os.dup({"stdout": 1, "stderr": 2}.get(found[1]) or int(found[2])), "wb")
+        return os.fdopen(os.open(path, os.O_WRONLY), "wb")
     except OSError as problem:
         raise _unwritable(path, problem) from problem
 

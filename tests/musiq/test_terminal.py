@@ -88,3 +88,61 @@ def test_nobody_sees_a_bar_in_a_log() -> None:
 )
 def test_rates_have_three_digits_or_all_before_the_point(rate: float, words: str) -> None:
     assert per_second(rate) == words
+
+
+PRINTS = r"""
+import click, sys
+from rich.console import Console
+from rich.table import Table
+from musiq.terminal import Command, progress_bar
+def work():
+    click.echo("[\u2713] \u65e5\u672c caf\udce9")
+    table = Table("\u0394")
+    table.add_row("\u2264")
+    Console().print(table)
+    with progress_bar("\u2026", 1) as bar:
+        bar.advance()
+Command("work", callback=work).main([])
+"""
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "cp1252"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+        {"PYTHONIOENCODING": "utf-8"},
+    ],
+)
+def test_no_character_stops_a_command_whatever_the_locale(locale: dict[str, str]) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **locale}
+    done = subprocess.run([sys.executable, "-c", PRINTS], capture_output=True, env=environment, timeout=300)
+    assert (done.returncode, done.stderr) == (0, b"")
+    # Where the encoding is ASCII click writes UTF-8 instead.
+    assert done.stdout.startswith(("[\u2713] ".encode(), b"[\\u2713] "))
+    assert b"caf" in done.stdout
+
+
+FLOODS = """
+import click
+from musiq.terminal import Command
+def work():
+    print("held back until the end" * 9, end="")
+Command("work", callback=work).main([])
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("code", [FLOODS, FLOODS.replace("print(", "click.echo(").replace(', end=""', "")])
+def test_output_that_finds_no_room_is_one_line_and_exits_with_1(code: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, env=environment)
+        silent = subprocess.run([sys.executable, "-c", FLOODS], stdout=subprocess.PIPE, stderr=full, env=environment)
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"Error: Cannot write: No space left on device. Make room on the disk.\n",
+    )
+    assert silent.returncode == 0  # what matters was written
