@@ -134,3 +134,12 @@ def utf8_name(name: str) -> str:
     except UnicodeEncodeError:  # no name of this file system: a URL, or a column's cell
         return name
     return data.decode("utf-8", "surrogateescape")
+
+
+def local_name(text: str) -> str:
+    """A file's name out of a UTF-8 text, as this locale has it: where that lacks a character, the name's UTF-8 bytes."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+    return text

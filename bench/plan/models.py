@@ -101,7 +101,8 @@ def short_names(candidates: Sequence[Candidate]) -> dict[Candidate, str]:
     names = {}
     for candidate, file in files.items():
         alike = [o for o in files.values() if o != file and (o.stem, o.suffix) == (file.stem, file.suffix)]
-        names[candidate] = f"{file.parent.name}/{file.stem}" if alike else file.stem
+        name = f"{file.parent.name}/{file.stem}" if alike else file.stem
+        names[candidate] = name.encode("utf-8", "backslashreplace").decode()  # plots take no stray bytes
     return names
 
 

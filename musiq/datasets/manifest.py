@@ -14,7 +14,7 @@ from pathlib import Path
 from musiq.datasets.dataset import KONIQ_MOS, KONIQ_RATING, Dataset, Labelled
 from musiq.datasets.table import Row, decoded_text, number_in, read_table
 from musiq.errors import MusiqError
-from musiq.files import atomic_write
+from musiq.files import atomic_write, local_name
 
 KONIQ_FOLDER = "1024x768"
 
@@ -94,7 +94,7 @@ def _read_list(path: Path, root: Path | None) -> Dataset:
         mos = number_in(parts[-1])
         if len(parts) != 3 or mos is None:
             raise MusiqError(f"{path}, row {number}: {line!r} is not scene, image and score with tabs between.")
-        items.append(Labelled(parts[1], folder / parts[1], mos, extra={"scene": parts[0]}))
+        items.append(Labelled(parts[1], folder / local_name(parts[1]), mos, extra={"scene": parts[0]}))
     return Dataset(tuple(items), folder, KONIQ_RATING, (1.0, 5.0), portions=(0.72, 0.08, 0.2))
 
 
@@ -143,7 +143,7 @@ def _labelled(row: Row, columns: _Columns, folder: Path) -> Labelled:
         raise MusiqError(f"{row.where}: the shares {shares} are none; expected numbers from 0 on, not all 0.")
     return Labelled(
         image,
-        folder / image,
+        folder / local_name(image),
         row.number(columns.mos),
         SPLIT_NAMES.get(split, ""),
         row.number(columns.std) if columns.std and row.cells[columns.std].strip() else None,

@@ -24,7 +24,7 @@ from musiq.datasets.dataset import Dataset
 from musiq.datasets.load import DataOptions, Origin
 from musiq.datasets.manifest import read_manifest, write_manifest
 from musiq.errors import MusiqError
-from musiq.files import atomic_write
+from musiq.files import atomic_write, check_utf8
 from musiq.model.tensor_files import read_torch
 from musiq.training.recipe import Recipe
 
@@ -118,6 +118,7 @@ def scored(folder: Path) -> bool:
 
 
 def check_new(folder: Path) -> None:
+    check_utf8(folder)  # TensorBoard and safetensors open no other
     if exists(folder):
         raise MusiqError(f"{folder} holds a run already: go on with --resume --out {folder}, or give another --out.")
 

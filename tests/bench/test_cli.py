@@ -117,6 +117,37 @@ def test_without_torch_the_exporters_own_check_is_told(torch_place: Path, tmp_pa
     assert "a difference of at most 1 is wanted, and there is none" in done.stderr
 
 
+def test_images_without_a_label_are_counted(place: Path, tmp_path: Path) -> None:
+    asked = ("--images", "photos", "--labels", "labels.csv", "--models", "exports/brightness.onnx", "--out", tmp_path)
+    done = bench(*asked, *QUICK, cwd=place)
+    assert done.returncode == 0, done.stderr
+    words = "(1 of 12 found left out, without a label in the split test)"
+    assert words in " ".join(done.stdout.split())
+    assert words in report_of(tmp_path)["caption"]
+    assert report_of(tmp_path)["images"]["unlabelled"] == 1
+    planned = bench(*asked, "--plan", cwd=place)
+    assert "1 of 12 images are left out: no label (split: test)." in planned.stdout
+
+
+def test_names_that_are_no_utf_8_cost_no_report(place: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    images, models, out = tmp_path / odd, tmp_path / "models", tmp_path / f"out-{odd}"
+    images.mkdir()
+    models.mkdir()
+    for image in sorted((place / "photos").iterdir())[:3]:
+        (images / f"{image.stem}-{odd}.png").write_bytes(image.read_bytes())
+    for name, source in (("fine", "brightness"), (odd, "brighter")):
+        (models / f"{name}.onnx").write_bytes((place / "exports" / f"{source}.onnx").read_bytes())
+    for resume in ((), ("--resume",)):
+        done = bench("--images", images, "--models", models, "--out", out, *QUICK, *resume, cwd=place)
+        assert done.returncode == 0, done.stderr
+        rows = {row["model"]: row for row in report_of(out)["rows"]}
+        assert (rows["fine"]["status"], rows["fine"]["images"]) == ("ok", 3)
+        assert "is no UTF-8" in rows["caf\\udce9"]["reason"]
+        for name in ("report.csv", "report.md", "report.html"):
+            assert "caf\\udce9" in (out / name).read_text(encoding="utf-8")
+
+
 def test_a_score_below_the_limit_exits_with_4_and_names_the_row(place: Path, tmp_path: Path) -> None:
     asked = ("--images", "photos", "--labels", "labels.csv", "--models", "exports/brightness.onnx", "--out", tmp_path)
     done = bench(*asked, *QUICK, "--fail-below-srcc", 0.9999, cwd=place)
@@ -130,6 +161,7 @@ def test_a_score_below_the_limit_exits_with_4_and_names_the_row(place: Path, tmp
     [
         (("--images", "nowhere"), "There is no nowhere"),
         (("--images", "photos", "--models", "no.onnx"), "Cannot read no.onnx"),
+        (("--images", "photos", "--models", "fifo.onnx"), "Cannot read fifo.onnx: it is a FIFO"),
         (("--images", "photos", "--models", "labels.csv"), "labels.csv is of no known kind"),
         (("--images", "photos", "--labels", "no.csv"), "Cannot read the labels no.csv"),
         (("--images", "photos", "--labels", "labels.csv", "--split", "val"), "no image in the split val"),
@@ -143,6 +175,8 @@ def test_a_score_below_the_limit_exits_with_4_and_names_the_row(place: Path, tmp
 def test_what_cannot_be_done_is_one_line_and_exit_1(
     place: Path, tmp_path: Path, asked: tuple[str, ...], message: str
 ) -> None:
+    if not (place / "fifo.onnx").exists():
+        os.mkfifo(place / "fifo.onnx")
     done = bench(*asked, "--out", tmp_path, cwd=place)
     assert done.returncode == 1
     assert message in done.stderr

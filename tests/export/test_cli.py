@@ -134,3 +134,44 @@ def test_a_folder_is_shown_as_a_table(every_float_file: Path) -> None:
     table = run("--table", every_float_file).output
     assert len(table.strip().splitlines()) == 2 + 12
     assert "| s-fp16.xml | openvino | fp16 |" in table
+
+
+@pytest.mark.parametrize(
+    "locale", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_a_terminal_without_the_mark_of_success_costs_no_build(
+    tiny_checkpoint: Path, tmp_path: Path, locale: dict[str, str]
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "musiq_export.cli",
+        "--checkpoint",
+        tiny_checkpoint,
+        "--out",
+        tmp_path,
+        "--name",
+        "t",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **locale}
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert b"SRCC" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.onnx", "t.onnx.json"]
+
+
+def test_places_that_no_runtime_can_read_are_told_before_the_build(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    os.mkfifo(tmp_path / "fifo")
+    for arguments, words in (
+        (["--checkpoint", tiny_checkpoint, "--out", folder], r"is no UTF-8, as runtimes need it: rename it"),
+        (["--checkpoint", tiny_checkpoint, "--out", tmp_path, "--timing-cache", tmp_path / "fifo"], "it is a FIFO"),
+        (["--checkpoint", tmp_path / "fifo", "--out", tmp_path], "Cannot read the checkpoint"),
+        (["--checkpoint", tiny_checkpoint, "--verify", tmp_path], "it is a folder"),
+        (["--checkpoint", tiny_checkpoint, "--verify", tmp_path / "no.onnx"], "it is missing"),
+        (["--table", tmp_path / "nowhere"], "There is no folder"),
+    ):
+        result = run(*arguments)
+        assert (result.exit_code, result.output.splitlines()[-1].startswith("Error: ")) == (1, True)
+        assert words in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["fifo"]

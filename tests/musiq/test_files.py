@@ -115,7 +115,8 @@ def test_a_name_is_the_same_in_every_locale(locale: dict[str, str], tmp_path: Pa
     for name in ("日本.png", os.fsdecode(b"caf\xe9.png")):
         (tmp_path / name).write_text("")
     code = (
-        "import os, sys; from musiq.files import utf8_name\n"
+        "import os, sys; from musiq.files import local_name, utf8_name\n"
+        "assert os.path.exists(os.path.join(sys.argv[1], local_name('\\u65e5\\u672c.png')))\n"
         "print(sorted(ascii(utf8_name(name)) for name in os.listdir(sys.argv[1])))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **locale}
