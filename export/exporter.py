@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-
-class DisagreesError(MusiqError):
-    """An artifact ran and does not score like the original."""
+REMEDY = "Try another precision, or loosen --max-difference and --min-srcc if that is good enough for you."
+BATCH = 8  # for the check of artifacts that take any
 
 
 @dataclass
@@ -72,7 +71,8 @@ def _is_exact(record: Record) -> bool:
 
 
 def export(format: Format, request: Request, reference: Reference, limits: Limits, path: Path, say: Say) -> Record:
-    """Write an artifact and its record; neither exists unless the check passed.
+    """Write an artifact and its record. Neither exists where the check failed; where it could not run on this machine
+    both do, and the record says that the artifact is unverified, until `verify` has finished the check.
 
     Args:
         format: Of the artifact, which builds it.
@@ -99,6 +99,8 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
         artifact.write_record(part, record)
         if not built.unverified:
             record = replace(record, check=run_check(part, record, reference, limits, say))
+            if record.check and not record.check.passed:
+                raise MusiqError(f"{_disagreement(path, reference)}, so it was not kept. {REMEDY}")
             if request.precision == "int8":
                 record = compare_speed(format, request, record, part, reference.images, say)
             artifact.write_record(part, record)
@@ -107,13 +109,14 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
 
 
 def run_check(path: Path, record: Record, reference: Reference, limits: Limits, say: Say) -> Check:
-    """Score the reference images with the runtime that users get, one by one and in the largest batch; compare."""
+    """Score the reference images with the runtime that users get, one by one and in the largest batch (8 where there is
+    no limit), and compare."""
     runtime = open_runtime(path)
     try:
         images, scores = reference.images, reference.scores
         one_by_one = _scored(runtime, images, max(1, record.batch[0]))
         # The largest batch once: other shapes may run other kernels.
-        together = runtime(images[: record.batch[1] or 8])
+        together = runtime(images[: record.batch[1] or BATCH])
         provider = runtime.provider
     finally:
         runtime.close()
@@ -123,12 +126,11 @@ def run_check(path: Path, record: Record, reference: Reference, limits: Limits, 
     check = compare(found, scores, record.spec, limits, provider, reference.image_source, uncertain)
     for line in lines(check, record.spec, limits, scores):
         say(line)
-    if not check.passed:
-        raise DisagreesError(
-            f"{path.name} does not score like {reference.name}, so it was not kept. Try another precision, or loosen "
-            "--max-difference and --min-srcc if that is good enough for you."
-        )
     return check
+
+
+def _disagreement(path: Path, reference: Reference) -> str:
+    return f"{path.name} does not score like {reference.name}"
 
 
 def worse_of(alone: Scores, together: Scores, reference: Scores) -> Scores:
@@ -174,7 +176,7 @@ def verify(
     path: Path,
     checkpoint: Path,
     make_reference: Callable[[Path, Musiq], Reference],
-    limits: Callable[[Limits], Limits],
+    limits_for: Callable[[Limits], Limits],
     say: Say,
 ) -> Record:
     """Check an artifact that could not run where it was built, and write the outcome into its record.
@@ -183,15 +185,15 @@ def verify(
         path: Of the artifact.
         checkpoint: That it was made from.
         make_reference: Gives the original of a checkpoint and the model read from it.
-        limits: Gives those of the check, from the precision's own.
+        limits_for: Gives those of the check, from the precision's own.
         say: Called with each line for the user.
 
     Returns:
         The record as it was written.
 
     Raises:
-        MusiqError: For another checkpoint, for an artifact that cannot run here, and for one that disagrees: that one's
-            record then says so, and `musiq.load` keeps calling it unverified.
+        MusiqError: For another checkpoint, for an artifact that cannot run here, and for one that disagrees: that one
+            stays where it is, its record says so, and `musiq.load` keeps calling it unverified.
     """
     from musiq.model import checkpoint as checkpoints
 
@@ -213,11 +215,11 @@ def verify(
         )
     model = checkpoints.load(checkpoint, record.spec.height, record.spec.width)
     reference = make_reference(checkpoint, model)
-    try:
-        check = run_check(path, record, reference, limits(LIMITS[record.precision]), say)
-    except DisagreesError as problem:  # a machine that cannot run it says nothing about the artifact
-        artifact.write_record(path, replace(record, unverified=f"its check failed: {problem}"))
-        raise
+    check = run_check(path, record, reference, limits_for(LIMITS[record.precision]), say)
+    if not check.passed:
+        disagreement = _disagreement(path, reference)
+        artifact.write_record(path, replace(record, unverified=f"its check failed: {disagreement}"))
+        raise MusiqError(f"{disagreement}: the file stays, and its record calls it unverified. {REMEDY}")
     record = replace(record, check=check, unverified="")
     artifact.write_record(path, record)
     return record

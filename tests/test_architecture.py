@@ -27,6 +27,7 @@ FLOORS = {
         ("errors", "hardware", "version", "markdown", "timing", "file_formats"),
     ],
     "musiq_export": [
+        ("__main__",),
         ("cli",),
         ("formats", "options"),
         ("builders", "triton"),

@@ -84,7 +84,8 @@ def judges_ranks(limits: Limits, reference: Scores) -> bool:
 def lines(check: Check, spec: Spec, limits: Limits, reference: Scores) -> Iterator[str]:
     """The check for a person."""
     span, allowed = score_span(spec, reference), allowed_difference(limits, spec, reference)
-    share = f" ({100 * check.decisive_difference / span:.4f}% of the score range)" if span else ""
+    whole = "the spread of the scores" if spec.score_range is None else "the score range"
+    share = f" ({100 * check.decisive_difference / span:.4f}% of {whole})" if span else ""
     yield (
         f"{_mark(check.decisive_difference <= allowed)} largest difference {check.decisive_difference:.2g} ≤ "
         f"{allowed:.2g}{share}, mean {check.mean_difference:.2g}"

@@ -91,7 +91,7 @@ def _warn_if_unverified(path: Path, record: artifact.Record | None, provider: st
         warnings.warn(f"{path} is unverified: it has no record {artifact.record_path(path).name}", stacklevel=3)
     elif record.unverified:
         warnings.warn(
-            f"{path} is unverified: {record.unverified}. Finish the check with musiq-export --verify {path}",
+            f"{path} is unverified: {record.unverified.rstrip('.')}. Check it with musiq-export --verify {path}",
             stacklevel=3,
         )
     elif record.precision == "int8" and "CPU" in provider and _may_overflow(record):

@@ -118,7 +118,10 @@ def test_a_record_says_that_a_check_failed_but_not_that_a_machine_could_not_run_
     assert artifact.record_path(path).read_text() == before
     honest = exporter.reference_scores
     monkeypatch.setattr(exporter, "reference_scores", lambda *given: honest(*given) + 0.5)
-    assert run("--verify", path, "--checkpoint", tiny_checkpoint).exit_code == 1
-    record = artifact.read_record(path)
-    assert record is not None
-    assert record.unverified.startswith("its check failed: tiny.onnx does not score like")
+    failed = run("--verify", path, "--checkpoint", tiny_checkpoint)
+    assert failed.exit_code == 1
+    assert "does not score like tiny.safetensors: the file stays, and its record calls it unverified." in failed.output
+    with pytest.warns(
+        UserWarning, match=r"check failed: tiny.onnx does not score like tiny.safetensors\. Check it with"
+    ):
+        open_runtime(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from musiq.metrics import srcc
-from musiq_export.check.compare import compare
+from musiq_export.check.compare import compare, lines
 from musiq_export.request import LIMITS, Limits
 from tests.recipe import lively_model
 
@@ -34,3 +34,11 @@ def test_few_images_judge_ranks_only_where_exact_agreement_is_asked_for() -> Non
     for precision, passes in (("fp16", True), ("fp32", False)):
         limits = Limits(difference=1.0, srcc=LIMITS[precision].srcc)
         assert compare(swapped, reference, spec, limits, "test", "made up").passed is passes
+
+
+def test_a_share_says_what_it_is_a_share_of() -> None:
+    reference = np.linspace(1, 3, 16, dtype=np.float32)
+    for score_range, whole in (((0.0, 100.0), "(0.0100% of the score range)"), (None, "(0.5000% of the spread of the")):
+        spec, limits = lively_model("tiny", score_range=score_range).spec, LIMITS["fp16"]
+        check = compare(reference + np.float32(0.01), reference, spec, limits, "test", "made up")
+        assert whole in next(lines(check, spec, limits, reference))
