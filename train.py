@@ -1,6 +1,7 @@
 """Train a MUSIQ model on labelled images: one visible loop, on a CPU, a GPU, or several by `accelerate launch`.
 
-This file is the loop and the command; musiq/training has the parts: recipe, model, objective, optimizer, epoch, report.
+This file is the loop and the command; musiq/training has the parts: recipe, initial_model, model_wrappers, objective,
+optimizer, epoch, report.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import click
 
 from musiq.datasets import public
 from musiq.datasets.load import DataOptions, Origin, open_dataset
-from musiq.errors import ImageError
+from musiq.errors import ImageError, check_installed
 from musiq.images.decode import prepare
 from musiq.spec import PRESETS
 from musiq.terminal import Command, progress_bar
@@ -78,10 +79,11 @@ def train(run: Run) -> None:
             save_state(run, learner)
 
 
+CONTEXT = {"show_default": True, "max_content_width": 110, "help_option_names": ["-h", "--help"]}
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-@click.command(cls=Command, context_settings={"show_default": True, "max_content_width": 110})
+@click.command(cls=Command, context_settings=CONTEXT)
 @click.option(
     "--data",
     multiple=True,
@@ -152,6 +154,8 @@ def main(context: click.Context, /, **options: Any) -> None:
     if not (options["data"] or options["labels"] or options["resume"]):
         click.echo(NEEDS)
         return
+    needed = ("torch", "torchvision", "accelerate", "safetensors", "einops", "scipy")
+    check_installed(needed, "train.py trains with PyTorch and", "train")
     run = open_run(Options.of(context))
     from musiq.training.report import report_test
     from musiq.training.run import StopAskedError, explain_shortages, open_log, stop_on_signals

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from importlib.util import find_spec
+
 
 class MusiqError(Exception):
     """Something the user can put right: the message says what was wrong, what was expected, what to do.
@@ -12,6 +15,19 @@ class MusiqError(Exception):
 
 class ImageError(MusiqError):
     """An image that cannot be scored; in a run over many it becomes that image's row, and the rest go on."""
+
+
+def check_installed(packages: Iterable[str], what: str, extra: str) -> None:
+    """Raise MusiqError for the first package that is not installed; none is imported.
+
+    Args:
+        packages: Their names, as they are imported.
+        what: What needs them: "train.py trains with PyTorch and".
+        extra: The extra of this package that brings them: "train".
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise MusiqError(f"{what} needs {package}: pip install 'musiq[{extra}]'.")
 
 
 STARVED = ("out of memory", "bad_alloc", "failed to allocate memory", "can't allocate memory", "bfc_arena")

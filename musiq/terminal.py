@@ -37,6 +37,9 @@ class Command(click.Command):
         try:
             try:
                 return super().main(*args, **extra)
+            except MusiqError as problem:  # also of options that are checked as they are read
+                tell("Error: " + " ".join(str(problem).split()))
+                sys.exit(1)
             finally:
                 _flush()
         except OSError as problem:
@@ -57,9 +60,6 @@ class Command(click.Command):
         try:
             with _plain_warnings():
                 return super().invoke(ctx)
-        except MusiqError as problem:
-            tell("Error: " + " ".join(str(problem).split()))
-            ctx.exit(1)
         except KeyboardInterrupt:
             tell("Interrupted.")
             ctx.exit(130)

@@ -42,6 +42,39 @@ def refused(out: Path, *options: object) -> str:
     return line
 
 
+RECIPES = [
+    (None, "Cannot read the recipe"),
+    ("lr = = 1", "is no TOML"),
+    ("speed = 9", "there is no option 'speed'"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), RECIPES)
+def test_a_recipe_that_cannot_be_used_is_one_line(tmp_path: Path, text: str | None, says: str) -> None:
+    recipe = tmp_path / "recipe.toml"
+    if text is not None:
+        recipe.write_text(text)
+    assert says in refused(tmp_path / "run", "--config", recipe)
+
+
+def test_without_torch_the_install_line_is_given(labels: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; import train; train.main()"
+    command = [sys.executable, "-c", code, "--labels", labels]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: train.py trains with PyTorch and needs torch: pip install 'musiq[train]'.\n",
+    )
+
+
+@pytest.mark.parametrize("command", ["train.py", "-m musiq.training.compare_runs", "-m musiq.datasets.synthetic"])
+def test_help_has_its_short_name(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *command.split(), "-h"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.startswith("Usage: ")
+
+
 ONE_IMAGE = [
     (("--loss", "ranking", "--batch-size", 1), "--loss ranking compares the images of a batch"),
     (("--loss", "fidelity", "--batch-size", 1), "here a batch, over all processes, is 1 of 6"),

@@ -181,7 +181,7 @@ def _write(path: Path, image: Image) -> None:
     path.write_bytes(data.tobytes())
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("demo/data"), show_default=True)
 @click.option(
     "--versions", type=click.IntRange(1), default=6, show_default=True, help="Crops of each photograph a level."

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, one_line
 from musiq.markdown import table
 from musiq.metrics import srcc_difference
 from musiq.terminal import Command
@@ -41,9 +41,10 @@ class FinishedRun:
         try:
             settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
             return cls(folder, settings, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError) as problem:
+        except (OSError, ValueError, KeyError, TypeError) as problem:
             raise MusiqError(
-                f"{folder} holds no finished run ({problem}); finish it with python train.py --resume --out {folder}."
+                f"{folder} holds no finished run ({_reason(problem)}); "
+                f"finish it with python train.py --resume --out {folder}."
             ) from problem
 
     def cells(self, shown: Sequence[str]) -> list[str]:
@@ -95,6 +96,13 @@ def _difference(folder: Path, against: Path) -> str:
     return f"{delta:+.4f}" + (f" ({ends[0]:+.3f} to {ends[1]:+.3f})" if ends else "")
 
 
+def _reason(problem: Exception) -> str:
+    """Why a file of a run cannot be read, without Python's numbers and types."""
+    if isinstance(problem, OSError):
+        return f"{Path(problem.filename or '').name}: {problem.strerror}"
+    return f"there is no {problem} in it" if isinstance(problem, KeyError) else one_line(problem)
+
+
 def _predictions(folder: Path) -> dict[str, tuple[float, float]]:
     """(label, score) of each test image that could be read."""
     file = folder / "predictions.csv"
@@ -103,10 +111,12 @@ def _predictions(folder: Path) -> dict[str, tuple[float, float]]:
             read = [row for row in csv.DictReader(rows) if row["score"]]
             return {row["image"]: (float(row["mos"]), float(row["score"])) for row in read}
     except (OSError, ValueError, KeyError) as problem:
-        raise MusiqError(f"{file} cannot be read ({problem}); train.py writes it at the end of a run.") from problem
+        raise MusiqError(
+            f"{file} cannot be read ({_reason(problem)}); train.py writes it at the end of a run."
+        ) from problem
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--against", type=click.Path(path_type=Path), help="A finished run: tell how each differs from it, beyond noise."

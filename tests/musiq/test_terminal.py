@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -29,6 +30,15 @@ def test_a_users_error_is_one_line_and_exits_with_1() -> None:
         raise MusiqError("This is wrong;\n  do that.")
 
     assert run(fail) == (1, "Error: This is wrong; do that.\n")
+
+
+def test_an_option_that_is_refused_while_it_is_read_is_one_line_too() -> None:
+    def refuse(*_: object) -> None:
+        raise MusiqError("There is no such recipe.")
+
+    command = Command("work", params=[click.Option(["--config"], callback=refuse)], callback=lambda config: None)
+    result = CliRunner().invoke(command, ["--config", "nope.toml"])
+    assert (result.exit_code, result.output) == (1, "Error: There is no such recipe.\n")
 
 
 def test_ctrl_c_exits_with_130() -> None:

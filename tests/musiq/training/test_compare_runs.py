@@ -20,7 +20,15 @@ def test_finished_runs_make_one_table(finished_run: Path, tmp_path: Path) -> Non
     )
     result = CliRunner().invoke(compare_runs.main, [str(finished_run), str(tmp_path)])
     assert result.exit_code == 1
-    assert "holds no finished run" in result.output
+    assert f"{tmp_path} holds no finished run (run.json: No such file or directory); finish it" in result.output
+
+
+def test_a_file_that_holds_no_run_is_one_line(tmp_path: Path) -> None:
+    for text, why in (("{}", "there is no 'settings' in it"), ("{", "Expecting property name"), ("[]", "list indices")):
+        (tmp_path / "run.json").write_text(text)
+        result = CliRunner().invoke(compare_runs.main, [str(tmp_path)])
+        assert result.exit_code == 1
+        assert why in result.output
 
 
 def test_two_runs_differ_by_the_difference_of_their_srcc(finished_run: Path, tmp_path: Path) -> None:
