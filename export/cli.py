@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import math
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from musiq import artifact
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, check_installed
 from musiq.files import check_utf8, special_kind
 from musiq.terminal import Command
 
@@ -30,6 +30,14 @@ FORMAT_HELP = (
     ", ".join(f"{name} ({format.note})" if format.note else name for name, format in FORMATS.items())
     + "; repeatable; 'all' for every file that can be built here."
 )
+
+
+class Limit(click.FloatRange):
+    """A number within a range, which NaN is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        return self.fail("nan is no limit.", param, ctx) if math.isnan(number) else number
 
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -71,9 +79,12 @@ FORMAT_HELP = (
 )
 @click.option("--max-images", type=click.IntRange(1), default=64, help="How many of them.")
 @click.option(
-    "--max-difference", type=float, show_default="by precision", help="Largest allowed, in % of the score range."
+    "--max-difference",
+    type=Limit(0),
+    show_default="by precision",
+    help="Largest allowed, in % of the score range; where a checkpoint knows none, of the spread of the scores.",
 )
-@click.option("--min-srcc", type=float, show_default="by precision", help="Least allowed rank correlation.")
+@click.option("--min-srcc", type=Limit(0, 1), show_default="by precision", help="Least allowed rank correlation.")
 @click.option(
     "--calibration-images",
     type=click.Path(path_type=Path),
@@ -124,7 +135,8 @@ def main(**given: Any) -> None:
     if options.folder is not None:
         click.echo(table(options.folder))
         return
-    check_torch()
+    needed = ("torch", "torchvision", "safetensors", "einops")
+    check_installed(needed, "musiq-export reads the checkpoint with PyTorch and", "train")
     chosen = [find(name) for name in options.formats if name != "all"]
     checkpoint = options.checkpoint or newest_checkpoint(Path("runs"))
     if options.unverified is not None:
@@ -135,14 +147,6 @@ def main(**given: Any) -> None:
     every = "all" in options.formats
     files = [format for format in FORMATS.values() if not format.repository or format in chosen]
     export_all(checkpoint, files if every else chosen, options, skip_impossible=every)
-
-
-def check_torch() -> None:
-    for package in ("torch", "torchvision", "safetensors", "einops"):
-        if importlib.util.find_spec(package) is None:
-            raise MusiqError(
-                f"musiq-export reads the checkpoint with PyTorch and needs {package}: pip install 'musiq[train]'."
-            )
 
 
 def check_places(options: ExportOptions) -> None:

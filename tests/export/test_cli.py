@@ -55,7 +55,7 @@ def test_an_artifact_that_disagrees_is_not_kept(
     result = run("--checkpoint", small_checkpoint, "--out", tmp_path)
     assert result.exit_code == 1
     assert "[✗] largest difference 0.5" in result.output
-    assert "does not score like small.safetensors" in result.output
+    assert "does not score like small.safetensors, so it was not kept." in result.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -70,6 +70,19 @@ def test_user_errors_are_one_line_and_exit_code_1(tmp_path: Path) -> None:
         assert result.output.strip().splitlines()[-1].startswith("Error: ")
         assert "Traceback" not in result.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("limit", [("--min-srcc", "1.5"), ("--min-srcc", "-0.1"), ("--max-difference", "-1")])
+def test_limits_that_nothing_or_everything_meets_are_refused(limit: tuple[str, str], tmp_path: Path) -> None:
+    for option, value in (limit, (limit[0], "nan")):
+        result = run(option, value, "--checkpoint", tmp_path / "none.safetensors")
+        assert result.exit_code == 2
+        assert f"Invalid value for '{option}'" in result.output
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "musiq_export", "-h"], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("Usage: musiq-export ")
 
 
 def test_without_any_run_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
