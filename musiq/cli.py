@@ -23,7 +23,8 @@ from musiq.output.text import TextFormat
 from musiq.runtimes.base import MODES
 from musiq.runtimes.batching import USUAL_BATCH
 from musiq.scoring import Row, Scorer, ScorerOptions
-from musiq.scoring.scorer import JPEG_DECODERS, MAX_WORKERS
+from musiq.scoring.options import JPEG_DECODERS
+from musiq.scoring.scorer import MAX_WORKERS
 from musiq.scoring.sources import expand, unlisted, without
 from musiq.terminal import Command, per_second, progress_bar, tell
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.util import find_spec
+from numbers import Integral
 
 
 class MusiqError(Exception):
@@ -28,6 +29,13 @@ def check_installed(packages: Iterable[str], what: str, extra: str) -> None:
     for package in packages:
         if find_spec(package) is None:
             raise MusiqError(f"{what} needs {package}: pip install 'musiq[{extra}]'.")
+
+
+def check_positive(**values: object) -> None:
+    """Raise MusiqError for the first value that is neither None nor a whole number of at least 1, by its name."""
+    for name, value in values.items():
+        if value is not None and not (isinstance(value, Integral) and int(value) >= 1):
+            raise MusiqError(f"{name} is {value!r}; expected a whole number of at least 1.")
 
 
 STARVED = ("out of memory", "bad_alloc", "failed to allocate memory", "can't allocate memory", "bfc_arena")

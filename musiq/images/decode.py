@@ -5,18 +5,19 @@ Training and scoring go through the same two functions, `decode` and `musiq.imag
 
 from __future__ import annotations
 
+import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from musiq.errors import ImageError
+from musiq.errors import ImageError, MusiqError, check_positive
 from musiq.images.fit import Image, fit
 from musiq.images.header import AGAIN, Header, read_header
 from musiq.images.stored import eight_bit, opencv_decoded, read_stored
@@ -54,10 +55,11 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Backgrou
     JPEG, goes unnoticed.
 
     Args:
-        source: A path, a URL (needs fsspec), the bytes of a file, a file object open for reading bytes, or an array:
-            uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA. HEIC needs the extra `heif`, JPEG XL `jpegxl`.
-        max_pixels: Pixels allowed; the header tells how many there are before anything is decoded.
-        background: What alpha is laid over.
+        source: A path, a URL (needs the extra `url`), the bytes of a file, a file object open for reading bytes, or an
+            array: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA. HEIC needs the extra `heif`, JPEG XL
+            `jpegxl`.
+        max_pixels: Pixels allowed, at least 1; the header tells how many there are before anything is decoded.
+        background: "white" or "black", what alpha is laid over.
 
     Returns:
         uint8 RGB (H, W, 3), contiguous, in [0, 255].
@@ -65,7 +67,9 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Backgrou
     Raises:
         ImageError: The image cannot be read, is cut short, of a kind that no decoder here represents faithfully, or has
             more than `max_pixels` pixels; one line says which.
+        MusiqError: `max_pixels` or `background` is not one of those above.
     """
+    check_decoding(max_pixels, background)
     if isinstance(source, np.ndarray):
         return _flattened(eight_bit(_checked_array(source, max_pixels)), background, multiplied=False)
     data, header = _opened(source, max_pixels)
@@ -86,7 +90,9 @@ def prepare(source: Source, height: int, width: int, *, max_pixels: int = MAX_PI
 
     Raises:
         ImageError: As of `decode`.
+        MusiqError: `height`, `width` or `max_pixels` is less than 1.
     """
+    check_positive(height=height, width=width)
     with decoded(source, max_pixels=max_pixels) as (image, _):
         return fit(image, height, width)
 
@@ -119,7 +125,9 @@ def decoded(
 
     Raises:
         ImageError: As of `decode`.
+        MusiqError: As of `decode`.
     """
+    check_decoding(max_pixels, background)
     if isinstance(source, np.ndarray):
         yield decode(source, max_pixels=max_pixels, background=background), 1
         return
@@ -127,6 +135,13 @@ def decoded(
     times = _reduction(header, cover) if cover else 1
     with _LARGE_IN_TURN if header.width * header.height > LARGE else nullcontext():
         yield _upright(data, header, background, times, jpeg), times
+
+
+def check_decoding(max_pixels: int, background: str) -> None:
+    """Raise MusiqError for options that `decode` does not have."""
+    check_positive(max_pixels=max_pixels)
+    if background not in get_args(Background):
+        raise MusiqError(f"There is no background {background!r}; there are {' and '.join(get_args(Background))}.")
 
 
 def _reduction(header: Header, cover: tuple[int, int]) -> int:
@@ -179,7 +194,8 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError("This is a folder that cannot be listed; expected an image. Check its permissions.")
+            os.scandir(path).close()  # one that cannot be listed is left among the images of the folder around it
+            raise ImageError("This is a folder; expected an image. musiq.images.find_images gives those inside.")
         if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
             raise ImageError("This is no regular file; expected an image. Copy it to a file first.")
         if status.st_size > max_bytes:
@@ -194,7 +210,7 @@ def _read_url(url: str | Path, max_bytes: int) -> bytes:
     try:
         import fsspec  # type: ignore[import-untyped,unused-ignore]
     except ImportError as problem:
-        raise ImageError("Reading from a URL needs fsspec: pip install fsspec.") from problem
+        raise ImageError("Reading from a URL needs fsspec: pip install 'musiq[url]'.") from problem
     try:
         with fsspec.open(str(url), "rb") as file:
             return bytes(file.read(max_bytes + 1))

@@ -17,12 +17,12 @@ SUFFIXES = frozenset((
 ))  # fmt: skip
 
 
-def find_images(paths: Iterable[str | Path]) -> list[Path]:
+def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """The image files behind paths of files and folders.
 
     Args:
-        paths: Files, which are taken as given, and folders, which are searched for names that end in SUFFIXES, at any
-            depth, without hidden ones.
+        paths: One path or several: of files, which are taken as given, and of folders, which are searched for names that
+            end in SUFFIXES, at any depth, without hidden ones.
 
     Returns:
         Each file, and for each folder its images, sorted. A path that does not exist, and a folder inside that cannot be
@@ -33,7 +33,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         MusiqError: A folder holds no image.
     """
     images: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
         if not os.path.isdir(path):  # unlike Path.is_dir, never raises
             images.append(path)
             continue

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from musiq.errors import check_positive
 from musiq.images.elongated import resize_middle
 
 Image = NDArray[np.uint8]
@@ -23,17 +24,21 @@ def fit(image: Image, height: int, width: int, reduction: int = 1) -> tuple[Imag
 
     Args:
         image: uint8 RGB (h, w, 3).
-        height: Pixels wanted.
-        width: Pixels wanted.
+        height: Pixels wanted, at least 1.
+        width: Pixels wanted, at least 1.
         reduction: The part of its size that the image was decoded at, as `decoded` said; for the words alone.
 
     Returns:
         uint8 RGB (height, width, 3), contiguous, and what was done in a few words: "resized 0.5x; cropped 60x80 to 60x40",
         "" if the image already fitted.
 
+    Raises:
+        MusiqError: `height` or `width` is less than 1.
+
     References:
         How the authors of KonIQ-10k made their 1024x768 images: Hosu et al., arXiv 1910.06180, section 3.
     """
+    check_positive(height=height, width=width)
     rows, columns = image.shape[:2]
     ratio = max(height / rows, width / columns)
     size = max(width, round(columns * ratio)), max(height, round(rows * ratio))  # never a pixel short of covering

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musiq.artifact import Record
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, check_positive
 from musiq.file_formats import ENDINGS, FILE_FORMATS, SPECIAL_DEVICES, ending_of
 from musiq.hardware import cuda_index
 from musiq.spec import Spec
@@ -96,9 +96,16 @@ class RuntimeOptions:
 Opener = Callable[[Path, RuntimeOptions], Runtime]
 
 
+def check_threads(threads: int | None, mode: str) -> None:
+    """Raise MusiqError for a number of threads or a mode that there is not."""
+    check_positive(threads=threads)
+    if mode not in MODES:
+        raise MusiqError(f"There is no mode {mode!r}; there are {' and '.join(MODES)}.")
+
+
 def check_device(device: str, path: Path) -> None:
     """Raise MusiqError unless `device` is one that a file of this kind can run on."""
-    kind, colon, number = device.partition(":")
+    kind, colon, number = str(device).partition(":")
     on_gpu = kind in ("cuda", *SPECIAL_DEVICES) and (number.isdecimal() or not colon)
     if device not in ("auto", "cpu") and not on_gpu:
         raise MusiqError(

@@ -15,7 +15,7 @@ from musiq.errors import MusiqError
 from musiq.file_formats import CHECKPOINT_ENDINGS, ENDINGS, ending_of
 from musiq.files import check_utf8, why_unreadable
 from musiq.hardware import adds_int8_exactly
-from musiq.runtimes.base import Opener, Runtime, RuntimeOptions, check_device
+from musiq.runtimes.base import Opener, Runtime, RuntimeOptions, check_device, check_threads
 from musiq.runtimes.onnxruntime import OnnxRuntime
 from musiq.runtimes.openvino import OpenVinoRuntime
 from musiq.runtimes.pytorch import open_checkpoint, open_pt2, open_torchscript
@@ -42,17 +42,18 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
             error, never a quiet CPU run. An .onnx file may also go to "tensorrt:0", ONNX Runtime's TensorRT provider, and
             with a fixed batch to "cuda-graph:0", which replays its kernels as one CUDA graph; a .pt2 file or a checkpoint
             to "cuda-compile:0", where PyTorch compiles it for each batch larger than those before, for about 20 s.
-        threads: On a CPU; None for as many as this process may use.
+        threads: On a CPU, at least 1; None for as many as this process may use.
         mode: "latency", where all threads serve one call, or "throughput", where each runs a call of its own, for .onnx
             and .xml on CPUs.
 
     Raises:
-        MusiqError: The file is missing, changed or of no known kind, the device cannot run it, or its runtime is not
-            installed.
+        MusiqError: The file is missing, changed or of no known kind, the device cannot run it, its runtime is not
+            installed, or an option makes no sense.
 
     Warns:
         UserWarning: The artifact was not compared with its checkpoint, or not on a CPU like this one.
     """
+    check_threads(threads, mode)
     path = Path(path)
     if why := why_unreadable(path):
         found = f"Cannot read {path}: {why}" if os.path.lexists(path) else f"There is no file {path}"

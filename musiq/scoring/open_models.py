@@ -15,6 +15,18 @@ Model = str | Path | Runtime
 """An artifact or checkpoint by its path, or a Runtime that is open already."""
 
 
+def each_model(model: Model | Sequence[Model]) -> list[Model]:
+    """The models that one value means. Raises MusiqError for what is neither a path nor a Runtime."""
+    models = [model] if isinstance(model, (str, bytes)) or not isinstance(model, Sequence) else list(model)
+    for each in models:
+        if not isinstance(each, (str, Path)) and not hasattr(each, "spec"):
+            raise MusiqError(
+                f"Cannot open {each!r} as a model: give the path of an artifact or checkpoint, an open Runtime, or a list "
+                "of them."
+            )
+    return models
+
+
 def model_name(model: Model, index: int) -> str:
     """What rows call a model: its path as given; #0, #1, ... for a Runtime."""
     return os.fspath(model) if isinstance(model, (str, Path)) else f"#{index}"

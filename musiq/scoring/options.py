@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from musiq.images.decode import MAX_PIXELS, Background
+from musiq.errors import MusiqError, check_positive
+from musiq.images.decode import MAX_PIXELS, Background, check_decoding
+from musiq.runtimes.base import check_threads
+
+JPEG_DECODERS = ("opencv", "nvimagecodec")
 
 
 @dataclass(frozen=True)
 class ScorerOptions:
-    """The options of a `musiq.Scorer`, under the names and with the defaults of its parameters, which see."""
+    """The options of a `musiq.Scorer`, under the names and with the defaults of its parameters, which see.
+
+    Raises MusiqError for those that make no sense.
+    """
 
     device: str = "auto"
     batch_size: int | None = None
@@ -20,6 +27,19 @@ class ScorerOptions:
     background: Background = "white"
     reduced_jpeg: bool = False
     jpeg_decoder: str = "opencv"
+
+    def __post_init__(self) -> None:
+        check_positive(batch_size=self.batch_size, workers=self.workers)
+        check_threads(self.threads, self.mode)
+        check_decoding(self.max_pixels, self.background)
+        if self.jpeg_decoder not in JPEG_DECODERS:
+            raise MusiqError(
+                f"There is no JPEG decoder {self.jpeg_decoder!r}; there are {' and '.join(JPEG_DECODERS)}."
+            )
+        if self.reduced_jpeg and self.jpeg_decoder != "opencv":
+            raise MusiqError(
+                "Only OpenCV decodes JPEGs at a part of their size: leave out reduced_jpeg or jpeg_decoder."
+            )
 
 
 DEFAULTS = ScorerOptions()

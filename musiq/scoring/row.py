@@ -18,7 +18,8 @@ class Row:
         error: Why there is no score, in one line; "" where there is one.
         shares: Shares of the ratings 1 to K, each in [0, 1], for models that predict a distribution; None for others.
         model: The model that scored it, as it was given to the Scorer (#0, #1, ... for a Runtime); "" where the image
-            never got to one. Files of rows name it by its file's name and SHA-256.
+            never got to one. Files that musiq-score writes name it by its file's name and SHA-256, and where there is one
+            model also in the rows of images that never got to it.
     """
 
     path: str

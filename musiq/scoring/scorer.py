@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -19,9 +19,10 @@ from musiq.hardware import available_cpus
 from musiq.images.decode import MAX_PIXELS, Background, JpegDecoder, Source, decoded
 from musiq.images.fit import fit
 from musiq.images.opencv import one_opencv_thread
-from musiq.runtimes.base import MODES, Images, Runtime
+from musiq.runtimes.base import Images, Runtime
 from musiq.scoring.model_choice import nearest
-from musiq.scoring.open_models import Model, model_name, open_models
+from musiq.scoring.open_models import Model, each_model, model_name, open_models
+from musiq.scoring.options import ScorerOptions
 from musiq.scoring.prefetch import (
     PATIENCE,
     FailedImage,
@@ -38,8 +39,6 @@ MAX_WORKERS = 16  # beyond it decoders wait for memory, not for CPUs
 SPARE = 2
 """How many times the model's height and width are left of a JPEG that is decoded at a part of its size: with 1 scores move
 by a noticeable part of their range, with more there is little time left to gain."""
-
-JPEG_DECODERS = ("opencv", "nvimagecodec")
 
 
 class BusyTime:
@@ -101,13 +100,15 @@ class Scorer:
         Args:
             model: The path of an artifact or checkpoint, or a Runtime that is open already; or a sequence of them.
             device: "auto", "cpu", "cuda:0"; for .onnx also "tensorrt:0" and "cuda-graph:0", for .pt2 "cuda-compile:0".
-            batch_size: Images that go to a model at once, at least 1. None: the runtime's `default_batch`.
+            batch_size: Images that go to a model at once, at least 1. None: as many as keep the device busy, fewer of
+                large images on CPUs (the runtime's `default_batch`).
             workers: Threads that decode ahead of the model, at least 1. None: the CPUs that this process may use, 16
                 at most.
             threads: The model's own threads on a CPU, at least 1. None: the CPUs that this process may use.
             mode: "latency": on a CPU all threads work on one batch. "throughput", for .onnx and .xml on CPUs: each thread
                 works on a batch of its own, by default so much smaller.
-            max_pixels: An image of more pixels is not decoded, and its row says so.
+            max_pixels: An image of more pixels is not decoded, and its row says so; at least 1. The default is the limit
+                of Pillow's guard against decompression bombs.
             background: "white" or "black", what transparent pixels are laid over.
             reduced_jpeg: Decode a JPEG of at least 4 times the model's height and width at 1/2 to 1/8 of its size:
                 faster, and scores change a little.
@@ -117,9 +118,11 @@ class Scorer:
         Raises:
             MusiqError: A model cannot be opened, models do not go together, or an option makes no sense.
         """
-        _check_options(batch_size, workers, mode, reduced_jpeg, jpeg_decoder)
+        ScorerOptions(
+            device, batch_size, workers, threads, mode, max_pixels, background, reduced_jpeg, jpeg_decoder
+        )  # refuses those that make no sense
+        models = each_model(model)
         jpeg = _nvimagecodec(device) if jpeg_decoder == "nvimagecodec" else None
-        models = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
         self.models = [model_name(each, index) for index, each in enumerate(models)]
         self.runtimes = open_models(models, device, threads, mode)
         self._specs = [runtime.spec for runtime in self.runtimes]
@@ -140,7 +143,10 @@ class Scorer:
         self.close()
 
     def close(self) -> None:
-        """Close the models; scoring afterwards raises MusiqError."""
+        """Close the models, also a Runtime that was given open.
+
+        Afterwards `score` raises ImageError, and each row of `score_many` has the error, that the model was closed.
+        """
         for runtime in self.runtimes:
             runtime.close()
 
@@ -148,8 +154,8 @@ class Scorer:
         """Score one image.
 
         Args:
-            source: A path, a URL (needs fsspec), the bytes of a file, a file object open for reading bytes, or an array:
-                uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
+            source: A path, a URL (needs the extra `url`), the bytes of a file, a file object open for reading bytes, or
+                an array: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
 
         Returns:
             The score in the units of `spec.target`.
@@ -162,11 +168,12 @@ class Scorer:
             raise ImageError(row.error)
         return row.score
 
-    def score_many(self, sources: Iterable[Source]) -> Iterator[Row]:
+    def score_many(self, sources: Source | Iterable[Source]) -> Iterator[Row]:
         """Score images while later ones are being decoded; stopping early stops the threads.
 
         Args:
-            sources: Images as `score` takes them. Read only as far ahead as needed, so it may be endless.
+            sources: Images as `score` takes them; one alone is a list of one. Read only as far ahead as needed, so it may
+                be endless.
 
         Yields:
             A Row for each source, in their order. An image that cannot be read, and one that the model fails on, is a
@@ -176,7 +183,7 @@ class Scorer:
         runners = ThreadPoolExecutor(self.in_flight, thread_name_prefix="musiq-run")
         try:
             with one_opencv_thread():
-                images = map_ahead(decoders, self._decode, sources, self.batch_size + self.workers)
+                images = map_ahead(decoders, self._decode, _each_source(sources), self.batch_size + self.workers)
                 batches = in_batches(images, self.batch_size)
                 most_waiting = PATIENCE * self.batch_size
                 yield from rows_in_order(runners, self._score_batch, batches, self.in_flight, most_waiting)
@@ -246,23 +253,19 @@ def _outcome(score: float, shares: Any) -> _Outcome:
     return _Outcome(score, None if shares is None else tuple(float(share) for share in shares))
 
 
-def _check_options(
-    batch_size: int | None, workers: int | None, mode: str, reduced_jpeg: bool, jpeg_decoder: str
-) -> None:
-    if mode not in MODES:
-        raise MusiqError(f"There is no mode {mode!r}; there are {' and '.join(MODES)}.")
-    if (batch_size is not None and batch_size < 1) or (workers is not None and workers < 1):
-        raise MusiqError(f"batch_size is {batch_size} and workers {workers}; expected at least 1 of each.")
-    if jpeg_decoder not in JPEG_DECODERS:
-        raise MusiqError(f"There is no JPEG decoder {jpeg_decoder!r}; there are {' and '.join(JPEG_DECODERS)}.")
-    if reduced_jpeg and jpeg_decoder != "opencv":
-        raise MusiqError("Only OpenCV decodes JPEGs at a part of their size: leave out reduced_jpeg or jpeg_decoder.")
-
-
 def _nvimagecodec(device: str) -> JpegDecoder:
     from musiq.images.nvimagecodec import NvImageCodec
 
     return NvImageCodec(device)
+
+
+def _each_source(sources: Source | Iterable[Source]) -> Iterable[Source]:
+    """The sources; of one that could itself be gone through (letters, bytes, lines, rows of pixels), it alone."""
+    if isinstance(sources, np.ndarray):
+        is_one = sources.ndim < 3 or (sources.ndim == 3 and sources.shape[2] in (3, 4))
+    else:
+        is_one = isinstance(sources, (str, Path, bytes, bytearray, memoryview)) or hasattr(sources, "read")
+    return [cast(Source, sources)] if is_one else cast(Iterable[Source], sources)
 
 
 def _source_name(source: Source, index: int) -> str:

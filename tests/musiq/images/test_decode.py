@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from musiq.errors import ImageError
+from musiq.errors import ImageError, MusiqError
 from musiq.images import decode, fit, prepare
 from musiq.images.decode import decoded
 from tests.recipe import photo
@@ -135,7 +135,7 @@ def test_paths_bytes_file_objects_urls_and_arrays_give_the_same(tmp_path: Path) 
     path.write_bytes(saved(RGB, "png"))
     with path.open("rb") as file:
         from_file = decode(file)
-    pytest.importorskip("fsspec")
+    pytest.importorskip("fsspec", reason="needs the extra: pip install 'musiq[url]'")
     for got in (
         decode(path),
         decode(str(path)),
@@ -340,3 +340,19 @@ def test_a_reduced_jpeg_that_is_cut_short_is_refused_like_a_whole_one() -> None:
     data = jpeg(320, 480)
     with pytest.raises(ImageError, match="cut short or corrupt"), decoded(data[: len(data) // 2], cover=(40, 60)):
         pass
+
+
+def test_a_url_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(ImageError, match=r"pip install 'musiq\[url\]'"):
+        decode("https://example.org/a.jpg")
+
+
+def test_options_that_make_no_sense_are_refused() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(MusiqError, match="no background 'red'"):
+        decode(image, background="red")  # type: ignore[arg-type]
+    with pytest.raises(MusiqError, match="max_pixels is 0"):
+        decode(image, max_pixels=0)
+    with pytest.raises(MusiqError, match="width is 0"):
+        prepare("missing.jpg", 4, 0)

@@ -30,6 +30,11 @@ def test_files_are_taken_as_given_and_missing_ones_are_left_to_the_reader(tmp_pa
     assert find_images([odd, tmp_path / "missing.jpg"]) == [odd, tmp_path / "missing.jpg"]
 
 
+def test_one_path_alone_is_a_list_of_one(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    assert find_images(str(tmp_path)) == find_images(tmp_path) == find_images([tmp_path]) == [tmp_path / "a.jpg"]
+
+
 def test_images_by_other_names_are_found_in_folders_and_any_name_is_read_if_given(tmp_path: Path) -> None:
     image = scene(1, 40, 60)
     kinds = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from musiq.errors import MusiqError
 from musiq.images import fit
 from tests.score_samples import scene
 
@@ -54,3 +55,8 @@ def test_fit_always_covers_whatever_the_aspect() -> None:
     for rows, columns in np.random.default_rng(0).integers(1, 400, (300, 2)):
         got, _ = fit(np.zeros((rows, columns, 3), np.uint8), 37, 53)
         assert got.shape == (37, 53, 3)
+
+
+def test_sizes_below_1_are_refused() -> None:
+    with pytest.raises(MusiqError, match="height is 0; expected a whole number of at least 1"):
+        fit(np.zeros((4, 4, 3), np.uint8), 0, 5)

@@ -106,3 +106,10 @@ def test_import_and_help_work_without_any_extra_and_scoring_says_what_to_install
     assert "pip install 'musiq[train]'" in _score_without(HEAVY, tiny_checkpoint, tmp_path / "a.png")
     without_torch = [name for name in HEAVY if name != "onnxruntime"]
     assert f"{tmp_path / 'a.png'}," in _score_without(without_torch, tiny_onnx, tmp_path / "a.png")
+
+
+def test_options_that_make_no_sense_are_refused(tiny_onnx: Path) -> None:
+    with pytest.raises(MusiqError, match="no mode 'zzz'"):
+        open_runtime(tiny_onnx, mode="zzz")
+    with pytest.raises(MusiqError, match="threads is 0"):
+        open_runtime(tiny_onnx, threads=0)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -287,11 +288,54 @@ def test_leaving_the_scorer_closes_the_runtime() -> None:
     assert runtime.closed
 
 
-def test_senseless_sizes_are_refused() -> None:
-    with pytest.raises(MusiqError, match="batch_size is 0"):
-        Scorer(Mean(), batch_size=0)
-    with pytest.raises(MusiqError, match="workers 0"):
-        Scorer(Mean(), workers=0)
+def test_after_it_was_closed_an_image_is_an_error_that_says_so(model: Path) -> None:
+    with Scorer(model) as scorer:
+        pass
+    with pytest.raises(ImageError, match="This model was closed"):
+        scorer.score(photos(1)[0])
+    (row,) = scorer.score_many(photos(1))
+    assert "This model was closed" in row.error
+
+
+SENSELESS = [
+    ({"batch_size": 0}, "batch_size is 0; expected a whole number of at least 1"),
+    ({"workers": 0}, "workers is 0"),
+    ({"workers": 1.5}, "workers is 1.5"),
+    ({"threads": 0}, "threads is 0"),
+    ({"threads": -1}, "threads is -1"),
+    ({"max_pixels": 0}, "max_pixels is 0"),
+    ({"background": "red"}, "no background 'red'; there are white and black"),
+    ({"mode": "zzz"}, "no mode 'zzz'; there are latency and throughput"),
+    ({"jpeg_decoder": "turbo"}, "no JPEG decoder 'turbo'"),
+    ({"device": 0}, "no device 0; expected auto, cpu, cuda"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), SENSELESS)
+def test_options_that_make_no_sense_are_refused(model: Path, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(MusiqError, match=says):
+        musiq.load(model, **options)
+
+
+@pytest.mark.parametrize("thing", [5, b"x", None, [5], {"model.onnx"}])
+def test_what_is_neither_a_path_nor_a_runtime_is_no_model(thing: Any) -> None:
+    with pytest.raises(MusiqError, match="give the path of an artifact or checkpoint"):
+        musiq.load(thing)
+
+
+def test_one_image_alone_is_a_list_of_one(tmp_path: Path) -> None:
+    (photo,) = photos(1)
+    path = tmp_path / "photo.png"
+    path.write_bytes(saved(photo, "png"))
+    with Scorer(Mean()) as scorer, path.open("rb") as file:
+        for source in (str(path), path, path.read_bytes(), file, photo, photo[:, :, 0]):
+            assert [row.score for row in scorer.score_many(source)] == [100]
+        assert [row.score for row in scorer.score_many(np.stack(photos(2)))] == [100, 101]
+
+
+def test_a_folder_is_no_image_and_the_error_says_how_its_images_are_found(tmp_path: Path) -> None:
+    with Scorer(Mean()) as scorer, pytest.raises(ImageError, match=r"a folder; .*find_images gives those inside"):
+        scorer.score(tmp_path)
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
