@@ -5,11 +5,13 @@
     with musiq.load("model.onnx") as scorer:
         scorer.score("photo.jpg")
 
-Importing this package takes no time and none of the heavy packages: what scores is imported when it is first used.
+Also `musiq.images`, `musiq.datasets`, `musiq.runtimes`, `musiq.distributed` and `musiq.metrics`. Importing this package
+takes no time and none of the heavy packages: what scores, and those, are imported when they are first used.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from musiq.errors import ImageError, MusiqError
@@ -18,17 +20,27 @@ from musiq.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from musiq import datasets as datasets
+    from musiq import distributed as distributed
+    from musiq import images as images
+    from musiq import metrics as metrics
+    from musiq import runtimes as runtimes
     from musiq.images.decode import Background
     from musiq.scoring import Row, Scorer
     from musiq.scoring.open_models import Model
 else:
+    _MODULES = ("datasets", "distributed", "images", "metrics", "runtimes")
+    _OF_SCORING = ("Row", "Scorer")
 
     def __getattr__(name: str) -> object:
-        if name not in ("Row", "Scorer"):
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from musiq import scoring
+        if name in _MODULES:
+            return import_module(f"{__name__}.{name}")
+        if name in _OF_SCORING:
+            return getattr(import_module(f"{__name__}.scoring"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-        return getattr(scoring, name)
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_MODULES, *_OF_SCORING})
 
 
 __all__ = ["ImageError", "MusiqError", "Row", "Scorer", "__version__", "load"]
@@ -55,13 +67,13 @@ def load(
         model: The path of an artifact or checkpoint, or a Runtime that is open already; or a sequence of them.
         device: "auto", "cpu", "cuda:0"; for .onnx also "tensorrt:0" and "cuda-graph:0", for .pt2 "cuda-compile:0".
         batch_size: Images that go to a model at once, at least 1. None: as many as keep the device busy, fewer of large
-            images on CPUs.
+            images on CPUs (the runtime's `default_batch`).
         workers: Threads that decode ahead of the model, at least 1. None: the CPUs that this process may use, 16 at most.
         threads: The model's own threads on a CPU, at least 1. None: the CPUs that this process may use.
         mode: "latency": on a CPU all threads work on one batch. "throughput", for .onnx and .xml on CPUs: each thread
             works on a batch of its own, by default so much smaller.
-        max_pixels: An image of more pixels is not decoded. The default is the limit of Pillow's guard against
-            decompression bombs.
+        max_pixels: An image of more pixels is not decoded, and its row says so; at least 1. The default is the limit of
+            Pillow's guard against decompression bombs.
         background: "white" or "black", what transparent pixels are laid over.
         reduced_jpeg: Decode a JPEG of at least 4 times the model's height and width at 1/2 to 1/8 of its size: faster,
             and scores change a little.

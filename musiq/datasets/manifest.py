@@ -29,7 +29,7 @@ NAMES = {
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-def read_labels(path: Path, root: Path | None = None) -> Dataset:
+def read_labels(path: str | Path, root: str | Path | None = None) -> Dataset:
     """Read labels of any layout known here: a manifest, either KonIQ-10k table, or the list koniq-10k.txt.
 
     Args:
@@ -43,11 +43,12 @@ def read_labels(path: Path, root: Path | None = None) -> Dataset:
     Raises:
         MusiqError: The file cannot be read or is none of these; names the row.
     """
+    path, root = Path(path), None if root is None else Path(root)
     first = next((line for line in decoded_text(path).splitlines() if line.strip()), "").split("\t")
     return _read_list(path, root) if len(first) == 3 and number_in(first[2]) is not None else read_manifest(path, root)
 
 
-def read_manifest(path: Path, root: Path | None = None) -> Dataset:
+def read_manifest(path: str | Path, root: str | Path | None = None) -> Dataset:
     """Read a CSV with the columns image,mos[,split][,std][,c1..cK] and any more.
 
     c1..cK are the shares (or counts) of the ratings 1..K. See `read_table` for what a CSV may be.
@@ -63,6 +64,7 @@ def read_manifest(path: Path, root: Path | None = None) -> Dataset:
         MusiqError: A column is missing or there twice, a row has more or fewer cells than the header, a value is none, or
             an image is named twice; names the row.
     """
+    path, root = Path(path), None if root is None else Path(root)
     table = read_table(path)
     columns = _columns(path, table.columns)
     koniq = "c_total" in columns.others

@@ -44,6 +44,14 @@ def test_every_public_name_is_there_and_no_other_name_is_made_up() -> None:
         musiq.score  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_the_packages_are_there_after_importing_musiq_alone() -> None:
+    code = "import musiq; print(musiq.images.prepare, musiq.datasets.read_labels, musiq.runtimes, musiq.metrics.srcc)"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT)
+    lazy = {"Row", "Scorer", "datasets", "distributed", "images", "metrics", "runtimes"}
+    assert {*lazy, *musiq.__all__} <= set(dir(musiq))
+    assert not modules_after("import musiq; dir(musiq)") & {*HEAVY, "cv2", "numpy", "click"}
+
+
 def defaults(call: Callable[..., Any]) -> dict[str, object]:
     return {name: each.default for name, each in inspect.signature(call).parameters.items()}
 

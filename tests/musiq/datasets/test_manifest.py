@@ -146,3 +146,10 @@ def test_a_written_manifest_reads_back_equal_to_the_last_bit(write: Write, tmp_p
     for found, item in zip(again.items, dataset.items, strict=True):
         assert found.shares == pytest.approx(item.shares)
         assert dataclasses.replace(found, shares=None) == dataclasses.replace(item, shares=None)
+
+
+def test_a_path_may_be_a_str(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("image,mos\na.jpg,3\n")
+    assert read_labels(str(path)) == read_labels(path)
+    assert read_manifest(str(path), str(tmp_path)) == read_manifest(path, tmp_path)
