@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, check_installed
 from musiq.terminal import Command
 
 from .compare.reports import compare_and_exit
 from .compare.thresholds import SpeedThreshold, Thresholds, failing
-from .plan.cases import BASELINES, BenchSettings, check_baselines, plan_cases
+from .plan.cases import BASELINES, BenchSettings, Case, check_baselines, plan_cases
 from .plan.duration import plan
-from .plan.images import choose, find_labels
+from .plan.images import Labels, choose, find_labels
 from .plan.models import find_models
 from .report.schema import Report
 from .report.table import show_in_terminal
@@ -28,39 +30,46 @@ BELOW_THRESHOLD = 4  # exit code of a --fail- option that applied
 PATH = click.Path(path_type=Path)
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.option("--images", type=PATH, multiple=True, required=True, help="A folder of real images (or an image).")
 @click.option(
     "--labels",
-    help="Labels for them: a CSV with image,mos[,split], or a public dataset's folder as published. [the folder of "
-    "--images, if it is one]",
+    show_default="the folder of --images, if it is a dataset's",
+    help="Labels for them: a CSV with image,mos[,split], or a public dataset's folder as published.",
 )
 @click.option(
-    "--split", type=click.Choice(["train", "val", "test", "all"]), help="Labels to use. [test if there, else all]"
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    show_default="test if there, else all",
+    help="Labels to use.",
 )
 @click.option(
-    "--models", type=PATH, multiple=True, help="Artifact, checkpoint or folder of them; again for more. [exports/]"
+    "--models",
+    type=PATH,
+    multiple=True,
+    show_default="exports/",
+    help="Artifact, checkpoint or folder of them; again for more.",
 )
-@click.option("--checkpoint", type=PATH, help="The PyTorch reference. [what each artifact's record names, if found]")
+@click.option(
+    "--checkpoint",
+    type=PATH,
+    show_default="what each artifact's record names, if found",
+    help="The PyTorch reference.",
+)
 @click.option(
     "--baseline",
     type=click.Choice(BASELINES),
     multiple=True,
+    show_default="eager, where a checkpoint is found",
     help="PyTorch beside the artifacts: eager must be there, compile adds torch.compile, :fp16 and :bf16 add either with "
-    "such weights, none is scored and not timed; again for more. [eager, where a checkpoint is found]",
+    "such weights, none is scored and not timed; again for more.",
 )
-@click.option("--batch", type=click.IntRange(1), multiple=True, default=[1], show_default=True, help="Again for more.")
-@click.option(
-    "--calls", type=click.IntRange(1), default=100, show_default=True, help="Timed calls of each row, at least."
-)
-@click.option("--seconds", type=click.FloatRange(0), default=3, show_default=True, help="Timed seconds, at least.")
-@click.option(
-    "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns in which rows are measured."
-)
-@click.option(
-    "--warmup", type=click.IntRange(0), default=10, show_default=True, help="Untimed calls in each round, and 1 s."
-)
-@click.option("--max-images", type=click.IntRange(0), default=200, show_default=True, help="Images scored; 0 for all.")
+@click.option("--batch", type=click.IntRange(1), multiple=True, default=[1], help="Again for more.")
+@click.option("--calls", type=click.IntRange(1), default=100, help="Timed calls of each row, at least.")
+@click.option("--seconds", type=click.FloatRange(0), default=3, help="Timed seconds, at least.")
+@click.option("--rounds", type=click.IntRange(1), default=3, help="Turns in which rows are measured.")
+@click.option("--warmup", type=click.IntRange(0), default=10, help="Untimed calls in each round, and 1 s.")
+@click.option("--max-images", type=click.IntRange(0), default=200, help="Images scored; 0 for all.")
 @click.option(
     "--device",
     multiple=True,
@@ -68,11 +77,14 @@ PATH = click.Path(path_type=Path)
     show_default=True,
     help="auto, cpu, cuda:N, cuda-graph:N, tensorrt:N or cuda-compile:N; again for more, each for what can run there.",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of each runtime. [what this process may use]")
-@click.option("--timeout", type=click.FloatRange(1), default=3600, show_default=True, help="Seconds for a row's round.")
 @click.option(
-    "--out", type=PATH, default="reports", show_default=True, help="Where reports, plots and measured.jsonl go."
+    "--threads",
+    type=click.IntRange(1),
+    show_default="what this process may use",
+    help="CPU threads of each runtime.",
 )
+@click.option("--timeout", type=click.FloatRange(1), default=3600, help="Seconds for a row's round.")
+@click.option("--out", type=PATH, default="reports", help="Where reports, plots and measured.jsonl go.")
 @click.option("--plan", is_flag=True, help="Say what would be measured and about how long it takes, and end.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out: its finished rounds are not measured again.")
 @click.option(
@@ -105,6 +117,7 @@ def main(context: click.Context, /, **given: Any) -> None:
     labels = find_labels(options.images, options.labels, options.split)
     cases = plan_cases(find_models(options.models), options.checkpoint, options.settings, options.baselines)
     check_baselines(options.baselines, cases)
+    _check_scipy(labels, cases)
     if options.thresholds.speed is not None:
         options.thresholds.speed.check(cases)
     with tempfile.TemporaryDirectory(prefix="musiq-bench-") as scratch:
@@ -196,6 +209,14 @@ def _thresholds(srcc: float | None, difference: float | None, slower: str | None
         if value is not None and not (math.isfinite(value) and sensible):
             raise MusiqError(f"{option} {value:g} is no limit; give a number such as 0.99 or 0.1.")
     return Thresholds(srcc, difference, SpeedThreshold.parse(slower) if slower else None)
+
+
+def _check_scipy(labels: Labels | None, cases: Sequence[Case]) -> None:
+    """Correlations are computed last: raise MusiqError now where they would lack scipy then."""
+    if labels is not None:
+        check_installed(("scipy",), "musiq-bench correlates scores with labels and", "bench")
+    elif find_spec("torch") and any(case.role == "reference" for case in cases):
+        check_installed(("scipy",), "musiq-bench correlates scores with PyTorch's and", "bench")
 
 
 def _finish(context: click.Context, report: Report, thresholds: Thresholds) -> None:

@@ -35,12 +35,11 @@ def without_torch(folder: Path) -> str:
     """A PYTHONPATH under which torch cannot be imported, as where it is not installed."""
     return at_start(
         folder,
-        "import sys\n"
-        "class Missing:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'torchvision'):\n"
-        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "sys.meta_path.insert(0, Missing())\n",
+        "from importlib.machinery import PathFinder\n"
+        "find = PathFinder.find_spec\n"
+        "def find_others(name, *given):\n"
+        "    return None if name.split('.')[0] in ('torch', 'torchvision') else find(name, *given)\n"
+        "PathFinder.find_spec = find_others\n",
     )
 
 

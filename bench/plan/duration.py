@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -102,24 +103,33 @@ def plan(cases: Sequence[Case], settings: BenchSettings, images: int) -> list[st
     """Lines that say what would be measured and about how long each row and all of it takes."""
     rate = product_rate(settings.threads or available_cpus())
     scored = {case.candidate for case in cases if case.scores is not None}
-    lines, total, unknown = [], 0.0, 0
+    lines, total, unknown = [], 0.0, list[Case]()
     for case in cases:
         score = case.candidate not in scored
         scored.add(case.candidate)
         seconds = left_s(case, settings, images, rate, score)
-        total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
+        total += seconds or 0.0
+        unknown += [case] if seconds is None else []
         done = len(case.outcomes)
         what = f"{done} of {case.rounds(settings)} rounds done" if done else case.role
         name = f"{case.candidate.path.name} ({case.candidate.format} {case.candidate.precision})"
         estimate = "unknown" if seconds is None else "0 s" if seconds == 0 else f"about {duration(seconds)}"
         lines.append(f"{name:<60} batch {case.batch:<4} {estimate:<14} {what}")
-    beside = f", besides {unknown} whose size nothing tells" if unknown else ""
-    lines.append(f"{len(cases)} rows, {images} images: about {duration(total)} in all{beside}.")
+    lines.append(f"{len(cases)} rows, {images} images: about {duration(total)} in all{_besides(unknown)}.")
     lines.append(
         f"Estimated from each model's arithmetic at the {rate:.0f} GFLOP/s of a matrix product on this CPU just now; off "
         "by a factor of two easily. A GPU is faster."
     )
     return lines
+
+
+def _besides(unknown: Sequence[Case]) -> str:
+    """What the total leaves out, and why."""
+    formats = [case.candidate.format for case in unknown]
+    unread = 0 if find_spec("torch") else sum(format in ("pytorch", COMPILED) for format in formats)
+    parts = [f"{unread} that cannot be read without torch (pip install 'musiq[train]')"] if unread else []
+    parts += [f"{len(unknown) - unread} whose size nothing tells"] if len(unknown) > unread else []
+    return f", besides {' and '.join(parts)}" if parts else ""
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -110,7 +111,7 @@ def measure(files: Sequence[Path], height: int, width: int, runtime: Runtime | N
             try:
                 image, ms = _best(partial(DECODERS[name], data, height, width), times)
             except (ImportError, MusiqError, RuntimeError) as problem:  # RuntimeError: PyTurboJPEG without its library
-                result.problem = " ".join(str(problem).split())[:60]
+                result.problem = textwrap.shorten(str(problem), 160, placeholder=" ...")
                 continue
             score = float(runtime(image[None])[0]) if runtime else 0.0
             reference = reference or (image, score)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musiq import artifact, markdown
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, check_installed
 from musiq.file_formats import CHECKPOINT_ENDINGS, ending_of
 from musiq.hardware import available_cpus
 from musiq.runtimes.base import Images, RuntimeOptions
@@ -186,6 +186,9 @@ def _account(spec: Spec, nodes: Iterable[Node], walls: Sequence[float]) -> Accou
 @click.option("--threads", type=click.IntRange(1), show_default="what this process may use")
 def main(models: Sequence[Path], batch: int, calls: int, threads: int | None) -> None:
     """Print where the time of MODELS goes on this CPU, by kind of operator: .onnx, .xml and checkpoints."""
+    for path in models:
+        if ending_of(path) in CHECKPOINT_ENDINGS:
+            check_installed(("torch", "torchvision", "einops"), f"{path} is profiled in PyTorch and", "train")
     rate = product_rate(threads or available_cpus())
     click.echo(f"A large matrix product: {rate:.0f} GFLOP/s. Copying 256 MB on one core: {copy_rate():.0f} GB/s.")
     for path in models:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from musiq.errors import MusiqError, check_installed
 from musiq.spec import PRESETS
 from musiq.terminal import Command
 
@@ -43,14 +44,23 @@ def random_model(preset: str) -> Musiq:
     return model
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("preset", type=click.Choice(list(PRESETS)))
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.command(
+    cls=Command,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"PRESET is one of {', '.join(PRESETS)}.",
+)
+@click.argument("preset", metavar="PRESET", type=click.Choice(list(PRESETS)))
+@click.argument("file", metavar="FILE.safetensors", type=click.Path(dir_okay=False, path_type=Path))
 def main(preset: str, file: Path) -> None:
-    """Write FILE, a checkpoint of PRESET with fixed random weights."""
+    """Write FILE.safetensors, a checkpoint of PRESET with fixed random weights."""
+    if file.suffix != ".safetensors":
+        raise MusiqError(f"{file} would be a safetensors file: give a name that ends in .safetensors.")
+    needed = ("torch", "torchvision", "safetensors", "einops")
+    check_installed(needed, "A checkpoint is made with PyTorch and", "train")
     from musiq.model import checkpoint
 
     checkpoint.save(random_model(preset), file)
+    click.echo(file)
 
 
 if __name__ == "__main__":

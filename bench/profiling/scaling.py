@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from musiq import markdown
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, check_installed
 from musiq.files import atomic_write
 from musiq.images.find import find_images
 from musiq.terminal import Command
@@ -182,6 +182,7 @@ def main(
     """Gather how time and memory grow into one file and one plot."""
     if (model is None) != (images is None):
         raise MusiqError("--model and --images belong together: the first scores the second.")
+    check_installed(("matplotlib",), "The plot beside the figures", "bench")
     over_batch = calls(read(batches).rows) if batches else []
     over_size = sorted(calls(read(sizes).rows) if sizes else [], key=lambda call: call.megapixels)
     runs = score_many(model, images, count) if model and images else []

@@ -117,6 +117,23 @@ def test_without_torch_the_exporters_own_check_is_told(torch_place: Path, tmp_pa
     assert "a difference of at most 1 is wanted, and there is none" in done.stderr
 
 
+def test_labels_without_scipy_are_refused_before_anything_is_measured(place: Path, tmp_path: Path) -> None:
+    path = at_start(tmp_path, "import sys; sys.modules['scipy'] = None")
+    asked = ("--images", "photos", "--labels", "labels.csv", "--out", tmp_path / "out")
+    done = bench(*asked, *QUICK, cwd=place, PYTHONPATH=path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "needs scipy: pip install 'musiq[bench]'." in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_without_torch_says_that_it_lacks_torch(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "best.pth").write_bytes(b"not read without torch")
+    asked = ("--images", "photos", "--models", "exports/brightness.onnx", "--checkpoint", tmp_path / "best.pth")
+    done = bench(*asked, "--plan", cwd=place, PYTHONPATH=without_torch(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "besides 1 that cannot be read without torch (pip install 'musiq[train]') and 1 whose size" in done.stdout
+
+
 def test_images_without_a_label_are_counted(place: Path, tmp_path: Path) -> None:
     asked = ("--images", "photos", "--labels", "labels.csv", "--models", "exports/brightness.onnx", "--out", tmp_path)
     done = bench(*asked, *QUICK, cwd=place)

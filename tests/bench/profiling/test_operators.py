@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,13 @@ def test_shares_add_up_and_rare_kinds_are_one_row() -> None:
         "| kind2 | 2 | 10.0 | 25% |",
         "| 2 other kinds | 7 | 20.0 | 50% |",
     ]
+
+
+def test_a_checkpoint_is_not_profiled_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = CliRunner().invoke(main, [str(tmp_path / "x.safetensors")])
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert "needs torch: pip install 'musiq[train]'." in done.output
 
 
 def test_a_file_without_an_account_is_refused(tmp_path: Path) -> None:

@@ -56,6 +56,14 @@ def test_a_size_without_memory_is_a_row_with_its_reason() -> None:
     assert scaling.draw([], [short], []).startswith(b"\x89PNG")
 
 
+def test_without_matplotlib_nothing_is_measured_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = CliRunner().invoke(scaling.main, ["--out", str(tmp_path / "g.json")])
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert "needs matplotlib: pip install 'musiq[bench]'." in done.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_that_fails_is_not_a_figure(tmp_path: Path, photos: Path) -> None:
     done = CliRunner().invoke(
         scaling.main,
