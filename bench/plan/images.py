@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from musiq.datasets.dataset import Dataset
-from musiq.datasets.manifest import read_labels
+from musiq.datasets.label_files import read_labels
 from musiq.datasets.public import DATASETS, read_named
-from musiq.datasets.readers import LacksError
+from musiq.datasets.public_readers import LacksError
 from musiq.errors import ImageError, MusiqError
 from musiq.hardware import available_cpus
 from musiq.images.decode import prepare

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musiq.datasets.dataset import NEAR_DUPLICATE, Dataset, Labelled, as_shares, missing
-from musiq.datasets.manifest import read_labels
+from musiq.datasets.label_files import read_labels
 from musiq.datasets.near_duplicates import find_near_duplicates
 from musiq.datasets.public import read_named
 from musiq.datasets.splits import NO_PAIRS, drop_leaks, leaks, mark_leaks, sample, settle_splits

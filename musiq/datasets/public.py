@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from musiq.datasets import readers
+from musiq.datasets import public_readers
 from musiq.datasets.dataset import Dataset
-from musiq.datasets.readers import LacksError
+from musiq.datasets.public_readers import LacksError
 from musiq.errors import MusiqError
 
 
@@ -77,7 +77,7 @@ ASK = "see its authors' page"
 DATASETS: dict[str, PublicDataset] = {
     "koniq10k": PublicDataset(
         "KonIQ-10k",
-        readers.read_koniq,
+        public_readers.read_koniq,
         "koniq10k_distributions_sets.csv (or koniq-10k.txt) and 1024x768/",
         "http://database.mmsp-kn.de/koniq-10k-database.html",
         "its authors' train, validation and test; for koniq-10k.txt drawn by scene",
@@ -85,7 +85,7 @@ DATASETS: dict[str, PublicDataset] = {
     ),
     "spaq": PublicDataset(
         "SPAQ",
-        readers.read_spaq,
+        public_readers.read_spaq,
         "Annotations/MOS and Image attribute scores.xlsx (or the same as .csv) and TestImage/",
         "https://github.com/h4nwei/SPAQ",
         OWN,
@@ -93,7 +93,7 @@ DATASETS: dict[str, PublicDataset] = {
     ),
     "ava": PublicDataset(
         "AVA, 10 ratings",
-        readers.read_ava,
+        public_readers.read_ava,
         "AVA.txt, aesthetics_image_lists/generic_test.jpgl and images/ (or image/)",
         "https://github.com/imfing/ava_downloader, which mirrors its authors' package",
         "its authors' generic test list, the rest train",
@@ -101,7 +101,7 @@ DATASETS: dict[str, PublicDataset] = {
     ),
     "paq2piq": PublicDataset(
         "PaQ-2-PiQ (FLIVE), whole images",
-        readers.read_paq2piq,
+        public_readers.read_paq2piq,
         "labels_image.csv and the folders that it names, such as voc_emotic_ava/ (or database/ with all of that)",
         "https://github.com/niu-haoran/FLIVE_Database",
         "drawn from the seed (the table has none)",
@@ -109,7 +109,7 @@ DATASETS: dict[str, PublicDataset] = {
     ),
     "live-itw": PublicDataset(
         "LIVE in the Wild Image Quality Challenge",
-        readers.read_live_itw,
+        public_readers.read_live_itw,
         "Data/AllImages_release.mat, AllMOS_release.mat, AllStdDev_release.mat and Images/",
         "https://live.ece.utexas.edu/research/ChallengeDB/",
         OWN,
@@ -117,7 +117,7 @@ DATASETS: dict[str, PublicDataset] = {
     ),
     "kadid10k": PublicDataset(
         "KADID-10k",
-        readers.read_kadid,
+        public_readers.read_kadid,
         "dmos.csv and images/",
         "http://database.mmsp-kn.de/kadid-10k-database.html",
         "drawn from the seed by reference image (its authors publish none)",
@@ -125,7 +125,7 @@ DATASETS: dict[str, PublicDataset] = {
     ),
     "biq2021": PublicDataset(
         "BIQ2021",
-        readers.read_biq2021,
+        public_readers.read_biq2021,
         "Train (Images and MOS).csv, Test (Images and MOS).csv and Images/",
         "https://github.com/nisarahmedrana/BIQ2021",
         "its authors' train and test",

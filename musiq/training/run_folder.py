@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from musiq.datasets.dataset import Dataset
+from musiq.datasets.label_files import read_manifest, write_manifest
 from musiq.datasets.load import DataOptions, Origin
-from musiq.datasets.manifest import read_manifest, write_manifest
 from musiq.errors import MusiqError
 from musiq.files import atomic_write, check_utf8
 from musiq.model.tensor_files import read_torch

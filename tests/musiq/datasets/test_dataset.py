@@ -52,6 +52,6 @@ def test_a_column_dataset_numbers_the_datasets_and_without_it_all_are_one(write:
 
 
 def test_reading_labels_needs_no_torch() -> None:
-    modules = "musiq.datasets.manifest, musiq.metrics, musiq.training.losses, musiq.datasets.synthetic"
+    modules = "musiq.datasets.label_files, musiq.metrics, musiq.training.losses, musiq.datasets.synthetic"
     code = f"import sys; sys.modules['torch'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from scipy.stats import spearmanr
 
 from musiq.datasets.dataset import SPLITS, Dataset, dataset_numbers
+from musiq.datasets.label_files import read_manifest, write_manifest
 from musiq.datasets.load import THUMBNAILS, DataOptions, join, open_dataset, parse_data
-from musiq.datasets.manifest import read_manifest, write_manifest
 from musiq.errors import MusiqError
 
 

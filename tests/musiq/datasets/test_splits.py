@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from musiq.datasets.dataset import KONIQ_RATING, SPLITS, Dataset, Labelled
-from musiq.datasets.manifest import read_labels
+from musiq.datasets.label_files import read_labels
 from musiq.datasets.splits import drop_leaks, group_ids, leaks, mark_leaks, sample, settle_splits
 from musiq.errors import MusiqError
 from tests.conftest import Write

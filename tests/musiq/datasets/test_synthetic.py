@@ -13,7 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from musiq.datasets import synthetic
 from musiq.datasets.dataset import Dataset, missing
-from musiq.datasets.manifest import read_labels
+from musiq.datasets.label_files import read_labels
 from musiq.errors import MusiqError
 
 pytest.importorskip("sklearn")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from musiq.datasets.dataset import Dataset, Labelled, rating_mean_std
-from musiq.datasets.manifest import read_labels
+from musiq.datasets.label_files import read_labels
 from musiq.datasets.table import Row, decoded_text, read_table
 from musiq.errors import MusiqError
 

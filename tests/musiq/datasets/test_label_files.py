@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from musiq.datasets.dataset import KONIQ_MOS, Dataset, Labelled
-from musiq.datasets.manifest import read_labels, read_manifest, write_manifest
+from musiq.datasets.label_files import read_labels, read_manifest, write_manifest
 from musiq.errors import MusiqError
 from tests.conftest import Write
 

@@ -1,6 +1,6 @@
 """Label files: reads a CSV of images and their labels (a manifest) and KonIQ-10k's tables, and writes a manifest.
 
-The tables of the other public datasets are read by `musiq.datasets.readers`.
+The tables of the other public datasets are read by `musiq.datasets.public_readers`.
 """
 
 from __future__ import annotations
