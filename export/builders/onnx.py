@@ -10,7 +10,7 @@ from musiq.artifact import Details, Int8Details
 
 from ..check import weight_types
 from ..graph.onnx import float_onnx
-from ..int8.quantize import quantised
+from ..int8.quantize import quantize
 from ..request import Built, Request, versions
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ def to_onnx(request: Request, symmetric: bool = False) -> tuple[onnx.ModelProto,
 
     Args:
         request: What is asked for, in any precision.
-        symmetric: For int8 as TensorRT takes it, see `int8.quantize.quantised`.
+        symmetric: For int8 as TensorRT takes it, see `int8.quantize.quantize`.
 
     Returns:
         The model, and what is int8 in it; None for the other precisions.
     """
     if request.precision == "int8":
-        return quantised(request, symmetric)
+        return quantize(request, symmetric)
     return float_onnx(request), None

@@ -1,9 +1,11 @@
-"""Reading the real images that an int8 model is calibrated on."""
+"""The calibration of int8: real images are read, and the ranges that activations reach on them computed."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +16,11 @@ from musiq.images.find import evenly, find_images
 from musiq.images.fit import fit
 from musiq.terminal import progress_bar
 
-from ..request import CalibrationImages, Images, Int8Options, Request
+from ..request import CalibrationImages, Images, Int8Options, Request, feed
+from .layer_groups import BETWEEN, PRODUCTS
+
+if TYPE_CHECKING:
+    import onnx
 
 # Fewer than 16 leave no part to measure on; from 64 on, the ranges that the activations reach hardly grow; beyond 512 only
 # the time does.
@@ -90,3 +96,60 @@ def in_batches(request: Request, images: Images) -> Iterator[Images]:
     """One image at a time, or as few as the graph of `request` takes."""
     size = max(1, request.batch.smallest)
     return (images[start : start + size] for start in range(0, len(images), size))
+
+
+def activation_ranges(request: Request, plain: onnx.ModelProto, images: Images, symmetric: bool) -> Any:
+    """Calibrate: the least and largest value that each activation takes on the images.
+
+    Args:
+        request: Says how `plain` is fed.
+        plain: The fp32 graph.
+        images: uint8 (N, height, width, 3), those that set the ranges (`split`).
+        symmetric: Whether ranges lie around 0.
+
+    Returns:
+        ONNX Runtime's `TensorsData`, by the names of tensors, as its quantiser takes it.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, augmented = Path(folder) / "plain.onnx", Path(folder) / "augmented.onnx"
+        onnx.save_model(plain, str(source))
+        calibrator = create_calibrator(
+            source,
+            [*PRODUCTS, *BETWEEN],
+            augmented_model_path=str(augmented),
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"symmetric": symmetric},
+        )
+        for given in inputs_of(request, plain, images, "calibrating"):
+            calibrator.collect_data(_Reader(given))
+        return calibrator.compute_data()
+
+
+def inputs_of(request: Request, model: onnx.ModelProto, images: Images, what: str) -> Iterator[dict[str, Any]]:
+    """What `model` is given for each batch of `images`, by the names of its inputs; `what` is the progress bar's."""
+    taken, names = feed(request), [entry.name for entry in model.graph.input]
+    given: list[dict[str, Any]] = []
+
+    def take(arrays: list[Any]) -> list[Any]:
+        given.append(dict(zip(names, arrays, strict=True)))
+        return [np.zeros(len(arrays[0]), np.float32)]
+
+    with progress_bar(what, len(images)) as bar:
+        for batch in in_batches(request, images):
+            taken.run(batch, take)
+            yield from given
+            given.clear()
+            bar.advance(len(batch))
+
+
+class _Reader:
+    """One batch, in the shape that a calibrator reads."""
+
+    def __init__(self, batch: dict[str, Any]) -> None:
+        self._left = [batch]
+
+    def get_next(self) -> dict[str, Any] | None:
+        return self._left.pop() if self._left else None

@@ -192,18 +192,18 @@ def _append_statistics(graph: onnx.ModelProto, name: str, inputs: Iterable[str],
 def compensated(
     products: Products,
     found: dict[tuple[str, ...], InputStatistics],
-    quantised: onnx.ModelProto,
+    quantized: onnx.ModelProto,
     largest: int,
     advance: Callable[[], object],
 ) -> Weights:
-    """Steps of up to `largest` and biases for all `products`, in the scales that they have in `quantised`; none for those
+    """Steps of up to `largest` and biases for all `products`, in the scales that they have in `quantized`; none for those
     whose inputs are no numbers, which the scores will tell, or hardly change, so that nothing can make up for anything.
     """
     from onnx import numpy_helper
 
-    constants = {tensor.name: tensor for tensor in quantised.graph.initializer}
-    makers = {node.output[0]: node for node in quantised.graph.node}
-    nodes = {node.name: node for node in quantised.graph.node}
+    constants = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    makers = {node.output[0]: node for node in quantized.graph.node}
+    nodes = {node.name: node for node in quantized.graph.node}
     weights = Weights()
     for name, users in products.by_weight.items():
         advance()

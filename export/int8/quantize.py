@@ -7,10 +7,8 @@ are quantised is decided by `sensitivity`, which measures.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -39,13 +37,13 @@ COVARIANCES_FROM = 32
 
 ROUNDING = "products: each weight makes up for others (GPTQ), biases for the mean; convolutions: nearest"
 
-Quantised = tuple["onnx.ModelProto", Int8Details]
+Quantized = tuple["onnx.ModelProto", Int8Details]
 
-_known: WeakKeyDictionary[CalibrationImages, dict[tuple[Any, ...], Quantised]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[CalibrationImages, dict[tuple[Any, ...], Quantized]] = WeakKeyDictionary()
 """What was measured with which images, so that several formats of one export share the minutes that it takes."""
 
 
-def quantised(request: Request, symmetric: bool = False) -> Quantised:
+def quantize(request: Request, symmetric: bool = False) -> Quantized:
     """The int8 graph of `request`.
 
     Args:
@@ -64,19 +62,20 @@ def quantised(request: Request, symmetric: bool = False) -> Quantised:
     graph = request.model, request.inputs, request.batch, request.opset, request.tuned_for, has_parts(request)
     key = *graph, options.limits, options.weight_bits, symmetric
     if key not in known:
-        known[key] = _quantise(request, symmetric)
+        known[key] = _measured(request, symmetric)
     return known[key]
 
 
-def _quantise(request: Request, symmetric: bool) -> Quantised:
+def _measured(request: Request, symmetric: bool) -> Quantized:
     options = calibration.options_of(request)
     images = options.calibration.images[calibration.split(options.calibration)[0]]
     bits = weight_bits(options.weight_bits, symmetric)
     plain = _plain(request)
-    quantiser = Quantiser(plain, groups_of(plain), _ranges(request, plain, images, symmetric), symmetric, bits)
-    quantiser = replace(quantiser, weights=_weights(request, quantiser, images))
-    sensitivity = _sensitivity(request, quantiser)
-    model = quantiser.graph([name for name in quantiser.groups if name not in sensitivity.kept_fp32])
+    ranges = calibration.activation_ranges(request, plain, images, symmetric)
+    quantizer = Quantizer(plain, groups_of(plain), ranges, symmetric, bits)
+    quantizer = replace(quantizer, weights=_weights(request, quantizer, images))
+    sensitivity = _sensitivity(request, quantizer)
+    model = quantizer.graph([name for name in quantizer.groups if name not in sensitivity.kept_fp32])
     products = int8_products(model)
     if not products:
         raise MusiqError(
@@ -100,7 +99,7 @@ def _plain(request: Request) -> onnx.ModelProto:
 
 
 @dataclass(frozen=True)
-class Quantiser:
+class Quantizer:
     """Quantises chosen `groups` of the graph `plain`, whose activations have `ranges`, with weights of 7 or 8 `bits`:
     those of `weights`, or the nearest."""
 
@@ -158,86 +157,39 @@ class Quantiser:
         return finished
 
 
-def _ranges(request: Request, plain: onnx.ModelProto, images: Images, symmetric: bool) -> Any:
-    """The least and largest value that each activation takes on the images."""
-    import onnx
-    from onnxruntime.quantization import CalibrationMethod, create_calibrator
-
-    with tempfile.TemporaryDirectory() as folder:
-        source, augmented = Path(folder) / "plain.onnx", Path(folder) / "augmented.onnx"
-        onnx.save_model(plain, str(source))
-        calibrator = create_calibrator(
-            source,
-            [*PRODUCTS, *BETWEEN],
-            augmented_model_path=str(augmented),
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"symmetric": symmetric},
-        )
-        for given in _inputs(request, plain, images, "calibrating"):
-            calibrator.collect_data(_Reader(given))
-        return calibrator.compute_data()
-
-
-def _weights(request: Request, quantiser: Quantiser, images: Images) -> Weights:
+def _weights(request: Request, quantizer: Quantizer, images: Images) -> Weights:
     """The int8 values of the transformer's weights, each rounded so as to make up for the others."""
-    products = Products(quantiser.plain, [node for group in quantiser.groups.values() for node in group])
+    products = Products(quantizer.plain, [node for group in quantizer.groups.values() for node in group])
     few = images[:: -(-len(images) // COVARIANCES_FROM)]
 
     def run(graph: onnx.ModelProto) -> Iterator[dict[str, Any]]:
         session = _session(graph)
         names = [entry.name for entry in session.get_outputs()]
-        for given in _inputs(request, quantiser.plain, few, "measuring how inputs go together"):
+        for given in calibration.inputs_of(request, quantizer.plain, few, "measuring how inputs go together"):
             yield dict(zip(names, session.run(None, given), strict=True))
 
     found = measure_inputs(products, run)
-    nearest = quantiser.graph(quantiser.groups)
+    nearest = quantizer.graph(quantizer.groups)
     with progress_bar("rounding weights", len(products.by_weight)) as bar:
-        largest = 64 if quantiser.bits == 7 else 127  # as ONNX Runtime's quantiser has them, with whose scales they go
+        largest = 64 if quantizer.bits == 7 else 127  # as ONNX Runtime's quantiser has them, with whose scales they go
         return compensated(products, found, nearest, largest, bar.advance)
 
 
-def _sensitivity(request: Request, quantiser: Quantiser) -> Sensitivity:
+def _sensitivity(request: Request, quantizer: Quantizer) -> Sensitivity:
     """What each group costs on the images held out, and which of them have to stay in fp32."""
     options = calibration.options_of(request)
     held = calibration.split(options.calibration)[1]
     # Groups alone are measured on the first ones: those, too, should be spread over the folder.
     images = options.calibration.images[[*held[::2], *held[1::2]]]
     # What is for another machine is not measured with the overflows of this one.
-    in_floats = quantiser.bits == 8 and not adds_int8_exactly()
+    in_floats = quantizer.bits == 8 and not adds_int8_exactly()
 
     def scores(names: Collection[str], count: int) -> Scores:
-        return _scores(request, quantiser.graph(names), images[:count], in_floats)
+        return _scores(request, quantizer.graph(names), images[:count], in_floats)
 
-    with progress_bar("measuring what int8 costs", len(quantiser.groups)) as bar:
-        reference = _scores(request, quantiser.plain, images)
-        return choose(quantiser.groups, scores, reference, request.model.spec, options.limits, bar.advance)
-
-
-def _inputs(request: Request, model: onnx.ModelProto, images: Images, what: str) -> Iterator[dict[str, Any]]:
-    """What `model` is given for each batch of `images`, by the names of its inputs; `what` is the progress bar's."""
-    taken, names = feed(request), [entry.name for entry in model.graph.input]
-    given: list[dict[str, Any]] = []
-
-    def take(arrays: list[Any]) -> list[Any]:
-        given.append(dict(zip(names, arrays, strict=True)))
-        return [np.zeros(len(arrays[0]), np.float32)]
-
-    with progress_bar(what, len(images)) as bar:
-        for batch in calibration.in_batches(request, images):
-            taken.run(batch, take)
-            yield from given
-            given.clear()
-            bar.advance(len(batch))
-
-
-class _Reader:
-    """One batch, in the shape that a calibrator reads."""
-
-    def __init__(self, batch: dict[str, Any]) -> None:
-        self._left = [batch]
-
-    def get_next(self) -> dict[str, Any] | None:
-        return self._left.pop() if self._left else None
+    with progress_bar("measuring what int8 costs", len(quantizer.groups)) as bar:
+        reference = _scores(request, quantizer.plain, images)
+        return choose(quantizer.groups, scores, reference, request.model.spec, options.limits, bar.advance)
 
 
 def _scores(request: Request, model: onnx.ModelProto, images: Images, in_floats: bool = False) -> Scores:

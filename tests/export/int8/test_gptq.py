@@ -91,7 +91,7 @@ def product(kind: str, bias: bool = True) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def quantised(plain: onnx.ModelProto, axis: int) -> onnx.ModelProto:
+def quantized(plain: onnx.ModelProto, axis: int) -> onnx.ModelProto:
     """`plain` with the weight in 5 bits, as ONNX Runtime's quantiser would leave it."""
     model = onnx.ModelProto()
     model.CopyFrom(plain)
@@ -145,7 +145,7 @@ def test_a_graph_keeps_its_outputs_mean_and_most_of_their_variance(
         damped = expected[part, part] + np.eye(block) * expected.diagonal().mean() * (1e-6 + 40 / 3000)
         np.testing.assert_allclose(covariance, damped, rtol=1e-3, atol=2e-3)
 
-    nearest = quantised(plain, axis=0 if kind == "Gemm" else 1)
+    nearest = quantized(plain, axis=0 if kind == "Gemm" else 1)
     weights = compensated(products, found, nearest, 15, lambda: None)
     assert isinstance(weights, Weights)
     better = onnx.ModelProto()
@@ -166,7 +166,7 @@ def test_a_product_without_a_bias_of_its_own_only_gets_its_steps(kind: str) -> N
     assert without.bias("weight") is None
     seen = gptq.InputStatistics(4000, np.zeros(40), np.cov(correlated(4000, 40, seed=1).T)[None] * 4000)
     found = {without.inputs("weight"): seen}
-    weights = compensated(without, found, quantised(alone, axis=0 if kind == "Gemm" else 1), 15, lambda: None)
+    weights = compensated(without, found, quantized(alone, axis=0 if kind == "Gemm" else 1), 15, lambda: None)
     assert (set(weights.steps), weights.biases) == ({"steps"}, {})
     plain = product(kind)
     assert Products(plain, ["a", "b"]).bias("weight") == "bias"
@@ -179,9 +179,9 @@ def test_inputs_that_never_change_and_inputs_that_are_no_numbers_harm_nothing() 
     products = Products(plain, ["a", "b"])
     key = products.inputs("weight")
     still = gptq.InputStatistics(1000, np.ones(40) * 1000, np.ones((1, 40, 40)) * 1000)
-    weights = compensated(products, {key: still}, quantised(plain, 1), 15, lambda: None)
+    weights = compensated(products, {key: still}, quantized(plain, 1), 15, lambda: None)
     assert set(weights.steps) == {"steps"}
     broken = gptq.InputStatistics(1000, np.full(40, np.nan), np.full((1, 40, 40), np.nan))
-    weights = compensated(products, {key: broken}, quantised(plain, 1), 15, lambda: None)
+    weights = compensated(products, {key: broken}, quantized(plain, 1), 15, lambda: None)
     assert not weights.steps
     assert not weights.biases

@@ -154,7 +154,7 @@ def test_a_group_made_fragile_is_measured_as_the_worst_and_stays_fp32(photos: Pa
         first.bias[:2] = 3e3
         second.weight[:, 1] = -second.weight[:, 0]
     request = Request(model, "int8", int8=Int8Options(calibration_images(32, photos), Limits(10.0, 0.9)))
-    _, details = quantize.quantised(request)
+    _, details = quantize.quantize(request)
     measured = details.sensitivity
     assert measured is not None
     worst = max(measured.groups, key=lambda name: measured.groups[name].mean_difference)
@@ -168,7 +168,7 @@ def test_a_group_made_fragile_is_measured_as_the_worst_and_stays_fp32(photos: Pa
 
 
 def test_the_symmetric_kind_has_zero_points_of_0_and_no_quantised_bias(request_int8: Request) -> None:
-    model, details = quantize.quantised(request_int8, symmetric=True)
+    model, details = quantize.quantize(request_int8, symmetric=True)
     assert (details.activations, details.weight_bits) == ("int8 symmetric", 8)
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -181,7 +181,7 @@ def test_the_symmetric_kind_has_zero_points_of_0_and_no_quantised_bias(request_i
 
 def test_static_batches_and_pyramid_inputs_are_calibrated_too(request_int8: Request) -> None:
     request = replace(request_int8, inputs="pyramid", batch=BatchRange(3, 3, 3))
-    graph, details = quantize.quantised(request)
+    graph, details = quantize.quantize(request)
     assert [entry.name for entry in graph.graph.input] == ["native", "scale_128", "scale_96"]
     assert details.products > 0
     properties = {entry.key: entry.value for entry in graph.metadata_props}
@@ -189,8 +189,8 @@ def test_static_batches_and_pyramid_inputs_are_calibrated_too(request_int8: Requ
 
 
 def test_several_formats_share_one_measuring(request_int8: Request) -> None:
-    once = quantize.quantised(request_int8)
-    assert quantize.quantised(replace(request_int8, whole_attention=True)) is once
+    once = quantize.quantize(request_int8)
+    assert quantize.quantize(replace(request_int8, whole_attention=True)) is once
 
 
 def test_weights_that_make_up_for_each_other_move_scores_less_than_the_nearest(
@@ -198,7 +198,7 @@ def test_weights_that_make_up_for_each_other_move_scores_less_than_the_nearest(
 ) -> None:
     def moved() -> float:
         options = Int8Options(calibration_images(16, photos, 64, 96), Limits(40.0, 0.8), weight_bits=7)
-        _, details = quantize.quantised(replace(request_int8, int8=options))
+        _, details = quantize.quantize(replace(request_int8, int8=options))
         assert details.sensitivity is not None
         return float(np.sum([cost.mean_difference for cost in details.sensitivity.groups.values()]))
 
@@ -230,7 +230,7 @@ def test_every_part_of_the_dense_layer_is_int8_from_one_weight(monkeypatch: pyte
     model = simplify(lively_model("tiny", layers=1))
     images = np.stack([photo(HEIGHT, WIDTH, seed) for seed in range(32)])
     given = CalibrationImages(tuple(map(str, range(32))), images)
-    made, _ = quantize.quantised(Request(model, "int8", int8=Int8Options(given, Limits(20.0, 0.8))))
+    made, _ = quantize.quantize(Request(model, "int8", int8=Int8Options(given, Limits(20.0, 0.8))))
     dense = [node for node in made.graph.node if node.op_type == "Gemm" and "trunk.dense" in node.input[1]]
     makers = {name: node for node in made.graph.node for name in node.output}
     stored = {makers[node.input[1]].input[0] for node in dense if node.input[1] in makers}
