@@ -6,6 +6,7 @@ The tables of the other public datasets are read by `musiq.datasets.public_reade
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -72,9 +73,10 @@ def read_manifest(path: str | Path, root: str | Path | None = None) -> Dataset:
     items: dict[str, Labelled] = {}
     for row in table.rows:
         item = _labelled(row, columns, folder)
-        if item.image in items:
-            raise MusiqError(f"{row.where}: {item.image} is there twice; keep one row for an image.")
-        items[item.image] = item
+        other = items.setdefault(os.path.normpath(item.path), item)
+        if other is not item:
+            also = "" if other.image == item.image else f", also as {other.image}"
+            raise MusiqError(f"{row.where}: {item.image} is there twice{also}; keep one row for an image.")
     if not items:
         raise MusiqError(f"{path} has no row below its header; expected one for each image.")
     if koniq:
@@ -117,6 +119,10 @@ class _Columns:
 def _columns(path: Path, names: list[str]) -> _Columns:
     lower = {name.lower(): name for name in reversed(names)}
     known = {key: next((lower[name] for name in there if name in lower), None) for key, there in NAMES.items()}
+    if known["image"] is None and known["mos"] is None and any(number_in(name) is not None for name in names):
+        raise MusiqError(
+            f"{path} has no header: its first row is {','.join(names)}. Put a row image,mos[,split][,c1..cK] above it."
+        )
     if known["image"] is None or known["mos"] is None:
         raise MusiqError(
             f"{path} has the columns {', '.join(names) or '(none)'}; needed are image,mos[,split][,c1..cK]."
@@ -143,12 +149,15 @@ def _labelled(row: Row, columns: _Columns, folder: Path) -> Labelled:
     shares = [row.number(column) for column in columns.shares]
     if shares and (min(shares) < 0 or sum(shares) <= 0):
         raise MusiqError(f"{row.where}: the shares {shares} are none; expected numbers from 0 on, not all 0.")
+    std = row.number(columns.std) if columns.std and row.cells[columns.std].strip() else None
+    if std is not None and std < 0:
+        raise MusiqError(f"{row.where}: {columns.std} is {std:g}; expected a standard deviation from 0 on.")
     return Labelled(
         image,
         folder / local_name(image),
         row.number(columns.mos),
         SPLIT_NAMES.get(split, ""),
-        row.number(columns.std) if columns.std and row.cells[columns.std].strip() else None,
+        std,
         tuple(share / sum(shares) for share in shares) or None,
         {name: row.cells[name] for name in columns.others},
     )

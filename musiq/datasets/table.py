@@ -19,6 +19,9 @@ from pathlib import Path
 from musiq.errors import MusiqError
 
 SEPARATORS = ",;\t"
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+"""What of Python's numbers a table may hold: not 1_000, which is a slip, nor the digits of other scripts."""
+
 DECIMAL_COMMA, DECIMAL_POINT = re.compile(r"\s*[+-]?\d+,\d+\s*"), re.compile(r"\s*[+-]?\d+\.\d+\s*")
 
 
@@ -71,8 +74,8 @@ def read_table(path: Path) -> Table:
         path: The file, UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
-        MusiqError: The file cannot be read or is no text, a quote is not closed, or a row has more or fewer cells than
-            the header has names; names the row.
+        MusiqError: The file cannot be read or is no text, a quote is not closed, a cell is too long, or a row has more or
+            fewer cells than the header has names; names the row.
     """
     text = decoded_text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
@@ -98,6 +101,11 @@ def _rows_of_cells(path: Path, text: str, separator: str) -> list[tuple[int, lis
     try:
         rows = [(reader.line_num, cells) for cells in reader]
     except csv.Error as problem:
+        if "field limit" in str(problem):
+            raise MusiqError(
+                f"{path}, row {reader.line_num}: a cell has more than {csv.field_size_limit():,} characters, so this is "
+                "no table of labels. Give a CSV with one line for each image; a quote that is never closed looks the same."
+            ) from problem
         raise MusiqError(
             f"{path}, row {reader.line_num}: {problem}. A quoted cell must begin and end with a quote, and double those "
             "within."
@@ -152,8 +160,6 @@ def decoded_text(path: Path) -> str:
 
 def number_in(text: str | None) -> float | None:
     """The finite number that a cell holds, None where it holds none."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
+    text = (text or "").strip()
+    value = float(text) if NUMBER.fullmatch(text) else math.inf
     return value if math.isfinite(value) else None
