@@ -137,8 +137,10 @@ def decoded(
         yield _upright(data, header, background, times, jpeg), times
 
 
-def check_decoding(max_pixels: int, background: str) -> None:
+def check_decoding(max_pixels: int | None, background: str) -> None:
     """Raise MusiqError for options that `decode` does not have."""
+    if max_pixels is None:  # which stands for a default elsewhere, and here would be no limit
+        raise MusiqError("max_pixels is None; expected a whole number of at least 1.")
     check_positive(max_pixels=max_pixels)
     if background not in get_args(Background):
         raise MusiqError(f"There is no background {background!r}; there are {' and '.join(get_args(Background))}.")
@@ -177,10 +179,16 @@ def _upright(
 def _read(source: str | Path | bytes | BinaryIO, max_bytes: int) -> bytes:
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
+    elif source == "":  # which Path would take for the folder that we are in
+        raise ImageError("The name of the image is empty; expected a path or a URL.")
     elif isinstance(source, (str, Path)):
         data = _read_url(source, max_bytes) if "://" in str(source) else _read_file(Path(source), max_bytes)
     elif hasattr(source, "read"):
         data = source.read(max_bytes + 1)
+        if not isinstance(data, bytes):
+            raise ImageError(
+                f"The file object gives {type(data).__name__}, not bytes. Open it for reading bytes ('rb')."
+            )
     else:
         raise ImageError(f"Cannot read an image from {type(source).__name__}; give a path, bytes, an array or a file.")
     if len(data) > max_bytes:

@@ -207,6 +207,12 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         decode(tmp_path)
     with pytest.raises(ImageError, match="null"):
         decode("a\0b.jpg")
+    with pytest.raises(ImageError, match="name of the image is empty"):
+        decode("")
+    with pytest.raises(ImageError, match="gives str, not bytes"):
+        decode(io.StringIO("x"))  # type: ignore[arg-type]
+    with pytest.raises(MusiqError, match="max_pixels is None; expected a whole number"):
+        decode(saved(RGB, "png"), max_pixels=None)  # type: ignore[arg-type]
     with pytest.raises(ImageError, match="int; give a path"):
         decode(3)  # type: ignore[arg-type]
 
