@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,17 @@ class Scale:
     def name(self) -> str:
         """Its input in artifacts that take the pyramid: "native", "scale_384", ..."""
         return "native" if self.length is None else f"scale_{self.length}"
+
+    @property
+    def is_sane(self) -> bool:
+        """Whether its sizes are whole numbers that an image can have, and its side one that there is."""
+        sizes = [size for size in (self.length, self.rows) if size is not None]
+        return (
+            self.side in ("longer", "width")
+            and all(_is_whole(size) and 1 <= size <= 65535 for size in sizes)
+            and _is_whole(self.embedding)
+            and self.embedding >= 0
+        )
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,7 @@ class Spec:
         source: Where the weights come from.
 
     Raises:
-        MusiqError: A field has a value that there is none of, or an image is smaller than one patch.
+        MusiqError: A field has a value of another type or out of its range, or an image is smaller than one patch.
     """
 
     preset: str
@@ -123,6 +136,7 @@ class Spec:
         for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
                 raise MusiqError(f"Spec.{field} is {getattr(self, field)!r}; expected one of {', '.join(allowed)}.")
+        self._check_types()
         if self.height < PATCH or self.width < PATCH:
             raise MusiqError(
                 f"A model for {self.width}x{self.height} images is not possible: each side needs at least {PATCH} "
@@ -130,6 +144,29 @@ class Spec:
             )
         if max(scale.embedding for scale in self.scales) >= self.scale_embeddings:
             raise MusiqError(f"A scale names an embedding row beyond the {self.scale_embeddings} there are.")
+        self._check_sizes()
+
+    def _check_types(self) -> None:
+        for field, kind in _KINDS.items():
+            value = getattr(self, field)
+            if not _is_a(kind, value):
+                raise MusiqError(f"Spec.{field} is {_shown(value)}; expected {kind}.")
+
+    def _check_sizes(self) -> None:
+        for field, (least, most) in RANGES.items():
+            if not least <= getattr(self, field) <= most:
+                value = _shown(getattr(self, field))
+                raise MusiqError(f"Spec.{field} is {value}; expected a whole number of {least} to {most}.")
+        if self.trunk == "patch" and self.trunk_channels % self.trunk_groups:
+            raise MusiqError(
+                f"Spec.trunk_groups is {self.trunk_groups}; expected a divisor of the {self.trunk_channels} trunk_channels."
+            )
+        weights = self.layers * self.dim * (4 * self.heads * self.head_dim + 2 * self.mlp_dim)
+        if weights > MOST_WEIGHTS:
+            raise MusiqError(
+                f"The Spec's dim, layers, heads, head_dim and mlp_dim make a transformer of {weights:.1e} weights; "
+                f"expected at most {MOST_WEIGHTS:.0e}."
+            )
 
     def size(self, scale: Scale) -> tuple[int, int]:
         """(rows, columns) in pixels of the resized image, before `scale.rows` cuts it."""
@@ -176,14 +213,16 @@ class Spec:
         """
         try:
             values: dict[str, Any] = json.loads(text)
+            if not isinstance(values, dict):
+                raise TypeError(f"{_shown(values)} is no JSON object")
             if values.get("fit") == "cover":  # written when the one way to make images fit had a field
                 del values["fit"]
             values["scales"] = tuple(Scale(**scale) for scale in values["scales"])
             for field in ("mean", "std", "score_range"):
-                if values.get(field) is not None:
+                if isinstance(values.get(field), list):
                     values[field] = tuple(values[field])
             return cls(**values)
-        except (TypeError, KeyError, ValueError) as problem:
+        except (TypeError, KeyError, ValueError, RecursionError) as problem:
             raise MusiqError(
                 f"The Spec in this file cannot be read ({problem}). It may come from a newer version of this package: "
                 "upgrade it, or export the model again."
@@ -198,6 +237,81 @@ CHOICES = {
     "gelu": ("none", "tanh"),
     "position_rule": ("integer", "float64"),
 }
+
+RANGES = {
+    "height": (PATCH, 65535),
+    "width": (PATCH, 65535),
+    "trunk_channels": (1, 4096),
+    "trunk_groups": (1, 4096),
+    "dim": (1, 65536),
+    "layers": (1, 1000),
+    "heads": (1, 1000),
+    "head_dim": (1, 65536),
+    "mlp_dim": (1, 65536),
+    "position_grid": (1, 1000),
+    "scale_embeddings": (1, 1000),
+    "head_hidden": (0, 65536),
+    "outputs": (1, 1000),
+}
+"""The least and the largest value of each field that is a size: far beyond any model."""
+
+MOST_WEIGHTS = 10**9
+"""Of the transformer: fifty times the paper's, 4 GB in fp32."""
+
+_NUMBER, _TRIPLE = "a finite number", "three finite numbers"
+_KINDS = {
+    **dict.fromkeys(("preset", "target", "source"), "text"),
+    **dict.fromkeys(RANGES, "a whole number"),
+    **dict.fromkeys(("score_shift", "score_scale"), _NUMBER),
+    "norm_eps": "a finite number of at least 0",
+    "mean": _TRIPLE,
+    "std": "three finite numbers above 0",
+    "unbiased_std": "true or false",
+    "score_range": "two finite numbers, or none",
+    "scales": "scales, at least one, with sizes of 1 to 65535",
+}
+"""What each field must be, in the words of the message that refuses another."""
+
+
+def _is_a(kind: str, value: Any) -> bool:
+    """Whether a field's value is what _KINDS says of it."""
+    checks: dict[str, Callable[[Any], bool]] = {
+        "text": lambda text: isinstance(text, str),
+        "a whole number": _is_whole,
+        _NUMBER: _is_finite,
+        "a finite number of at least 0": lambda number: _is_finite(number) and number >= 0,
+        _TRIPLE: lambda numbers: _are_finite(numbers, 3),
+        "three finite numbers above 0": lambda numbers: _are_finite(numbers, 3) and min(numbers) > 0,
+        "true or false": lambda flag: isinstance(flag, bool),
+        "two finite numbers, or none": lambda numbers: numbers is None or _are_finite(numbers, 2),
+    }
+    return checks.get(kind, _are_scales)(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(abs(value) < 1e30)  # NaN is not
+
+
+def _are_finite(values: Any, count: int) -> bool:
+    return isinstance(values, tuple) and len(values) == count and all(map(_is_finite, values))
+
+
+def _are_scales(values: Any) -> bool:
+    return (
+        isinstance(values, tuple)
+        and len(values) > 0
+        and all(isinstance(each, Scale) and each.is_sane for each in values)
+    )
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it: a nonsense one may be of any length."""
+    return repr(value)[:60]
+
 
 _PAPER_SCALES = (Scale(224, embedding=0), Scale(384, embedding=1), Scale(embedding=2))
 _WIDTH_SCALES = (Scale(embedding=0), Scale(384, "width", embedding=1), Scale(224, "width", embedding=2))

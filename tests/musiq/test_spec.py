@@ -61,3 +61,49 @@ def test_a_spec_that_says_how_images_are_made_to_fit_is_read_where_that_is_the_w
     assert Spec.from_json(json.dumps({**values, "fit": "cover"})) == PRESETS[name]
     with pytest.raises(MusiqError, match="newer version"):
         Spec.from_json(json.dumps({**values, "fit": "letterbox"}))
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "-5", '"x"', "[" * 100_000])
+def test_json_that_is_no_spec_is_refused(text: str) -> None:
+    with pytest.raises(MusiqError, match="The Spec in this file cannot be read"):
+        Spec.from_json(text)
+
+
+SIZES = ("height", "width", "dim", "layers", "heads", "head_dim", "mlp_dim", "head_hidden", "outputs", "position_grid")
+
+
+@pytest.mark.parametrize("value", [None, "x", [], {}, 1.5, True, 1_000_000_000])
+@pytest.mark.parametrize("field", [*SIZES, "trunk_channels", "trunk_groups", "scale_embeddings"])
+def test_a_size_of_another_type_or_out_of_its_range_is_refused_by_name(field: str, value: object) -> None:
+    values = json.loads(PRESETS["tiny"].to_json())
+    with pytest.raises(MusiqError, match=rf"Spec\.{field} is .*; expected a whole number"):
+        Spec.from_json(json.dumps({**values, field: value}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("dim", -1, "a whole number of 1 to"),
+        ("head_hidden", -1, "a whole number of 0 to"),
+        ("norm_eps", -1e-6, "a finite number of at least 0"),
+        ("score_scale", float("nan"), "a finite number"),
+        ("score_shift", 10**400, "a finite number"),
+        ("mean", [0.5, 0.5], "three finite numbers"),
+        ("std", [0.5, 0, 0.5], "three finite numbers above 0"),
+        ("score_range", "ab", "two finite numbers"),
+        ("unbiased_std", 0, "true or false"),
+        ("target", None, "text"),
+        ("scales", [], "scales, at least one"),
+        ("scales", [{"length": -3}], "scales, at least one"),
+        ("trunk_groups", 7, "a divisor of the 16 trunk_channels"),
+    ],
+)
+def test_a_value_that_makes_no_model_is_refused_with_what_is_expected(field: str, value: object, expected: str) -> None:
+    values = json.loads(PRESETS["tiny"].to_json())
+    with pytest.raises(MusiqError, match=rf"Spec\.{field} is .*; expected {expected}"):
+        Spec.from_json(json.dumps({**values, field: value}))
+
+
+def test_sizes_that_only_together_are_beyond_any_memory_are_refused() -> None:
+    with pytest.raises(MusiqError, match="expected at most 1e"):
+        dataclasses.replace(PRESETS["tiny"], dim=65536, mlp_dim=65536, layers=1000)
