@@ -27,7 +27,7 @@ from musiq.model.foreign_layouts import (
     stack_scales,
 )
 from musiq.model.network import Musiq
-from musiq.model.state_dicts import PREFIXES, check_finite, find_state, left_over, tensors_of, without_prefixes
+from musiq.model.state_dicts import PREFIXES, check_weights, find_state, left_over, tensors_of, without_prefixes
 from musiq.model.tensor_files import read_npz, read_torch
 from musiq.spec import Spec
 
@@ -77,7 +77,8 @@ def load(path: Path | str, height: int | None = None, width: int | None = None) 
         width: Pixels of the images' width; None alike, with 1024 for a foreign one.
 
     Raises:
-        MusiqError: The file is missing, broken or of no known layout, or its tensors do not fit its layout, or hold NaN.
+        MusiqError: The file is missing, broken or of no known layout, or its tensors do not fit its layout, hold NaN,
+            or are no floats.
     """
     path = Path(path)
     tensors, spec = _read(path)
@@ -105,7 +106,7 @@ def _build(tensors: dict[str, Tensor], spec: Spec | None, height: int | None, wi
             raise MusiqError(_say_left_over(left, "this project's", tensors))
         model = Musiq(spec.at(height, width))
         check_names({name: tuple(value.shape) for name, value in model.state_dict().items()}, tensors, "its own Spec")
-        check_finite(tensors)
+        check_weights(tensors)
         model.load_state_dict(tensors)
         return model.eval()
     for layout in LAYOUTS:
@@ -113,7 +114,7 @@ def _build(tensors: dict[str, Tensor], spec: Spec | None, height: int | None, wi
             spec = layout.spec(tensors).at(height, width)
             model = Musiq(spec)
             converted = convert(layout, tensors, model, spec)
-            check_finite(tensors)
+            check_weights(tensors)
             model.load_state_dict(converted)
             return model.eval()
     raise _unknown(tensors)

@@ -51,12 +51,16 @@ def left_over(names: Iterable[str], starts: Iterable[str]) -> str:
     return next((name[:at] for name in names for start in starts if (at := name.find(f".{start}") + 1)), "")
 
 
-def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise MusiqError, naming them, where tensors hold NaN or infinity."""
-    wrong = [name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+def check_weights(tensors: Mapping[str, Tensor]) -> None:
+    """Raise MusiqError, naming them, where tensors hold NaN or infinity, or are no floats though they do not count."""
+    check_floats(tensors)
+    # Without the cast, torch cannot say of 8-bit floats whether they are finite.
+    wrong = [
+        name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value.float()).all()
+    ]
     if not wrong:
         return
-    first = tensors[wrong[0]]
+    first = tensors[wrong[0]].float()
     nan, infinite = int(torch.isnan(first).sum()), int(torch.isinf(first).sum())
     what = " and ".join(f"{count} {kind}" for count, kind in ((nan, "NaN"), (infinite, "infinite")) if count)
     more = f", as do {len(wrong) - 1} more tensors" if len(wrong) > 1 else ""
@@ -64,3 +68,18 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
         f"{wrong[0]} holds {what} of {first.numel()} values{more}: its training had failed when it was saved, or it is "
         "damaged. Give an earlier checkpoint, or another copy."
     )
+
+
+def check_floats(tensors: Mapping[str, Tensor]) -> None:
+    """Raise MusiqError, naming them, where tensors other than batch norms' counters are no floats."""
+    wrong = [
+        name
+        for name, value in tensors.items()
+        if not value.is_floating_point() and name.rpartition(".")[2] != "num_batches_tracked"
+    ]
+    if wrong:
+        kind = str(tensors[wrong[0]].dtype).removeprefix("torch.")
+        more = f", as are {len(wrong) - 1} more tensors" if len(wrong) > 1 else ""
+        raise MusiqError(
+            f"{wrong[0]} is of {kind}{more}; weights must be floats. Give the checkpoint as it was before it was quantised."
+        )

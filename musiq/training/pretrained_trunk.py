@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from musiq.errors import MusiqError
 from musiq.model.network import Musiq, ResNetTrunk
-from musiq.model.state_dicts import check_finite, find_state, tensors_of
+from musiq.model.state_dicts import check_weights, find_state, tensors_of
 from musiq.model.tensor_files import read_npz, read_torch
 
 ADVICE = "Give resnet50-0676ba61.pth, or --trunk-weights none to start from random weights."
@@ -111,7 +111,7 @@ def _check_tensors(choice: str, state: Mapping[str, Tensor], wanted: Mapping[str
                 f"{tuple(value.shape)}. {ADVICE}"
             )
     try:
-        check_finite({name: state[name] for name in wanted})
+        check_weights({name: state[name] for name in wanted})
     except MusiqError as problem:
         raise MusiqError(f"{choice}: {problem}") from problem
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from musiq.errors import MusiqError
 from musiq.images.decode import decode
@@ -230,3 +231,31 @@ def test_specs_of_foreign_checkpoints_say_what_the_score_means(foreign: Callable
     spec: Spec = checkpoint.load(foreign("pyiqa/10"), 64, 96).spec
     assert (spec.outputs, spec.score_range, spec.target) == (10, (1.0, 10.0), "AVA mean rating (1-10)")
     assert checkpoint.load(foreign("classic"), 64, 96).spec.target == "KonIQ-10k mean rating (1-5)"
+
+
+def _retyped(path: Path, dtype: torch.dtype) -> Path:
+    """A checkpoint of ours with all of its tensors cast."""
+    checkpoint.save(lively_model("tiny"), path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118, it is no dict
+    save_file(tensors, path, metadata)
+    return path
+
+
+def test_weights_of_8_bit_floats_are_read_and_those_that_are_nan_named(tmp_path: Path) -> None:
+    path = _retyped(tmp_path / "fp8.safetensors", torch.float8_e4m3fn)
+    model = checkpoint.load(path)
+    assert all(value.dtype == torch.float32 for value in model.state_dict().values() if value.is_floating_point())
+    with torch.no_grad():
+        model.embed.class_token.fill_(float("nan"))
+    checkpoint.save(model, path)
+    with pytest.raises(MusiqError, match=r"embed\.class_token holds 96 NaN of 96 values"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool])
+def test_weights_that_are_no_floats_are_refused_by_name(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = _retyped(tmp_path / "whole.safetensors", dtype)
+    with pytest.raises(MusiqError, match=r"\w+ is of (int32|bool), as are \d+ more tensors; weights must be floats"):
+        checkpoint.load(path)
