@@ -5,30 +5,56 @@ It comes with the extra `heif`, because OpenCV has no decoder of HEVC and few se
 
 from __future__ import annotations
 
-import io
+import json
+import subprocess
+import sys
 
 import numpy as np
 from numpy.typing import NDArray
 
 from musiq.errors import ImageError
+from musiq.images import heif_process
+from musiq.images.header import AGAIN
+
+SECONDS = 60
+"""The longest that one image may take to decode; large photos take about one second."""
 
 
 def read_heif(data: bytes) -> tuple[NDArray[np.uint8 | np.uint16], int, bool] | None:
     """The primary image, upright (libheif turns it): grey, RGB or RGBA; its bits a sample; whether its colours are
     multiplied by alpha. None for a file that cannot be decoded.
 
-    Raises ImageError where pi-heif is missing.
+    Raises ImageError where pi-heif is missing, crashes or does not end.
     """
     try:
-        import pi_heif
+        import pi_heif  # noqa: F401  whether it is there; what it does, it does in a process of its own
     except ImportError as problem:
         raise ImageError(
             "HEIC images need pi-heif: pip install 'musiq[heif]'. Or convert the image to JPEG or PNG."
         ) from problem
-    try:
-        image = pi_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
-        pixels = np.array(image)  # a copy: the image's own memory goes with it
-    except (ValueError, EOFError, SyntaxError, RuntimeError, OSError, IndexError):
+    output = _decoded(data)
+    if output is None:
         return None
-    bits = image.mode.partition(";")[2]
-    return pixels, int(bits or 8), image.mode.startswith("RGBa")
+    start = output.index(b"\n") + 1
+    about = json.loads(output[:start])
+    mode = str(about["mode"])
+    image = np.frombuffer(output, about["dtype"], offset=start).reshape(about["shape"]).copy()  # writable
+    return image, int(mode.partition(";")[2] or 8), mode.startswith("RGBa")
+
+
+def _decoded(data: bytes) -> bytes | None:
+    """What `musiq.images.heif_process` writes for a file, None where it refuses it."""
+    command = [sys.executable, heif_process.__file__, *sys.path]
+    try:
+        child = subprocess.run(
+            command, input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as problem:
+        raise ImageError(
+            f"The HEIC image is damaged: its decoder did not end in {SECONDS} seconds. {AGAIN}"
+        ) from problem
+    except OSError as problem:
+        raise ImageError(f"The HEIC image's decoder cannot be started: {problem}.") from problem
+    if child.returncode not in (0, heif_process.REFUSED):
+        raise ImageError(f"The HEIC image is damaged: its decoder crashed. {AGAIN}")
+    return child.stdout if child.returncode == 0 else None
