@@ -58,6 +58,8 @@ def read_info(data: bytes) -> Info:
     unread = _unread(header, bits, compression, masks)
     if unread:
         raise ImageError(f"This BMP has {unread}, which cannot be read. Save it as an ordinary BMP, PNG or JPEG.")
+    if start < 14 + header:
+        raise ImageError(f"This BMP is damaged: its pixels begin at byte {start}, inside its headers. Save it anew.")
     return Info(header, width, abs(height), height < 0, bits, compression, masks, start)
 
 

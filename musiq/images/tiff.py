@@ -311,13 +311,28 @@ def _unread_colours(layout: Layout) -> str:
 
 
 def check_end(page: Directory, layout: Layout) -> None:
-    """Raise struct.error for a file that ends before its samples do: libtiff would fill in black, without a word."""
+    """Raise struct.error for a file that ends before its samples do: libtiff would fill in black, without a word.
+
+    Raises ImageError where the tags name too few strips or tiles: libtiff would read the rest from anywhere.
+    """
     places, sizes = pieces(page)
+    # Old writers leave the sizes out, and libtiff works them out.
+    _check_count(page, layout, min(len(places), len(sizes) or len(places)))
     if layout.compression == NO_COMPRESSION and layout.photometric != YCBCR:
         most = piece_shape(page, layout)[0] * piece_shape(page, layout)[1]  # some writers name more than there is
         sizes = [min(size, most) for size in sizes]
     if any(place + size > len(page.data) for place, size in zip(places, sizes, strict=False)):
         raise struct.error("samples lie beyond the end")
+
+
+def _check_count(page: Directory, layout: Layout, found: int) -> None:
+    tiled = 322 in page.entries
+    across = -(-layout.width // max(1, page.number(322))) if tiled else 1
+    rows = page.number(323) if tiled else page.number(278)
+    needed = -(-layout.height // (rows or layout.height)) * across * (layout.samples if layout.planar else 1)
+    if found < needed:
+        what = "tiles" if tiled else "strips"
+        raise ImageError(f"This TIFF is damaged: it names too few {what}, {found} of {needed}. Copy or download it again.")
 
 
 def pieces(page: Directory) -> tuple[list[int], list[int]]:

@@ -181,3 +181,11 @@ def test_what_pillow_writes_is_read() -> None:
     for mode in ("1", "L", "P", "RGB", "RGBA"):
         image = Image.fromarray(RGB).convert(mode)
         np.testing.assert_array_equal(decode(saved(image, "bmp")), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("start", [0, 20, 53])
+@pytest.mark.parametrize("bits", [16, 24])
+def test_pixels_that_begin_inside_the_headers_are_refused(bits: int, start: int) -> None:
+    data = bmp(40, bits, bytes(4 * WIDTH * HEIGHT))
+    with pytest.raises(ImageError, match=f"begin at byte {start}, inside its headers"):
+        decode(data[:10] + struct.pack("<I", start) + data[14:])

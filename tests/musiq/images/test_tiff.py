@@ -291,6 +291,22 @@ def test_samples_that_end_early_are_refused_though_the_tags_come_first(
         decode(whole[: int(kept * len(whole))])
 
 
+@pytest.mark.parametrize("tile", [None, (16, 16)], ids=["strips", "tiles"])
+@pytest.mark.parametrize("listed", ["places", "sizes"])
+@pytest.mark.parametrize("kind", [Kind(), Kind("16", planar=True), Kind(compression="lzw")], ids=str)
+def test_too_few_strips_or_tiles_are_refused(kind: Kind, listed: str, tile: tuple[int, int] | None) -> None:
+    data = bytearray(of_kind(kind, samples(kind, 120, 160), tile=tile))
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    wanted = (324 if tile else 273) + (listed == "sizes") * (1 if tile else 6)
+    for at in range(start + 2, start + 2 + 12 * count, 12):
+        tag, _, values = struct.unpack_from("<HHI", data, at)
+        if tag == wanted:
+            struct.pack_into("<I", data, at + 4, values - 1)
+    with pytest.raises(ImageError, match=f"names too few {'tiles' if tile else 'strips'}"):
+        decode(bytes(data))
+
+
 @pytest.mark.parametrize("compression", ["lzw", "deflate", "packbits"])
 @pytest.mark.parametrize("planar", [False, True])
 @pytest.mark.parametrize("bits", ["8", "16"])
