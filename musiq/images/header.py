@@ -14,6 +14,7 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from musiq.errors import ImageError
 from musiq.images import bmp, jpegxl, tiff
@@ -74,6 +75,20 @@ def read_header(data: bytes) -> Header:
     if header.width <= 0 or header.height <= 0:
         raise ImageError(f"The {header.format} header says {header.width}x{header.height} pixels: nothing to score.")
     return header
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is there that has an image's header, whatever its name; False where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+            text = b"\0" not in start and start[:1] != b"\xff"  # which may begin like an image: BMW/1.jpg
+            if text or not any(magic.match(start) for magic, _ in READERS):
+                return False
+            read_header(start + file.read())
+    except (OSError, ImageError):
+        return False
+    return True
 
 
 def described(data: bytes) -> str:
@@ -151,7 +166,7 @@ def _png(data: bytes) -> Header:
         if kind == b"IEND":
             return Header("PNG", width, height, orientation, transparent=transparent)
         if kind == b"eXIf":
-            orientation = exif_orientation(data[at + 8 : at + 8 + length])
+            orientation = exif_orientation(data[at + 8 : at + 8 + length].removeprefix(b"Exif\0\0"))
         animated = animated or kind == b"acTL"
         if animated and kind == b"IDAT" and _is_damaged(data, at, length):
             break  # OpenCV leaves what it cannot decode of an animation as memory happens to be

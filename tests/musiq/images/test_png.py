@@ -15,7 +15,7 @@ from PIL import Image
 from musiq.errors import ImageError
 from musiq.images.decode import decode
 from tests.musiq.images.over import largest_difference, over
-from tests.score_samples import saved, scene
+from tests.score_samples import exif, saved, scene
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 BANDS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
@@ -118,3 +118,11 @@ def test_a_damaged_animation_is_refused_and_not_filled_with_whatever_memory_hold
     damaged = data[: at + 2000] + bytes(2000) + data[at + 4000 :]
     with pytest.raises(ImageError, match="damaged"):
         decode(damaged)
+
+
+@pytest.mark.parametrize("prefix", [b"", b"Exif\0\0"], ids=["as the standard has it", "as in a JPEG"])
+def test_the_orientation_of_exif_is_honoured(prefix: bytes) -> None:
+    image = scene(1, HEIGHT, WIDTH)
+    block = prefix + bytes(exif(6)).removeprefix(b"Exif\0\0")
+    found = decode(png(image.astype(np.uint16), 8, RGB, chunk(b"eXIf", block)))
+    np.testing.assert_array_equal(found, np.rot90(image, -1))
