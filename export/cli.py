@@ -13,11 +13,12 @@ import click
 from musiq import artifact
 from musiq.errors import MusiqError, check_installed
 from musiq.files import check_utf8, special_kind
+from musiq.spec import RANGES
 from musiq.terminal import Command
 
 from .exporter import export, verify
 from .formats import FORMATS, check_possible, find
-from .options import ExportOptions
+from .options import MOST_IMAGES, ExportOptions
 from .request import INPUTS, LIMITS, TARGETS, Format, Request
 from .table import table
 from .triton import export_repository
@@ -33,11 +34,11 @@ FORMAT_HELP = (
 
 
 class Limit(click.FloatRange):
-    """A number within a range, which NaN is not."""
+    """A finite number within a range, which NaN is not either."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
-        return self.fail("nan is no limit.", param, ctx) if math.isnan(number) else number
+        return number if math.isfinite(number) else self.fail(f"{number} is no limit.", param, ctx)
 
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -49,10 +50,16 @@ class Limit(click.FloatRange):
 )
 @click.option("--format", "formats", multiple=True, default=("onnx",), help=FORMAT_HELP)
 @click.option(
-    "--height", type=click.IntRange(32), show_default="the checkpoint's, else 768", help="Of the images, in pixels."
+    "--height",
+    type=click.IntRange(*RANGES["height"]),
+    show_default="the checkpoint's, else 768",
+    help="Of the images, in pixels.",
 )
 @click.option(
-    "--width", type=click.IntRange(32), show_default="the checkpoint's, else 1024", help="Of the images, in pixels."
+    "--width",
+    type=click.IntRange(*RANGES["width"]),
+    show_default="the checkpoint's, else 1024",
+    help="Of the images, in pixels.",
 )
 @click.option(
     "--precision",
@@ -70,7 +77,9 @@ class Limit(click.FloatRange):
     help="Where the file is to be fast; it runs on both. Of presets with a patch trunk (musiq, musiq-pyiqa, tiny).",
 )
 @click.option("--batch", default="1..", help="One size, or smallest..largest; '1..' has no limit.")
-@click.option("--batch-opt", type=click.IntRange(1), default=8, help="The size that TensorRT makes fastest.")
+@click.option(
+    "--batch-opt", type=click.IntRange(1, MOST_IMAGES), show_default="8", help="The size that TensorRT makes fastest."
+)
 @click.option("--opset", type=click.IntRange(17, 23), show_default="18, bf16: 22", help="Of ONNX.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("exports"), help="Folder for the artifacts.")
 @click.option("--name", show_default="preset, size and precision", help="Of the files, without an ending.")
@@ -150,7 +159,11 @@ def main(**given: Any) -> None:
 
 
 def check_places(options: ExportOptions) -> None:
-    """Raise MusiqError for places that a finished build could not be written to."""
+    """Raise MusiqError for places that a finished build could not be written to, or that are read but not there."""
+    if options.name is not None and (options.name in (".", "..") or any(each in options.name for each in "/\\\0")):
+        raise MusiqError(f"--name is {options.name!r}; expected the name of a file, whose folder --out gives.")
+    if options.calibration_images is not None and not options.calibration_images.exists():
+        raise MusiqError(f"There is no {options.calibration_images}: give --calibration-images a folder of images.")
     check_utf8(options.out / (options.name or ""))
     cache = options.engine.timing_cache
     if cache and (kind := special_kind(cache)):

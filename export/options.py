@@ -19,6 +19,9 @@ from .request import LIMITS, BatchRange, EngineOptions, Format, Int8Options, Lim
 if TYPE_CHECKING:
     from musiq.model.network import Musiq
 
+MOST_IMAGES = 65536
+"""In a batch: beyond what any memory holds."""
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -50,7 +53,7 @@ class ExportOptions:
     def parse(
         cls,
         batch: str,
-        batch_opt: int,
+        batch_opt: int | None,
         gpus: str | None,
         tf32: bool,
         compatible: bool,
@@ -115,17 +118,22 @@ class ExportOptions:
         )
 
 
-def parse_batch(text: str, best: int = 8) -> BatchRange:
-    """ "4" is static; "1..32" dynamic; "1.." without limit."""
+def parse_batch(text: str, best: int | None = None) -> BatchRange:
+    """ "4" is static; "1..32" dynamic; "1.." without limit; the fastest is 8, or nearest to it, unless `best` is given."""
     smallest, dots, largest = text.partition("..")
     try:
         low = int(smallest)
         high = int(largest) if largest else (0 if dots else low)
     except ValueError:
         low = high = -1
-    if low < 1 or (high and high < low) or high < 0:
-        raise MusiqError(f"--batch {text!r} is no batch size; expected e.g. 1, 8, 1..32 or 1..")
-    return BatchRange(low, high, max(low, min(best, high or best)))
+    if low < 1 or (high and high < low) or high < 0 or max(low, high) > MOST_IMAGES:
+        raise MusiqError(
+            f"--batch {text!r} is no batch size; expected e.g. 1, 8, 1..32 or 1.., and at most {MOST_IMAGES}."
+        )
+    most = high or MOST_IMAGES
+    if best is not None and not low <= best <= most:
+        raise MusiqError(f"--batch-opt is {best}; expected one of --batch's sizes, {text}.")
+    return BatchRange(low, high, max(low, min(best or 8, most)))
 
 
 def cuda_at_hand() -> bool:

@@ -72,9 +72,31 @@ def test_user_errors_are_one_line_and_exit_code_1(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (("--height", "999999999"), "is not in the range 32<=x<=65535"),
+        (("--width", "65536"), "is not in the range 32<=x<=65535"),
+        (("--batch-opt", "65537"), "is not in the range 1<=x<=65536"),
+        (("--batch", "1..4", "--batch-opt", "5"), "expected one of --batch's sizes"),
+        (("--batch", "1..99999999999"), "is no batch size"),
+        (("--calibration-images", "nowhere"), "There is no nowhere: give --calibration-images a folder"),
+        (("--name", "../model"), "expected the name of a file"),
+        (("--name", ".."), "expected the name of a file"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_read(
+    given: tuple[str, ...], reason: str, tmp_path: Path
+) -> None:
+    result = run(*given, "--checkpoint", tmp_path / "none.safetensors", "--out", tmp_path / "out")
+    assert result.exit_code in (1, 2)
+    assert reason in result.output.strip().splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("limit", [("--min-srcc", "1.5"), ("--min-srcc", "-0.1"), ("--max-difference", "-1")])
 def test_limits_that_nothing_or_everything_meets_are_refused(limit: tuple[str, str], tmp_path: Path) -> None:
-    for option, value in (limit, (limit[0], "nan")):
+    for option, value in (limit, (limit[0], "nan"), (limit[0], "inf")):
         result = run(option, value, "--checkpoint", tmp_path / "none.safetensors")
         assert result.exit_code == 2
         assert f"Invalid value for '{option}'" in result.output
