@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -166,6 +167,8 @@ def main(
         scorer=ScorerOptions(**scorer),
     )
     sources = expand(paths) if engine == "local" else unlisted(paths)
+    if out is not None and not options.streams:
+        check_no_input(out, sources)
     with open_scorer(options) as opened, without_decoder_noise():
         errors = score_to(options, opened, sources)
     sys.exit(SOME_FAILED if errors else 0)
@@ -210,6 +213,14 @@ def format_of(out: Path | None) -> str:
             f"The name {out} does not tell its format; end it in .{', .'.join(FORMATS)}, or give --format."
         )
     return ending
+
+
+def check_no_input(out: Path, sources: Iterable[str]) -> None:
+    """Raise MusiqError where the file of rows would take the place of what is to be scored: `--out photos/*.png`."""
+    target = os.path.realpath(out)
+    names = (out.name, os.path.basename(target))
+    if any(source.endswith(names) and os.path.realpath(source) == target for source in sources):
+        raise MusiqError(f"Cannot write {out}: it is among the images to score. Give another --out.")
 
 
 def newest_model(folder: Path) -> Path:

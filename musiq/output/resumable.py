@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from musiq.errors import MusiqError
 from musiq.files import atomic_write, link_target, special_kind
+from musiq.images.header import is_image
 from musiq.output.formats import RowFormat
 from musiq.scoring import Row
 
@@ -57,6 +58,8 @@ class RowFile:
         for place in (self.path, self.part):
             if kind := special_kind(place):
                 raise MusiqError(f"Cannot write {place}: it is {kind}. Give the name of a file.")
+        if is_image(self.path):
+            raise MusiqError(f"Cannot write {path}: it is an image, which the rows would replace. Give another --out.")
         with self._writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._opened()

@@ -108,6 +108,35 @@ def test_what_cannot_be_written_is_one_line(folder: Path, arguments: list[str], 
     assert (folder / "fifo").is_fifo()
 
 
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("photos/a.png", "it is among the images to score. Give another --out."),
+        ("../photos/b.png", "it is among the images to score"),
+        ("other.png", "it is an image, which the rows would replace. Give another --out."),
+        ("named.csv", "it is an image"),
+    ],
+)
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_an_image_is_never_replaced_by_rows(folder: Path, out: str, words: str, resume: tuple[str, ...]) -> None:
+    for name in ("other.png", "named.csv"):
+        (folder / name).write_bytes((folder / "photos" / "a.png").read_bytes())
+    out = out.replace("..", str(folder))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert_one_line(
+        score("photos", "--out", out, "--format", "csv", *resume, cwd=folder), f"Cannot write {out}: {words}"
+    )
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_rows_that_begin_like_an_image_are_replaced(folder: Path) -> None:
+    (folder / "GIF89a").mkdir()
+    (folder / "photos" / "a.png").rename(folder / "GIF89a" / "a.png")
+    for _ in range(2):
+        assert score("GIF89a/a.png", "--out", "scores.txt", cwd=folder).returncode == 0
+    assert (folder / "scores.txt").read_bytes().startswith(b"GIF89a/a.png\t")
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet", "txt"])
 @pytest.mark.parametrize("there", [False, True])
 def test_a_link_stays_one_and_its_file_is_made(folder: Path, kind: str, there: bool) -> None:
