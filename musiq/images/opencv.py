@@ -17,8 +17,10 @@ PREFIXES = (
     b"Premature end of JPEG",
     b"Invalid SOS parameters",
     b"Warning: unknown JFIF",
+    *(name + b": " for name in (b"LZWDecode", b"PackBitsDecode", b"ZIPDecode", b"DumpModeDecode", b"JPEGLib")),
+    *(b"TIFF" + verb for verb in (b"Fill", b"Read", b"Fetch")),
 )
-"""How the lines of libpng and libjpeg begin; whatever else the process prints passes."""
+"""How the lines of libpng, libjpeg and libtiff begin; whatever else the process prints passes."""
 
 
 @contextmanager

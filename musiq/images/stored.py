@@ -21,7 +21,7 @@ from musiq.images.fit import Image
 from musiq.images.header import AGAIN, Header
 from musiq.images.heif import read_heif
 from musiq.images.jpegxl import read_jpegxl
-from musiq.images.tiff_samples import read_samples
+from musiq.images.tiff_samples import check_odd_rows, read_samples
 
 # OpenCV reports on stderr what is raised here with more context; the user's own setting of its variable stands.
 if "OPENCV_LOG_LEVEL" not in os.environ:
@@ -90,6 +90,7 @@ def _tiff(data: bytes, header: Header) -> Stored:
     tiff.check_end(directory, layout)
     if not layout.by_opencv:
         return read_samples(directory, layout), layout.alpha == 1
+    check_odd_rows(directory, layout)
     image = opencv_decoded(directory.as_first(), header, cv2.IMREAD_UNCHANGED)
     if _bands(image) == 4 and not layout.alpha:
         image = np.ascontiguousarray(image[..., :3])

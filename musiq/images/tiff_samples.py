@@ -125,6 +125,31 @@ def _decompressed(directory: Directory, layout: Layout, places: list[int], sizes
     return np.asarray(image.astype(directory.order + "u2", copy=False).view(np.uint8) if deep else image, np.uint8)
 
 
+def check_odd_rows(directory: Directory, layout: Layout) -> None:
+    """Raise struct.error for damaged strips whose rows have an odd number of bytes, which OpenCV would leave black.
+
+    Two rows are one of 16 bits, for which libtiff stops at damage. The last row of a strip of odd rows goes unseen.
+    """
+    rows, row_bytes = tiff.piece_shape(directory, layout)
+    packed = layout.bits == 8 and layout.compression in (tiff.LZW, tiff.PACKBITS)
+    if not packed or row_bytes % 2 == 0 or 322 in directory.entries or not tiff.pieces(directory)[1]:
+        return
+    width, deep_rows = (row_bytes, rows // 2) if rows > 1 else (row_bytes // 2, 1)
+    height = layout.height // rows * deep_rows + layout.height % rows // 2
+    if not 0 < width <= MAX_COLUMNS or not height:
+        return
+    strips, down = -(-height // deep_rows), -(-layout.height // rows)
+    kept = (259, 266)
+    tags: dict[int, list[int]] = {tag: directory.numbers(tag) for tag in kept if tag in directory.entries}
+    tags |= {256: [width], 257: [height], 258: [16], 262: [tiff.BLACK_IS_0], 277: [1], 278: [deep_rows], 284: [1]}
+    for first in range(0, down * (layout.samples if layout.planar else 1), down):
+        places, sizes = (values[first : first + strips] for values in tiff.pieces(directory))
+        file = np.frombuffer(_with_directory(directory, tags | {273: places, 279: sizes}), np.uint8)
+        image = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
+        if image is None or image.shape != (height, width):
+            raise struct.error("a strip cannot be decompressed")
+
+
 def _with_directory(directory: Directory, tags: dict[int, list[int]]) -> bytearray:
     """The file with these tags as its first directory, put behind its own bytes."""
     order, big = directory.order, directory.big

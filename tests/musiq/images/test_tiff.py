@@ -310,9 +310,13 @@ def test_too_few_strips_or_tiles_are_refused(kind: Kind, listed: str, tile: tupl
 @pytest.mark.parametrize("compression", ["lzw", "deflate", "packbits"])
 @pytest.mark.parametrize("planar", [False, True])
 @pytest.mark.parametrize("bits", ["8", "16"])
-def test_damaged_strips_are_refused_and_not_black(bits: str, planar: bool, compression: str) -> None:
+@pytest.mark.parametrize(("width", "rows"), [(160, 8), (161, 8), (161, 7), (161, 1)])
+def test_damaged_strips_are_refused_and_not_black(
+    width: int, rows: int, bits: str, planar: bool, compression: str
+) -> None:
     kind = Kind(bits, "rgb", planar, compression)
-    data = bytearray(of_kind(kind, samples(kind, 120, 160)))
+    data = bytearray(of_kind(kind, samples(kind, 121, width), rows=rows))
+    assert decode(bytes(data)).shape == (121, width, 3)
     data[8 : len(data) // 2] = b"\x80" * (len(data) // 2 - 8)  # which packbits skips, and the others do not know
     with pytest.raises(ImageError, match="cut short or corrupt"):
         decode(bytes(data))
