@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from musiq import artifact
-from musiq.errors import MusiqError, check_installed
+from musiq.errors import MusiqError, check_installed, is_memory_short, one_line
 from musiq.files import check_utf8, special_kind
 from musiq.spec import RANGES
 from musiq.terminal import Command
@@ -155,7 +155,14 @@ def main(**given: Any) -> None:
     check_places(options)
     every = "all" in options.formats
     files = [format for format in FORMATS.values() if not format.repository or format in chosen]
-    export_all(checkpoint, files if every else chosen, options, skip_impossible=every)
+    try:
+        export_all(checkpoint, files if every else chosen, options, skip_impossible=every)
+    except (MemoryError, RuntimeError) as problem:
+        if not is_memory_short(problem):
+            raise
+        raise MusiqError(
+            f"Memory is short ({one_line(problem)}). Give a smaller --height and --width, or fewer --max-images."
+        ) from problem
 
 
 def check_places(options: ExportOptions) -> None:

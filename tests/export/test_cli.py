@@ -94,6 +94,20 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_read(
     assert not (tmp_path / "out").exists()
 
 
+def test_images_beyond_memory_are_one_line_that_says_what_to_make_smaller(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generated(height: int, width: int) -> None:
+        raise MemoryError("Unable to allocate 192. GiB")
+
+    monkeypatch.setattr("musiq_export.check.images.generated", generated)
+    result = run("--checkpoint", small_checkpoint, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.output.strip().splitlines()[-1] == (
+        "Error: Memory is short (Unable to allocate 192. GiB). Give a smaller --height and --width, or fewer --max-images."
+    )
+
+
 @pytest.mark.parametrize("limit", [("--min-srcc", "1.5"), ("--min-srcc", "-0.1"), ("--max-difference", "-1")])
 def test_limits_that_nothing_or_everything_meets_are_refused(limit: tuple[str, str], tmp_path: Path) -> None:
     for option, value in (limit, (limit[0], "nan"), (limit[0], "inf")):
