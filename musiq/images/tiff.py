@@ -332,7 +332,9 @@ def _check_count(page: Directory, layout: Layout, found: int) -> None:
     needed = -(-layout.height // (rows or layout.height)) * across * (layout.samples if layout.planar else 1)
     if found < needed:
         what = "tiles" if tiled else "strips"
-        raise ImageError(f"This TIFF is damaged: it names too few {what}, {found} of {needed}. Copy or download it again.")
+        raise ImageError(
+            f"This TIFF is damaged: it names too few {what}, {found} of {needed}. Copy or download it again."
+        )
 
 
 def pieces(page: Directory) -> tuple[list[int], list[int]]:
