@@ -70,6 +70,16 @@ class ScoreOptions:
         """Whether rows go to where nothing can be taken back: to stdout, a device, a FIFO."""
         return self.out is None or is_stream(self.out)
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What changes scores besides the models, as the command line has it."""
+        return {
+            "--background": self.scorer.background,
+            "--max-pixels": str(self.scorer.max_pixels),
+            "--reduced-jpeg": "on" if self.scorer.reduced_jpeg else "off",
+            "--jpeg-decoder": self.scorer.jpeg_decoder,
+        }
+
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("paths", nargs=-1, required=True)
@@ -193,7 +203,7 @@ def score_to(options: ScoreOptions, scorer: Scorer | RayScorer, sources: list[st
         tell(summary(scorer, tally))
         return tally.errors
     with (
-        RowFile(options.out, row_format, labels.values(), options.resume) as file,
+        RowFile(options.out, row_format, labels.values(), options.resume, options.settings) as file,
         resumable(file) if options.engine == "local" else nullcontext(),
     ):
         tally = score_all(scorer, without(sources, file.done), labels, file.write, options.fail_on_error)

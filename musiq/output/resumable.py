@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,9 @@ class RowFile:
     finished): a torn last row is cut off. Left as a context manager without `finish`, NAME.part stays. Of a symbolic link
     NAME is the file that it points to.
 
+    NAME.part.json beside NAME.part has the settings that its rows were scored with, as rows do not say them themselves; a
+    NAME.part without it is continued unchecked.
+
     Attributes:
         path: NAME.
         part: NAME.part.
@@ -35,7 +39,14 @@ class RowFile:
         errors: How many of them have an error.
     """
 
-    def __init__(self, path: Path, row_format: RowFormat, models: Collection[str], resume: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        row_format: RowFormat,
+        models: Collection[str],
+        resume: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         """Open NAME.part.
 
         Args:
@@ -43,14 +54,18 @@ class RowFile:
             row_format: Its format, of `musiq.output.formats.FORMATS`.
             models: What rows call the models of this run, so that a file never mixes those of others unnoticed.
             resume: Go on where an earlier run ended.
+            settings: What else changes scores, for people to read: {"--background": "white"}.
 
         Raises:
-            MusiqError: The file cannot be written, holds another model's scores, or is being written by another process.
+            MusiqError: The file cannot be written, is an image, holds scores of another model or with other settings, or is
+                being written by another process.
         """
         self.path = path
         with self._writing():
             self.path = link_target(path)
         self.part = self.path.with_name(self.path.name + ".part")
+        self._sidecar = self.path.with_name(self.path.name + ".part.json")
+        self._settings = dict(settings or {})
         self.models = sorted(models)
         self.done: Counter[str] = Counter()
         self.errors = 0
@@ -65,6 +80,8 @@ class RowFile:
             self._file = self._opened()
             kept = self._resumed() if resume else 0  # may open another file than the one before
             self._file.truncate(kept)
+            if not kept:
+                self._note_settings()
             if self._file.seek(0, os.SEEK_END) == 0:
                 self._file.write(self._rows.head())
             self._file.flush()
@@ -86,8 +103,12 @@ class RowFile:
         finished = not os.fstat(self._file.fileno()).st_size and self.path.exists()
         try:
             if finished:
+                self._sidecar.unlink(missing_ok=True)  # of a NAME.part that is gone
                 self._restore()
-            return self._kept()
+            kept = self._kept()
+            if kept:
+                self._check_settings()
+            return kept
         except MusiqError as problem:
             self._file.close()
             if finished:
@@ -117,6 +138,23 @@ class RowFile:
             kept = end
         return kept
 
+    def _note_settings(self) -> None:
+        """Write NAME.part.json. Rows do not need it, so a disk that has no room for it is told by them."""
+        with suppress(OSError):
+            self._sidecar.unlink(missing_ok=True)
+            if self._settings:
+                self._sidecar.write_text(json.dumps(self._settings), encoding="utf-8")
+
+    def _check_settings(self) -> None:
+        """Refuse to go on with other settings than those of the rows that are there, where these are known."""
+        try:
+            before = json.loads(self._sidecar.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # of an earlier version, or torn
+            return
+        for name, now in self._settings.items():
+            if isinstance(before, dict) and before.get(name, now) != now:
+                raise MusiqError(f"rows scored with {name} {before[name]}, not {now}")
+
     def write(self, row: Row) -> None:
         """Hand a row to the system at once, so that a killed process loses none; to the disk every SYNC_SECONDS."""
         with self._writing(started=True):
@@ -136,6 +174,7 @@ class RowFile:
         with self._writing(started=True):
             os.fsync(self._file.fileno())
             self._format.finish(self.part, self.path)
+            self._sidecar.unlink(missing_ok=True)
 
     @contextmanager
     def _writing(self, started: bool = False) -> Iterator[None]:

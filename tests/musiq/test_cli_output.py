@@ -129,6 +129,32 @@ def test_an_image_is_never_replaced_by_rows(folder: Path, out: str, words: str, 
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "txt"])
+def test_resume_refuses_rows_scored_with_other_settings(folder: Path, kind: str) -> None:
+    (folder / "bad.png").write_bytes(b"")
+    arguments = ["photos", "bad.png", "photos", "--out", f"scores.{kind}"]
+    assert_one_line(score(*arguments, "--fail-on-error", cwd=folder), "The file is empty")
+    for given, words in {
+        ("--background", "black"): "rows scored with --background white, not black. Give another --out, or remove it.",
+        ("--max-pixels", "900"): "rows scored with --max-pixels 178000000, not 900",
+        ("--reduced-jpeg",): "rows scored with --reduced-jpeg off, not on",
+    }.items():
+        part = (folder / f"scores.{kind}.part").read_bytes()
+        done = score(*arguments, "--resume", *given, cwd=folder)
+        assert_one_line(done, f"Cannot resume scores.{kind}.part: it holds {words}")
+        assert (folder / f"scores.{kind}.part").read_bytes() == part
+    assert score(*arguments, "--resume", cwd=folder).returncode == 3
+    assert [path.name for path in folder.glob("scores.*")] == [f"scores.{kind}"]
+
+
+def test_rows_of_an_earlier_version_which_noted_no_settings_are_resumed(folder: Path) -> None:
+    (folder / "bad.png").write_bytes(b"")
+    assert score("photos", "bad.png", "--out", "scores.csv", "--fail-on-error", cwd=folder).returncode == 1
+    (folder / "scores.csv.part.json").unlink()
+    done = score("photos", "--out", "scores.csv", "--resume", "--background", "black", cwd=folder)
+    assert (done.returncode, done.stderr[:18]) == (3, b"0 scored, 0 errors")
+
+
 def test_rows_that_begin_like_an_image_are_replaced(folder: Path) -> None:
     (folder / "GIF89a").mkdir()
     (folder / "photos" / "a.png").rename(folder / "GIF89a" / "a.png")
