@@ -1,8 +1,8 @@
 """Decodes one HEIC image by pi-heif in a process of its own: the file on stdin, a line of JSON and the pixels on stdout.
 
 libheif crashes on some damaged files, and a crash takes its whole process with it. A process for each image costs that
-image alone, and its start (about a tenth of a second) is little beside decoding a photo. It runs as a script, so that neither
-musiq nor NumPy is imported here; its arguments are the module paths of the process that starts it.
+image alone, and its start (about a tenth of a second) is little beside decoding a photo. It runs as a script, so that
+neither musiq nor NumPy is imported here; its arguments are the module paths of the process that starts it.
 """
 
 from __future__ import annotations
