@@ -183,6 +183,8 @@ class Record:
             if not isinstance(values, dict):
                 raise TypeError(f"it is a {type(values).__name__}")
             values = _with_names_of_today(values)
+            if not isinstance(values["spec"], dict):
+                raise TypeError(f"its spec is a {type(values['spec']).__name__}")
             values["spec"] = Spec.from_json(json.dumps(values["spec"]))
             values["batch"] = tuple(values["batch"])
             values["check"] = Check(**values["check"]) if values["check"] else None
