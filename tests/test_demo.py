@@ -28,7 +28,6 @@ def test_the_demo_trains_exports_scores_and_compares(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "reports" / "report.json").read_text())
     found = {row["format"]: row for row in report["rows"]}
     assert found["onnx"]["srcc_reference"] > 0.9999  # the file scores like the checkpoint it was made of,
-    assert (
-        found["onnx"]["srcc"] > 0.5
-    )  # which has learned to tell levels of distortion apart (0.67 to 0.70 in four minutes)
+    # which has learned to tell levels of distortion apart: 0.67 to 0.70 was seen, 0 is chance
+    assert found["onnx"]["srcc"] > 0.5
     assert (tmp_path / "reports" / "report.html").stat().st_size > 10_000
