@@ -28,7 +28,6 @@ FLOORS = {
         ("errors", "hardware", "version", "markdown", "timing", "file_formats"),
     ],
     "musiq_export": [
-        ("__main__",),
         ("cli",),
         ("formats", "options"),
         ("builders", "triton"),

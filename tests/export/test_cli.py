@@ -116,11 +116,6 @@ def test_limits_that_nothing_or_everything_meets_are_refused(limit: tuple[str, s
         assert f"Invalid value for '{option}'" in result.output
 
 
-def test_the_module_is_the_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "musiq_export", "-h"], capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("Usage: musiq-export ")
-
-
 def test_without_any_run_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "Give --checkpoint, or run train.py first" in run().output
