@@ -11,17 +11,6 @@ import pytest
 from click.testing import CliRunner
 
 from musiq_bench.profiling import jpeg_decoders
-from tests.recipe import photo
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for seed in range(3):
-        cv2.imwrite(str(folder / f"{seed}.jpg"), photo(192, 256, seed))
-    cv2.imwrite(str(folder / "other.png"), photo(64, 96, 9))
-    return folder
 
 
 def test_decoders_are_compared_on_jpegs_alone_and_pillow_finds_the_same_pixels(photos: Path) -> None:

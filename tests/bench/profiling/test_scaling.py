@@ -13,19 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from musiq_bench.profiling import scaling
-from tests.recipe import photo
 
 SCRIPT = Path(__file__).parents[3] / "results" / "growth.sh"
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for seed in range(3):
-        cv2.imwrite(str(folder / f"{seed}.jpg"), photo(192, 256, seed))
-    cv2.imwrite(str(folder / "other.png"), photo(64, 96, 9))
-    return folder
 
 
 @pytest.mark.slow
