@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -24,6 +23,7 @@ from musiq.output.resumable import RowFile
 from musiq.output.text import Csv
 from musiq.scoring import Row
 from tests.score_samples import HEIGHT, WIDTH, save_mean_model, saved, scene
+from tests.terminals import shown_in_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "musiq.cli"]
@@ -223,21 +223,12 @@ def test_shares_have_columns_of_their_own(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_terminal_sees_count_rate_and_errors_and_then_the_closing_line(folder: Path, tmp_path: Path) -> None:
-    pty = pytest.importorskip("pty", reason="needs the terminals of Unix")
     (tmp_path / "list").write_text("photos/a.jpg\nmissing.jpg\n" * 400)
-    reading, terminal = pty.openpty()
     environment = {**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "120"}
     command = [*COMMAND, "-", "--model", "mean.onnx", "--out", str(tmp_path / "scores.csv"), "--batch-size", "1"]
     with (tmp_path / "list").open() as listed:
-        process = subprocess.Popen(command, cwd=folder, stdin=listed, stderr=terminal, env=environment)
-    os.close(terminal)
-    seen = b""
-    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
-        while data := os.read(reading, 65536):
-            seen += data
-    os.close(reading)
-    assert process.wait(timeout=300) == 3
-    plain = re.sub(rb"\x1b\[[\d;?]*[A-Za-z]", b"", seen)
+        code, plain = shown_in_terminal(command, ["stderr"], cwd=folder, stdin=listed, env=environment)
+    assert code == 3
     assert re.search(rb"\d+/800 [\d:\- ]+ [\d.,]+ images/s, \d+ errors", plain)
     assert re.search(rb"400 scored, 400 errors, [\d.,]+ images/s \(decode \d+%, model \d+% busy\)\r\n$", plain)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ from click.testing import CliRunner
 
 from musiq.errors import MusiqError
 from musiq.terminal import Command, per_second
+from tests.terminals import shown_in_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,18 +71,10 @@ with progress_bar("reading", 5, done=1) as bar:
 
 
 def test_a_terminal_sees_title_count_and_note_and_lines_above_the_bar() -> None:
-    pty = pytest.importorskip("pty", reason="needs the terminals of Unix")
-    reading, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", BAR], stdout=terminal, stderr=terminal, env=environment)
-    os.close(terminal)
-    seen = b""
-    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
-        while data := os.read(reading, 65536):
-            seen += data
-    os.close(reading)
-    assert process.wait(timeout=300) == 0
-    plain = re.sub(rb"\x1b\[[\d;?]*[A-Za-z]", b"", seen).decode()
+    code, shown = shown_in_terminal([sys.executable, "-c", BAR], ["stdout", "stderr"], env=environment)
+    assert code == 0
+    plain = shown.decode()
     assert re.search(r"scoring .* 4/5 .*2 of them odd \[red\]", plain)
     assert "a line of the work" in plain
 
