@@ -62,7 +62,7 @@ class Scale:
 class Spec:
     """Everything needed to rebuild a model besides its weights, and to read its score.
 
-    Images are uint8 RGB (N, height, width, 3). The score is `score_shift + score_scale * head` for one output, and the
+    Images are uint8 RGB (N, height, width, 3), of one size or, where those are None, of any. The score is `score_shift + score_scale * head` for one output, and the
     same of the mean rating (1..outputs) for a distribution.
 
     Attributes:
@@ -70,8 +70,10 @@ class Spec:
         trunk: "resnet50" (torchvision's, over each whole scale) or "patch" (the paper's, over each 32x32 patch).
         scales: The images of the pyramid, in the order of their tokens.
         kernel: Of the pyramid's resizes: "cubic" or "gaussian", see `musiq.pyramid`.
-        height: Pixels of an image's height, at least 32.
-        width: Pixels of an image's width, at least 32.
+        height: Pixels of an image's height; None, as the width, for any.
+        width: Pixels of an image's width; None, as the height, for any.
+        resize: What is done to an image before the model sees it, as `musiq.images.fit` names it; "" for the usual:
+            "native" at any size, "cover" at a fixed one.
         rounding: Of a resized side: "nearest", "nearest-float32" (the ratio in float32, as TensorFlow) or "floor".
         mean: Per channel, subtracted from pixel values in [0, 1].
         std: Per channel, what the difference is divided by.
@@ -87,7 +89,8 @@ class Spec:
         norm_eps: Added to variances in layer norms.
         gelu: torch's name for the kind of GELU: "none" (exact) or "tanh" (approximation).
         position_grid: Rows and columns of the grid that positions are hashed to.
-        position_rule: Row r of R becomes r * grid // R ("integer") or int(r / R * grid) ("float64").
+        position_rule: Row r of R becomes r * grid // R ("integer"), int(r / R * grid) ("float64"), or the floor of
+            r * (grid / R) in float32 ("float32", TensorFlow's and PyTorch's nearest neighbour).
         scale_embeddings: Rows of the scale embedding.
         head_hidden: Width of the head's hidden layer, without biases; 0 for one linear layer with bias.
         outputs: 1 for a score, K > 1 for shares of the ratings 1..K.
@@ -98,15 +101,15 @@ class Spec:
         source: Where the weights come from.
 
     Raises:
-        MusiqError: A field has a value of another type or out of its range, or an image is smaller than one patch.
+        MusiqError: A field has a value of another type or out of its range, or the arithmetic knows one size alone.
     """
 
     preset: str
     trunk: str
     scales: tuple[Scale, ...]
     kernel: str
-    height: int = 768
-    width: int = 1024
+    height: int | None = 768
+    width: int | None = 1024
     rounding: str = "nearest"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -129,6 +132,7 @@ class Spec:
     score_shift: float = 0.0
     score_scale: float = 1.0
     score_range: tuple[float, float] | None = None
+    resize: str = ""
     target: str = "unknown"
     source: str = ""
 
@@ -137,11 +141,6 @@ class Spec:
             if getattr(self, field) not in allowed:
                 raise MusiqError(f"Spec.{field} is {getattr(self, field)!r}; expected one of {', '.join(allowed)}.")
         self._check_types()
-        if self.height < PATCH or self.width < PATCH:
-            raise MusiqError(
-                f"A model for {self.width}x{self.height} images is not possible: each side needs at least {PATCH} "
-                "pixels, one patch. Give a larger --height and --width."
-            )
         if max(scale.embedding for scale in self.scales) >= self.scale_embeddings:
             raise MusiqError(f"A scale names an embedding row beyond the {self.scale_embeddings} there are.")
         self._check_sizes()
@@ -153,7 +152,16 @@ class Spec:
                 raise MusiqError(f"Spec.{field} is {_shown(value)}; expected {kind}.")
 
     def _check_sizes(self) -> None:
+        if (self.height is None) != (self.width is None):
+            raise MusiqError("A Spec has a height without a width, or a width alone; expected both, or none of them.")
+        if self.any_size and self.position_rule == "float64":
+            raise MusiqError(
+                f"{self.preset} has no form for images of any size: its authors' arithmetic knows one size. Give "
+                "--size 1024x768, or take another preset."
+            )
         for field, (least, most) in RANGES.items():
+            if field in SIDES and self.any_size:
+                continue
             if not least <= getattr(self, field) <= most:
                 value = _shown(getattr(self, field))
                 raise MusiqError(f"Spec.{field} is {value}; expected a whole number of {least} to {most}.")
@@ -168,12 +176,30 @@ class Spec:
                 f"expected at most {MOST_WEIGHTS:.0e}."
             )
 
+    @property
+    def any_size(self) -> bool:
+        """Whether images may have any size; all that counts pixels or tokens is asked of `at(height, width)` then."""
+        return self.height is None
+
+    @property
+    def fixed_size(self) -> tuple[int, int]:
+        """(height, width) of every image. Raises MusiqError where they may have any."""
+        if self.height is None or self.width is None:
+            raise MusiqError("This model takes images of any size: ask its Spec at(height, width).")
+        return self.height, self.width
+
+    @property
+    def size_name(self) -> str:
+        """ "1024x768", width first, or "any"."""
+        return "any" if self.any_size else f"{self.width}x{self.height}"
+
     def size(self, scale: Scale) -> tuple[int, int]:
         """(rows, columns) in pixels of the resized image, before `scale.rows` cuts it."""
+        height, width = self.fixed_size
         if scale.length is None:
-            return self.height, self.width
-        side = self.width if scale.side == "width" else max(self.height, self.width)
-        return self._resized(self.height, scale.length, side), self._resized(self.width, scale.length, side)
+            return height, width
+        side = width if scale.side == "width" else max(height, width)
+        return self._resized(height, scale.length, side), self._resized(width, scale.length, side)
 
     def _resized(self, pixels: int, length: int, side: int) -> int:
         if self.rounding == "floor":
@@ -198,8 +224,12 @@ class Spec:
         return 1 + sum(rows * columns for rows, columns in map(self.grid, self.scales))
 
     def at(self, height: int | None = None, width: int | None = None) -> Spec:
-        """The same model for images of another fixed size."""
+        """The same model for images of another fixed size; None for the side as it is."""
         return dataclasses.replace(self, height=height or self.height, width=width or self.width)
+
+    def at_any_size(self) -> Spec:
+        """The same model for images of any size. Raises MusiqError where its arithmetic knows one alone."""
+        return dataclasses.replace(self, height=None, width=None)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
@@ -235,12 +265,13 @@ CHOICES = {
     "rounding": ("nearest", "nearest-float32", "floor"),
     "norm": ("pre", "post"),
     "gelu": ("none", "tanh"),
-    "position_rule": ("integer", "float64"),
+    "position_rule": ("integer", "float64", "float32"),
 }
 
+SIDES = ("height", "width")
+
 RANGES = {
-    "height": (PATCH, 65535),
-    "width": (PATCH, 65535),
+    **dict.fromkeys(SIDES, (1, 65535)),
     "trunk_channels": (1, 4096),
     "trunk_groups": (1, 4096),
     "dim": (1, 65536),
@@ -255,13 +286,17 @@ RANGES = {
 }
 """The least and the largest value of each field that is a size: far beyond any model."""
 
+FIXED_SIDES = (PATCH, 65535)
+"""The least and the largest side that a model of a fixed size is made for."""
+
 MOST_WEIGHTS = 10**9
 """Of the transformer: fifty times the paper's, 4 GB in fp32."""
 
 _NUMBER, _TRIPLE = "a finite number", "three finite numbers"
 _KINDS = {
-    **dict.fromkeys(("preset", "target", "source"), "text"),
+    **dict.fromkeys(("preset", "target", "source", "resize"), "text"),
     **dict.fromkeys(RANGES, "a whole number"),
+    **dict.fromkeys(SIDES, "a whole number, or none"),
     **dict.fromkeys(("score_shift", "score_scale"), _NUMBER),
     "norm_eps": "a finite number of at least 0",
     "mean": _TRIPLE,
@@ -278,6 +313,7 @@ def _is_a(kind: str, value: Any) -> bool:
     checks: dict[str, Callable[[Any], bool]] = {
         "text": lambda text: isinstance(text, str),
         "a whole number": _is_whole,
+        "a whole number, or none": lambda number: number is None or _is_whole(number),
         _NUMBER: _is_finite,
         "a finite number of at least 0": lambda number: _is_finite(number) and number >= 0,
         _TRIPLE: lambda numbers: _are_finite(numbers, 3),
@@ -337,8 +373,8 @@ PRESETS: dict[str, Spec] = {
         head_hidden=1152,
     ),
     # The paper's own model (Flax weights), and its PyTorch port with another kernel, GELU and deviation.
-    "musiq": Spec("musiq", "patch", _PAPER_SCALES, "gaussian", rounding="nearest-float32", gelu="tanh"),
-    "musiq-pyiqa": Spec("musiq-pyiqa", "patch", _PAPER_SCALES, "cubic", unbiased_std=True),
+    "musiq": Spec("musiq", "patch", _PAPER_SCALES, "gaussian", rounding="nearest-float32", gelu="tanh", position_rule="float32"),
+    "musiq-pyiqa": Spec("musiq-pyiqa", "patch", _PAPER_SCALES, "cubic", unbiased_std=True, position_rule="float32"),
     # Small enough to train on a laptop's CPU in minutes: the demo's and the tests' model.
     "tiny": Spec(
         "tiny",

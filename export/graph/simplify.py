@@ -41,7 +41,7 @@ class ConstantEmbeddings(nn.Module):
         self.register_buffer("table", embeddings.table().detach())
         self.register_buffer("class_token", embeddings.class_token.detach())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scales: list[Tensor]) -> Tensor:
         return torch.cat([self.class_token.expand(x.shape[0], 1, -1), x + self.table], dim=1)
 
 
@@ -92,7 +92,8 @@ def simplify(model: Musiq) -> Musiq:
     _fix_standardised(model.trunk)
     if isinstance(model.trunk, PatchTrunk):
         model.trunk = FoldedPatchTrunk(model.trunk)
-    setattr(model, "embed", ConstantEmbeddings(model.embed))  # noqa: B010, of another class but with the same call
+    if isinstance(model.embed, Embeddings):
+        model.embed = ConstantEmbeddings(model.embed)
     for layer in model.layers:
         attention = cast(Attention, layer.attention)
         if layer is model.layers[-1] or model.spec.head_dim == model.spec.dim:

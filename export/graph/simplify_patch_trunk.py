@@ -94,6 +94,7 @@ class FoldedPatchTrunk(nn.Module):
 
     def __init__(self, trunk: PatchTrunk) -> None:
         super().__init__()
+        self.any_size = trunk.any_size
         self.conv_root, self.conv2, self.dense = trunk.conv_root, trunk.conv2, trunk.dense
         self.root = ShiftedGroupNorm(trunk.norm_root, ROOT_SIDE, pooled=SIDE)
         self.first, self.second = ShiftedGroupNorm(trunk.norm1, SIDE), ShiftedGroupNorm(trunk.norm2, SIDE)
@@ -112,7 +113,11 @@ class FoldedPatchTrunk(nn.Module):
         self.dense.weight.data = self.dense.weight * row(last.factor, SIDE)
 
     def forward(self, scales: list[Tensor]) -> Tensor:
-        return each_patch(self.patch, cut_patches(scales), self.at_once)
+        return self.tokens(cut_patches(scales, are_padded=self.any_size))
+
+    def tokens(self, patches: Tensor) -> Tensor:
+        """Patches (B, N-1, 3, 32, 32) to tokens (B, N-1, D)."""
+        return each_patch(self.patch, patches, self.at_once)
 
     def patch(self, x: Tensor) -> Tensor:
         x = self._root(self.conv_root(padded_for_root(x)))  # rows of (P, 64, 8, 8)

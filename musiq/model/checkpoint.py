@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,9 @@ def _in_order(file: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + file[end:]
 
 
-def load(path: Path | str, height: int | None = None, width: int | None = None) -> Musiq:
+def load(
+    path: Path | str, height: int | None = None, width: int | None = None, *, any_size: bool = False
+) -> Musiq:
     """The model of a checkpoint of any known layout, in fp32, on the CPU, in eval mode.
 
     Args:
@@ -75,15 +77,16 @@ def load(path: Path | str, height: int | None = None, width: int | None = None) 
             that `musiq.model.state_dicts` knows.
         height: Pixels of the images' height; None for what a checkpoint of ours was trained for, 768 for a foreign one.
         width: Pixels of the images' width; None alike, with 1024 for a foreign one.
+        any_size: For images of any size, whatever the checkpoint was trained for; `height` and `width` say nothing then.
 
     Raises:
         MusiqError: The file is missing, broken or of no known layout, or its tensors do not fit its layout, hold NaN,
-            or are no floats.
+            or are no floats; or the model has no form for images of any size.
     """
     path = Path(path)
     tensors, spec = _read(path)
     try:
-        return _build(tensors, spec, height, width)
+        return _build(tensors, spec, lambda known: known.at_any_size() if any_size else known.at(height, width))
     except MusiqError as problem:
         raise MusiqError(f"{path}: {problem}") from problem
 
@@ -100,18 +103,18 @@ def notes(path: Path) -> dict[str, Any]:
         return dict(json.loads((file.metadata() or {}).get(NOTES_KEY, "{}")))
 
 
-def _build(tensors: dict[str, Tensor], spec: Spec | None, height: int | None, width: int | None) -> Musiq:
+def _build(tensors: dict[str, Tensor], spec: Spec | None, sized: Callable[[Spec], Spec]) -> Musiq:
     if spec is not None:
         if left := left_over(tensors, (OUR_START,)):
             raise MusiqError(_say_left_over(left, "this project's", tensors))
-        model = Musiq(spec.at(height, width))
+        model = Musiq(sized(spec))
         check_names({name: tuple(value.shape) for name, value in model.state_dict().items()}, tensors, "its own Spec")
         check_weights(tensors)
         model.load_state_dict(tensors)
         return model.eval()
     for layout in LAYOUTS:
         if layout.owns(tensors):
-            spec = layout.spec(tensors).at(height, width)
+            spec = sized(layout.spec(tensors))
             model = Musiq(spec)
             converted = convert(layout, tensors, model, spec)
             check_weights(tensors)

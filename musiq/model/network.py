@@ -1,8 +1,9 @@
-"""The whole of MUSIQ, for images of one fixed size, in this file: pyramid, trunk, transformer, head.
+"""The whole of MUSIQ in this file: pyramid, trunk, transformer, head; for images of any size two parts of any_size.py
+take the place of `Pyramid` and `Embeddings`.
 
 After Ke et al., "MUSIQ: Multi-scale Image Quality Transformer" (ICCV 2021, arXiv 2108.05997). A fixed image size makes
 constants of the resize matrices, the hashed positions and the scale embeddings, and leaves no padding tokens and no mask:
-the original pads the resized scales and then attends to nobody there. Only the batch is dynamic.
+the original pads the resized scales and then attends to nobody there. Images of a batch have one size.
 
 Shapes: B batch, N tokens, D width of the model, H W image, h w a scale of it, R C its grid of tokens.
 """
@@ -17,6 +18,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from musiq.model.any_size import AnySizeEmbeddings, AnySizePyramid
 from musiq.model.chunking import each_patch, few_images
 from musiq.pyramid import Bands, scale_matrices
 from musiq.spec import PATCH, Spec
@@ -112,6 +114,7 @@ class PatchTrunk(nn.Module):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
+        self.any_size = spec.any_size
         root, wide, groups = spec.trunk_channels, 4 * spec.trunk_channels, spec.trunk_groups
         # Group norms: eps 1e-6 at the root, 1e-4 in the block, as in the original code.
         self.conv_root = StandardisedConv(3, root, 7, spec, stride=2)
@@ -128,7 +131,11 @@ class PatchTrunk(nn.Module):
         self.dense = nn.Linear(wide * (PATCH // 4) ** 2, spec.dim)
 
     def forward(self, scales: list[Tensor]) -> Tensor:
-        return each_patch(self.patch, cut_patches(scales))  # (B, N-1, D)
+        return self.tokens(cut_patches(scales, are_padded=self.any_size))
+
+    def tokens(self, patches: Tensor) -> Tensor:
+        """Patches (B, N-1, 3, 32, 32) to tokens (B, N-1, D)."""
+        return each_patch(self.patch, patches)
 
     def patch(self, x: Tensor) -> Tensor:
         """Patches (P, 3, 32, 32) to tokens (P, D)."""
@@ -141,16 +148,25 @@ class PatchTrunk(nn.Module):
         return self.dense(x.flatten(1))
 
 
-def cut_patches(scales: list[Tensor]) -> Tensor:
-    """Scales (B, 3, h, w) to the patches of all of them, one scale after another: (B, N-1, 3, 32, 32)."""
-    return torch.cat([to_patches(scale) for scale in scales], dim=1)
+def cut_patches(scales: list[Tensor], are_padded: bool = False) -> Tensor:
+    """Scales (B, 3, h, w) to the patches of all of them, one scale after another: (B, N-1, 3, 32, 32).
+
+    Args:
+        scales: Of any size; where they `are_padded`, of whole patches already.
+    """
+    return torch.cat([to_patches(scale if are_padded else padded(scale)) for scale in scales], dim=1)
 
 
-def to_patches(x: Tensor) -> Tensor:
-    """(B, 3, h, w) to (B, R*C, 3, 32, 32), row by row, zero-padded as TensorFlow's SAME: the smaller half before."""
+def padded(x: Tensor) -> Tensor:
+    """(B, 3, h, w) with zeros up to whole patches, as TensorFlow's SAME: the smaller half before."""
     down, across = -x.shape[2] % PATCH, -x.shape[3] % PATCH
     if down or across:
         x = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
+    return x
+
+
+def to_patches(x: Tensor) -> Tensor:
+    """(B, 3, R*32, C*32) to (B, R*C, 3, 32, 32), row by row."""
     return rearrange(x, "b c (R p) (C q) -> b (R C) c p q", p=PATCH, q=PATCH)
 
 
@@ -183,7 +199,7 @@ class Embeddings(nn.Module):
         """What is added to the tokens, (N-1, D)."""
         return self.position[self.positions] + self.scale[self.scales]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scales: list[Tensor]) -> Tensor:
         return torch.cat([self.class_token.expand(x.shape[0], 1, -1), x + self.table()], dim=1)
 
 
@@ -240,13 +256,14 @@ def first(x: Tensor, kept: int | None) -> Tensor:
 
 
 class Musiq(nn.Module):
-    """MUSIQ for images of one fixed size: uint8 RGB (B, H, W, 3) to the head's outputs, float (B, outputs).
+    """MUSIQ: uint8 RGB (B, H, W, 3) to the head's outputs, float (B, outputs).
 
     The outputs are the head's own: a raw score, or logits over the ratings 1..K. `predict` turns them into scores in the
     units of the training target.
 
     Args:
-        spec: What the model is; H and W are `spec.height` and `spec.width`. Weights begin at random.
+        spec: What the model is; H and W are `spec.height` and `spec.width`, or any where those are None. Weights begin at
+            random.
 
     References:
         Ke, Wang, Wang, Milanfar, Yang, "MUSIQ: Multi-scale Image Quality Transformer", ICCV 2021, arXiv 2108.05997.
@@ -257,9 +274,9 @@ class Musiq(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
-        self.pyramid = Pyramid(spec)
+        self.pyramid: nn.Module = AnySizePyramid(spec) if spec.any_size else Pyramid(spec)
         self.trunk: nn.Module = ResNetTrunk(spec) if spec.trunk == "resnet50" else PatchTrunk(spec)
-        self.embed = Embeddings(spec)
+        self.embed: nn.Module = AnySizeEmbeddings(spec) if spec.any_size else Embeddings(spec)
         self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.layers))
         self.norm = nn.LayerNorm(spec.dim, eps=spec.norm_eps) if spec.norm == "pre" else nn.Identity()
         if spec.head_hidden:
@@ -288,7 +305,10 @@ class Musiq(nn.Module):
         """The head's outputs (B, outputs) for the normalised images of a pyramid, each float (B, 3, h, w)."""
         # The pyramid stays in fp32 when the rest is put into half precision.
         scales = [scale.to(self.embed.class_token.dtype) for scale in scales]
-        x = self.embed(self.trunk(scales))  # (B, N, D)
+        return self.rate_tokens(self.embed(self.trunk(scales), scales))
+
+    def rate_tokens(self, x: Tensor) -> Tensor:
+        """The head's outputs (B, outputs) for tokens (B, N, D), the class token first."""
         for layer in self.layers[:-1]:
             x = layer(x)
         x = self.layers[-1](x, kept=1)  # the head reads the class token alone
@@ -299,7 +319,7 @@ class Musiq(nn.Module):
         """Score images.
 
         Args:
-            image: uint8 RGB (B, spec.height, spec.width, 3).
+            image: uint8 RGB (B, H, W, 3).
 
         Returns:
             Scores (B,) in the units of `spec.target`, and for K > 1 outputs also the shares of the ratings 1..K,
@@ -322,6 +342,8 @@ def position_indices(spec: Spec) -> list[int]:
     grid = spec.position_grid
 
     def cell(place: int, places: int) -> int:
+        if spec.position_rule == "float32":
+            return int(np.float32(place) * (np.float32(grid) / np.float32(places)))
         return int(place / places * grid) if spec.position_rule == "float64" else place * grid // places
 
     return [
