@@ -53,16 +53,11 @@ def build_pt2(request: Request, path: Path) -> Built:
     """Write a program of torch.export; see `request.Builder`."""
     import torch
 
-    from ..graph.traced import traced_module
+    from ..graph.traced import dynamic_shapes, traced_module
 
     module, example, _ = traced_module(request)
-    shapes: Any = tuple({0: torch.export.Dim("batch", min=1)} for _ in example) if not request.batch.is_static else None
-    if request.batch.is_static:
-        example = tuple(x[:1].repeat(request.batch.largest, *[1] * (x.ndim - 1)) for x in example)
-    elif request.inputs == "pyramid":
-        shapes = (shapes,)  # the module takes *scales
     with torch.no_grad():
-        program = torch.export.export(module, example, dynamic_shapes=shapes)
+        program = torch.export.export(module, example, dynamic_shapes=dynamic_shapes(request, example))
     for node in program.graph.nodes:  # where the exporting machine keeps its sources is nobody's business
         node.meta.pop("stack_trace", None)
         node.meta.pop("nn_module_stack", None)

@@ -46,15 +46,9 @@ def float_onnx(request: Request) -> onnx.ModelProto:
 def _trace(request: Request) -> Any:
     import torch
 
-    from .traced import output_names, traced_module
+    from .traced import dynamic_shapes, output_names, traced_module
 
     module, example, names = traced_module(request)
-    if not request.batch.is_static:
-        shapes: Any = tuple({0: torch.export.Dim("batch")} for _ in example)
-        if request.inputs == "pyramid":
-            shapes = (shapes,)  # the module takes *scales
-    else:
-        shapes, example = None, tuple(x[:1].repeat(request.batch.largest, *[1] * (x.ndim - 1)) for x in example)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         return torch.onnx.export(
@@ -62,7 +56,7 @@ def _trace(request: Request) -> Any:
             example,
             dynamo=True,
             opset_version=max(request.opset, EXPORTER_OPSET),
-            dynamic_shapes=shapes,
+            dynamic_shapes=dynamic_shapes(request, example),
             input_names=names,
             output_names=output_names(request.model),
             custom_translation_table={
@@ -128,9 +122,11 @@ def _query_parts(request: Request, query: Any, tokens: int) -> list[Any]:
     """The query (B, heads, n, size) in parts of its n tokens: one, but where the request `has_parts`."""
     from onnxscript import opset18 as op
 
+    if not has_parts(request):
+        return [query]
     queries = query.shape[2]
     at_once = _queries_at_once(heads=query.shape[1], queries=queries, tokens=tokens)
-    if not has_parts(request) or at_once >= queries:  # the last layer has one query
+    if at_once >= queries:  # the last layer has one query
         return [query]
 
     def numbers(value: int) -> Any:
@@ -143,6 +139,8 @@ def _query_parts(request: Request, query: Any, tokens: int) -> list[Any]:
 def has_parts(request: Request) -> bool:
     """Whether attention is in parts: for ONNX Runtime on a CPU, which writes its weights down, where they are large."""
     spec = request.model.spec
+    if spec.any_size:
+        return False
     small = _queries_at_once(spec.heads, spec.tokens, spec.tokens) >= spec.tokens
     return request.tuned_for == "cpu" and not request.whole_attention and request.opset < ATTENTION_OPSET and not small
 

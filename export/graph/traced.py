@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,10 @@ from musiq.model.network import Musiq
 
 from ..request import MOST_PARTS, Request
 from .simplify_patch_trunk import FoldedPatchTrunk
+
+
+EXAMPLE = 328, 456
+"""Height and width that a graph for any size is traced at: none that a constant could stand for."""
 
 
 class FromImage(nn.Module):
@@ -36,17 +42,33 @@ class FromPyramid(nn.Module):
 
 
 def traced_module(request: Request) -> tuple[nn.Module, tuple[Tensor, ...], list[str]]:
-    """The module to trace, an example of its inputs with a batch of 2, and their names."""
+    """The module to trace, an example of its inputs, and their names: with a batch of 2, or the only one there is."""
+    batch = request.batch.largest if request.batch.is_static else 2
     model = in_precision(request.model, request.precision)
+    if model.spec.any_size:
+        return FromImage(model).eval(), (torch.zeros(batch, *EXAMPLE, 3, dtype=torch.uint8),), ["image"]
     if isinstance(model.trunk, FoldedPatchTrunk):
         patches = model.spec.tokens - 1
         in_parts = max(PATCHES_AT_ONCE, -(-patches // MOST_PARTS))
         model.trunk.at_once = in_parts if request.tuned_for == "cpu" else patches
-    image = torch.zeros(2, model.spec.height, model.spec.width, 3, dtype=torch.uint8)
+    image = torch.zeros(batch, model.spec.height, model.spec.width, 3, dtype=torch.uint8)
     if request.inputs == "image":
         return FromImage(model).eval(), (image,), ["image"]
     with torch.no_grad():
         return FromPyramid(model).eval(), tuple(model.pyramid(image)), list(model.pyramid.names)
+
+
+def dynamic_shapes(request: Request, example: tuple[Tensor, ...]) -> Any:
+    """What is open of the example's shapes, as torch.export takes it; None for nothing."""
+    from torch.export import Dim
+
+    if request.model.spec.any_size:
+        sides = {1: Dim("height", min=1), 2: Dim("width", min=1)}
+        return ({**({} if request.batch.is_static else {0: Dim("batch", min=1)}), **sides},)
+    if request.batch.is_static:
+        return None
+    shapes = tuple({0: Dim("batch", min=1)} for _ in example)
+    return (shapes,) if request.inputs == "pyramid" else shapes  # the module of a pyramid takes *scales
 
 
 def output_names(model: Musiq) -> list[str]:

@@ -48,7 +48,8 @@ class AnySizePyramid(nn.Module):
     def _padded(self, native: Tensor) -> Tensor:
         if not self.padded:
             return native
-        down, across = -native.shape[2] % PATCH, -native.shape[3] % PATCH
+        height, width = native.shape[2:]
+        down, across = patches_along(height) * PATCH - height, patches_along(width) * PATCH - width
         return F.pad(native, (across // 2, across - across // 2, down // 2, down - down // 2))
 
     def _resized(self, native: Tensor, scale: Scale) -> Tensor:
@@ -148,18 +149,25 @@ def _nearest(pixels: Size, length: int, side: Size) -> Size:
 def _nearest_float32(pixels: Size, length: int, side: Size) -> Size:
     """The same, with the ratio and its product in float32."""
     like = torch.zeros(())
-    rounded = (_float(pixels, like) * (length / _float(side, like))).round().clamp(min=1).long()
-    if torch.jit.is_tracing():
-        return rounded
-    found = rounded.item()
-    torch._check(found >= 1)
-    torch._check(found <= length)
-    return found
+    return _opaque((_float(pixels, like) * (length / _float(side, like))).round().clamp(min=1).long(), length)
 
 
 def patches_along(pixels: Size) -> Size:
     """Rows or columns of patches that cover so many pixels."""
+    if torch.compiler.is_exporting():
+        return _opaque(torch.ones((), dtype=torch.int64) * ((pixels + PATCH - 1) // PATCH), 65536 // PATCH)
     return (pixels + PATCH - 1) // PATCH
+
+
+def _opaque(size: Tensor, most: int) -> Size:
+    """A size of 1 to `most` that an export knows nothing else of: of one that it can compute it proves, from the example
+    that it is given, what holds for large images alone."""
+    if torch.jit.is_tracing():
+        return size
+    found = size.item()
+    torch._check(found >= 1)
+    torch._check(found <= most)
+    return found
 
 
 def _count(n: Size, like: Tensor) -> Tensor:
@@ -168,7 +176,7 @@ def _count(n: Size, like: Tensor) -> Tensor:
 
 def _float(n: Size, like: Tensor) -> Tensor:
     """An integer as a float32 tensor, so that all arithmetic with it is in float32."""
-    return torch.as_tensor(n, device=like.device).float()
+    return torch.ones((), device=like.device) * n
 
 
 class AnySizeEmbeddings(nn.Module):
@@ -184,7 +192,7 @@ class AnySizeEmbeddings(nn.Module):
     def forward(self, x: Tensor, scales: list[Tensor]) -> Tensor:
         tables = []
         for scale, pixels in zip(self.spec.scales, scales, strict=True):
-            cells = self._cells(patches_along(pixels.shape[2])), self._cells(patches_along(pixels.shape[3]))
+            cells = self._cells(pixels.shape[2] // PATCH), self._cells(pixels.shape[3] // PATCH)
             places = (cells[0][:, None] * self.spec.position_grid + cells[1]).flatten()  # (R * C,)
             tables.append(self.position[places] + self.scale[scale.embedding])
         return torch.cat([self.class_token.expand(x.shape[0], 1, -1), x + torch.cat(tables)], dim=1)
