@@ -79,10 +79,11 @@ def scale_matrices(spec: Spec, scale: Scale) -> tuple[NDArray[np.float64], NDArr
     Returns:
         left, float64 (rows, spec.height), already cut to `scale.rows`, and right, float64 (spec.width, columns).
     """
+    height, width = spec.fixed_size
     rows, columns = spec.size(scale)
     kept, _ = spec.kept_size(scale)
-    left = resize_matrix(spec.height, rows, spec.kernel)[:kept]
-    return left, np.ascontiguousarray(resize_matrix(spec.width, columns, spec.kernel).T)
+    left = resize_matrix(height, rows, spec.kernel)[:kept]
+    return left, np.ascontiguousarray(resize_matrix(width, columns, spec.kernel).T)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ from musiq.errors import MusiqError
 PATCH = 32
 """Pixels of one token's side: a MUSIQ patch (arXiv 2108.05997, section 4.1) and ResNet-50's total stride alike."""
 
+USUAL_SIZE = 768, 1024
+"""Height and width of the images of KonIQ-10k (arXiv 1910.06180), which a model of one size is for unless told otherwise."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision.models.ResNet50_Weights.IMAGENET1K_V1.transforms()
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -62,8 +65,8 @@ class Scale:
 class Spec:
     """Everything needed to rebuild a model besides its weights, and to read its score.
 
-    Images are uint8 RGB (N, height, width, 3), of one size or, where those are None, of any. The score is `score_shift + score_scale * head` for one output, and the
-    same of the mean rating (1..outputs) for a distribution.
+    Images are uint8 RGB (N, height, width, 3), of one size or, where those are None, of any. The score is `score_shift +
+    score_scale * head` for one output, and the same of the mean rating (1..outputs) for a distribution.
 
     Attributes:
         preset: The name in PRESETS that it was made from.
@@ -108,8 +111,8 @@ class Spec:
     trunk: str
     scales: tuple[Scale, ...]
     kernel: str
-    height: int | None = 768
-    width: int | None = 1024
+    height: int | None = USUAL_SIZE[0]
+    width: int | None = USUAL_SIZE[1]
     rounding: str = "nearest"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -224,7 +227,9 @@ class Spec:
         return 1 + sum(rows * columns for rows, columns in map(self.grid, self.scales))
 
     def at(self, height: int | None = None, width: int | None = None) -> Spec:
-        """The same model for images of another fixed size; None for the side as it is."""
+        """The same model for images of another fixed size; None for the side as it is, and without both for the same."""
+        if self.any_size and (height or width):
+            return dataclasses.replace(self, height=height or USUAL_SIZE[0], width=width or USUAL_SIZE[1])
         return dataclasses.replace(self, height=height or self.height, width=width or self.width)
 
     def at_any_size(self) -> Spec:
@@ -373,7 +378,9 @@ PRESETS: dict[str, Spec] = {
         head_hidden=1152,
     ),
     # The paper's own model (Flax weights), and its PyTorch port with another kernel, GELU and deviation.
-    "musiq": Spec("musiq", "patch", _PAPER_SCALES, "gaussian", rounding="nearest-float32", gelu="tanh", position_rule="float32"),
+    "musiq": Spec(
+        "musiq", "patch", _PAPER_SCALES, "gaussian", rounding="nearest-float32", gelu="tanh", position_rule="float32"
+    ),
     "musiq-pyiqa": Spec("musiq-pyiqa", "patch", _PAPER_SCALES, "cubic", unbiased_std=True, position_rule="float32"),
     # Small enough to train on a laptop's CPU in minutes: the demo's and the tests' model.
     "tiny": Spec(

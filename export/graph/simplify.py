@@ -93,7 +93,7 @@ def simplify(model: Musiq) -> Musiq:
     if isinstance(model.trunk, PatchTrunk):
         model.trunk = FoldedPatchTrunk(model.trunk)
     if isinstance(model.embed, Embeddings):
-        model.embed = ConstantEmbeddings(model.embed)
+        setattr(model, "embed", ConstantEmbeddings(model.embed))  # noqa: B010, of another class but with the same call
     for layer in model.layers:
         attention = cast(Attention, layer.attention)
         if layer is model.layers[-1] or model.spec.head_dim == model.spec.dim:

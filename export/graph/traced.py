@@ -14,7 +14,6 @@ from musiq.model.network import Musiq
 from ..request import MOST_PARTS, Request
 from .simplify_patch_trunk import FoldedPatchTrunk
 
-
 EXAMPLE = 328, 456
 """Height and width that a graph for any size is traced at: none that a constant could stand for."""
 

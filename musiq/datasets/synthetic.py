@@ -24,7 +24,7 @@ from musiq.images.fit import Image
 from musiq.spec import PRESETS
 from musiq.terminal import Command
 
-HEIGHT, WIDTH = PRESETS["tiny"].height, PRESETS["tiny"].width
+HEIGHT, WIDTH = PRESETS["tiny"].fixed_size
 
 SKIMAGE, SKLEARN = ("skimage", "data"), ("sklearn", "datasets/images")
 

@@ -43,7 +43,9 @@ class AnySizePyramid(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         native = image.to(self.gain.dtype).permute(0, 3, 1, 2) * self.gain + self.shift  # (B, 3, H, W)
-        return [self._padded(native) if scale.length is None else self._resized(native, scale) for scale in self.spec.scales]
+        return [
+            self._padded(native) if scale.length is None else self._resized(native, scale) for scale in self.spec.scales
+        ]
 
     def _padded(self, native: Tensor) -> Tensor:
         if not self.padded:
@@ -89,8 +91,10 @@ class AnySizePyramid(nn.Module):
         """The resize as a matrix (inputs, outputs), or `transposed`."""
         output = _count(outputs, index)[:, None]
         flat = output * inputs + index if transposed else index * outputs + output
-        return weight.new_zeros(inputs * outputs).scatter_add(0, flat.flatten(), weight.flatten()).unflatten(
-            0, (outputs, inputs) if transposed else (inputs, outputs)
+        return (
+            weight.new_zeros(inputs * outputs)
+            .scatter_add(0, flat.flatten(), weight.flatten())
+            .unflatten(0, (outputs, inputs) if transposed else (inputs, outputs))
         )
 
 
@@ -162,7 +166,7 @@ def patches_along(pixels: Size) -> Size:
 def _opaque(size: Tensor, most: int) -> Size:
     """A size of 1 to `most` that an export knows nothing else of: of one that it can compute it proves, from the example
     that it is given, what holds for large images alone."""
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return size
     found = size.item()
     torch._check(found >= 1)
@@ -192,13 +196,16 @@ class AnySizeEmbeddings(nn.Module):
     def forward(self, x: Tensor, scales: list[Tensor]) -> Tensor:
         tables = []
         for scale, pixels in zip(self.spec.scales, scales, strict=True):
-            cells = self._cells(pixels.shape[2] // PATCH), self._cells(pixels.shape[3] // PATCH)
+            cells = self._cells(pixels.shape[2]), self._cells(pixels.shape[3])
             places = (cells[0][:, None] * self.spec.position_grid + cells[1]).flatten()  # (R * C,)
             tables.append(self.position[places] + self.scale[scale.embedding])
-        return torch.cat([self.class_token.expand(x.shape[0], 1, -1), x + torch.cat(tables)], dim=1)
+        table = torch.cat(tables)
+        torch._check(x.shape[1] == table.shape[0])
+        return torch.cat([self.class_token.expand(x.shape[0], 1, -1), x + table], dim=1)
 
-    def _cells(self, places: Size) -> Tensor:
-        """For each row or column of a grid, its row or column in the coarse common one."""
+    def _cells(self, pixels: Size) -> Tensor:
+        """For each row or column of patches in so many pixels, its row or column in the coarse common grid."""
+        places = pixels // PATCH if self.spec.trunk == "patch" else patches_along(pixels)
         grid, place = self.spec.position_grid, _count(places, self.position)
         if self.spec.position_rule == "float32":
             return (place.float() * (grid / _float(places, place))).floor().long()

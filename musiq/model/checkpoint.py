@@ -66,17 +66,17 @@ def _in_order(file: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + file[end:]
 
 
-def load(
-    path: Path | str, height: int | None = None, width: int | None = None, *, any_size: bool = False
-) -> Musiq:
+def load(path: Path | str, height: int | None = None, width: int | None = None, *, any_size: bool = False) -> Musiq:
     """The model of a checkpoint of any known layout, in fp32, on the CPU, in eval mode.
 
     Args:
         path: A checkpoint of ours, of the published ResNet-50 reimplementation or of pyiqa (torch files), or the original
             Flax weights (.npz). State dicts of torch files may lie under the keys, and any names behind the prefixes,
             that `musiq.model.state_dicts` knows.
-        height: Pixels of the images' height; None for what a checkpoint of ours was trained for, 768 for a foreign one.
-        width: Pixels of the images' width; None alike, with 1024 for a foreign one.
+        height: Pixels of the images' height; None for what the checkpoint is for: ours for what they were trained for, the
+            paper's weights and pyiqa's for images of any size, the ResNet-50 reimplementation's for 1024x768. Where only
+            one side is given to a checkpoint for any size, the other is that of 1024x768.
+        width: Pixels of the images' width; None alike.
         any_size: For images of any size, whatever the checkpoint was trained for; `height` and `width` say nothing then.
 
     Raises:

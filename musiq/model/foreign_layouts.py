@@ -204,7 +204,7 @@ def _same(ours: str, theirs: str, shape: Shape) -> Iterator[Entry]:
 def _pyiqa_spec(tensors: Mapping[str, Tensor]) -> Spec:
     ten = "head.0.weight" in tensors
     outputs = int(tensors["head.0.weight" if ten else "head.weight"].shape[0])
-    return _paper_targets(dataclasses.replace(PRESETS["musiq-pyiqa"], outputs=outputs, source="pyiqa"))
+    return _paper_targets(dataclasses.replace(PRESETS["musiq-pyiqa"].at_any_size(), outputs=outputs, source="pyiqa"))
 
 
 def _patch_trunk(
@@ -293,7 +293,7 @@ def normalise_flax(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _flax_spec(tensors: Mapping[str, Tensor]) -> Spec:
-    spec = dataclasses.replace(PRESETS["musiq"], source="original Flax weights")
+    spec = dataclasses.replace(PRESETS["musiq"].at_any_size(), source="original Flax weights")
     head = tensors.get(f"{FLAX}head/kernel")
     if head is not None and head.ndim == 2:
         spec = dataclasses.replace(spec, outputs=int(head.shape[1]))

@@ -274,9 +274,9 @@ class Musiq(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
-        self.pyramid: nn.Module = AnySizePyramid(spec) if spec.any_size else Pyramid(spec)
+        self.pyramid: Pyramid | AnySizePyramid = AnySizePyramid(spec) if spec.any_size else Pyramid(spec)
         self.trunk: nn.Module = ResNetTrunk(spec) if spec.trunk == "resnet50" else PatchTrunk(spec)
-        self.embed: nn.Module = AnySizeEmbeddings(spec) if spec.any_size else Embeddings(spec)
+        self.embed: Embeddings | AnySizeEmbeddings = AnySizeEmbeddings(spec) if spec.any_size else Embeddings(spec)
         self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.layers))
         self.norm = nn.LayerNorm(spec.dim, eps=spec.norm_eps) if spec.norm == "pre" else nn.Identity()
         if spec.head_hidden:

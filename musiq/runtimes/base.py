@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,18 +32,22 @@ class Runtime(Protocol):
             unless it was opened for throughput; 2 on a GPU, where one batch is copied while another computes. Each call
             holds the working memory of its batch.
         default_batch: How many images make sense in a call, for those who do not know better.
+        call_shares: What the images of one call must have in common: "size", or "tokens" (their number, `Spec.tokens`),
+            or "nothing".
     """
 
     spec: Spec
     provider: str
     in_flight: int
     default_batch: int
+    call_shares: str
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images | Sequence[Images]) -> Scores:
         """The scores alone.
 
         Args:
-            images: uint8 RGB (N, spec.height, spec.width, 3), N at least 1.
+            images: uint8 RGB (N, H, W, 3), N at least 1: H and W are `spec.height` and `spec.width`, or any where those
+                are None. Or a list of N images (H, W, 3), which need share no more than `call_shares` says.
 
         Returns:
             float32 (N,), in the units of `spec.target`.
@@ -53,11 +57,11 @@ class Runtime(Protocol):
         """
         ...
 
-    def run(self, images: Images) -> dict[str, Scores]:
+    def run(self, images: Images | Sequence[Images]) -> dict[str, Scores]:
         """All that the model computes.
 
         Args:
-            images: uint8 RGB (N, spec.height, spec.width, 3), N at least 1.
+            images: As of a call.
 
         Returns:
             "score", float32 (N,), and where the model has K > 1 outputs "shares", float32 (N, K), of the ratings 1..K.
@@ -123,8 +127,10 @@ def check_device(device: str, path: Path) -> None:
 
 def check_images(images: Images, spec: Spec) -> None:
     """Raise MusiqError unless `images` is uint8 (N >= 1, H, W, 3) of the size that the model is for."""
-    expected = f"uint8 (N, {spec.height}, {spec.width}, 3)"
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (spec.height, spec.width, 3):
+    sides = ("H", "W") if spec.any_size else (spec.height, spec.width)
+    expected = f"uint8 (N, {sides[0]}, {sides[1]}, 3)"
+    fits = images.ndim == 4 and images.shape[3] == 3 and (spec.any_size or images.shape[1:3] == spec.fixed_size)
+    if images.dtype != np.uint8 or not fits or not all(images.shape[1:]):
         raise MusiqError(
             f"The images are {images.dtype} {images.shape}; this model takes {expected}, RGB. "
             "musiq.images.fit makes them fit."

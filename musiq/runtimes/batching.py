@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class Feed:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Each input's shape without its batch, in the order of the arrays."""
-        image = (self.spec.height, self.spec.width, 3)
+        image = (*self.spec.fixed_size, 3)
         if self.inputs != "pyramid":
             return {"image": image}
         return {scale.name: (3, *self.spec.kept_size(scale)) for scale in self.spec.scales}
@@ -64,8 +65,12 @@ class Feed:
     def default_batch(self, threads: int | None, calls: int = 1) -> int:
         """Images in a call that make sense, where nobody says how many: on a CPU of so many threads, which divide
         themselves among so many calls at once; None for a GPU."""
-        pixels = self.spec.height * self.spec.width
-        enough = USUAL_BATCH if threads is None else min(USUAL_BATCH, threads * PIXELS_PER_THREAD // pixels)
+        if threads is None:
+            enough = USUAL_BATCH
+        elif self.spec.any_size:
+            enough = 1  # images of one size are rare, and one of a usual size keeps a CPU busy
+        else:
+            enough = min(USUAL_BATCH, threads * PIXELS_PER_THREAD // prod(self.spec.fixed_size))
         return max(self.smallest, min(enough // calls, self.largest or USUAL_BATCH))
 
     @property
@@ -78,8 +83,15 @@ class Feed:
         batch = f"{self.smallest}..{self.largest}"
         return {SPEC: self.spec.to_json(), INPUTS: self.inputs, BATCH: batch, PRECISION: precision}
 
-    def run(self, images: Images, call: Call) -> dict[str, Scores]:
+    @property
+    def call_shares(self) -> str:
+        """What the images of one call must have in common, see `Runtime.call_shares`."""
+        return "size"
+
+    def run(self, images: Images | Sequence[Images], call: Call) -> dict[str, Scores]:
         """Call `call` with input arrays as often as needed: large batches are split, small ones padded and trimmed."""
+        if not isinstance(images, np.ndarray):
+            images = _stacked(images)
         check_images(images, self.spec)
         step = self.largest or len(images)
         parts = [self._once(images[i : i + step], call) for i in range(0, len(images), step)]
@@ -92,3 +104,14 @@ class Feed:
             images = np.concatenate([images, np.repeat(images[-1:], self.smallest - n, axis=0)])
         arrays: list[NDArray[Any]] = list(scales(images, self.spec)) if self.inputs == "pyramid" else [images]
         return [np.asarray(output[:n], np.float32) for output in call(arrays)]
+
+
+def _stacked(images: Sequence[Images]) -> Images:
+    """Images (H, W, 3) of one size as a batch. Raises MusiqError where their sizes differ."""
+    sizes = {image.shape for image in images}
+    if len(sizes) > 1:
+        raise MusiqError(
+            f"The images of one call have {len(sizes)} sizes; this model takes images of one size in a call. Give each "
+            "size a call of its own."
+        )
+    return np.stack(images) if images else np.empty((0, 1, 1, 3), np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,11 +42,12 @@ class OnnxRuntime:
         self._call = PlainSession(session, at_once) if on_cpu else _on_gpu(ort, session, device, self._feed, path)
         self.in_flight = self._call.in_flight
         self.default_batch = self._feed.default_batch(threads if on_cpu else None, at_once)
+        self.call_shares = self._feed.call_shares
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images | Sequence[Images]) -> Scores:
         return self.run(images)["score"]
 
-    def run(self, images: Images) -> dict[str, Scores]:
+    def run(self, images: Images | Sequence[Images]) -> dict[str, Scores]:
         return self._feed.run(images, self._call)
 
     def close(self) -> None:

@@ -41,11 +41,12 @@ class OpenVinoRuntime:
         streams = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") if options.throughput else 1
         self.in_flight = int(streams)
         self.default_batch = self._feed.default_batch(threads, self.in_flight)
+        self.call_shares = self._feed.call_shares
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images | Sequence[Images]) -> Scores:
         return self.run(images)["score"]
 
-    def run(self, images: Images) -> dict[str, Scores]:
+    def run(self, images: Images | Sequence[Images]) -> dict[str, Scores]:
         return self._feed.run(images, self._call)
 
     def _call(self, arrays: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:

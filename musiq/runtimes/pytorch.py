@@ -33,11 +33,12 @@ class TorchRuntime:
         self.provider = f"{name} {device.type}"
         self.in_flight = IN_FLIGHT if on_gpu else 1
         self.default_batch = feed.default_batch(None if on_gpu else torch.get_num_threads())
+        self.call_shares = self._feed.call_shares
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images | Sequence[Images]) -> Scores:
         return self.run(images)["score"]
 
-    def run(self, images: Images) -> dict[str, Scores]:
+    def run(self, images: Images | Sequence[Images]) -> dict[str, Scores]:
         return self._feed.run(images, self._call)
 
     def _call(self, arrays: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:

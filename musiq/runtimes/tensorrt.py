@@ -63,11 +63,12 @@ class TensorRtRuntime:
         self._contexts = Pool(contexts)
         self.in_flight = len(contexts)
         self.default_batch = self._feed.default_batch(None)
+        self.call_shares = self._feed.call_shares
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images | Sequence[Images]) -> Scores:
         return self.run(images)["score"]
 
-    def run(self, images: Images) -> dict[str, Scores]:
+    def run(self, images: Images | Sequence[Images]) -> dict[str, Scores]:
         return self._feed.run(images, self._call)
 
     def _call(self, arrays: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:

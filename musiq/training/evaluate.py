@@ -59,7 +59,7 @@ def score(
             if "running_" in name:  # trained batch norms have seen other images in each process
                 statistic.copy_(broadcast(statistic))
     with torch.inference_mode():
-        dataset = LabelledImages(items, model.spec.height, model.spec.width)
+        dataset = LabelledImages(items, *model.spec.fixed_size)
         for images, indices, unread in load_batches(dataset, batches, workers):
             if len(indices):
                 read = model.read(model(images.to(accelerator.device)).float())  # (n,), (n, K) for shares
