@@ -136,7 +136,7 @@ def _cubic(place: Tensor, inputs: Size, outputs: Size) -> tuple[Tensor, Tensor]:
 def scaled_size(spec: Spec, scale: Scale, height: Size, width: Size) -> tuple[Size, Size]:
     """`Spec.size` of a scale with a length, in arithmetic that a graph can hold."""
     assert scale.length is not None
-    side = width if scale.side == "width" else torch.sym_max(height, width)
+    side = width if scale.side == "width" else _larger(height, width)
     if spec.rounding == "nearest-float32":
         return _nearest_float32(height, scale.length, side), _nearest_float32(width, scale.length, side)
     return _nearest(height, scale.length, side), _nearest(width, scale.length, side)
@@ -146,8 +146,16 @@ def _nearest(pixels: Size, length: int, side: Size) -> Size:
     """round(pixels * length / side), half to even, at least 1."""
     doubled = 2 * pixels * length + side
     rounded = doubled // (2 * side)
-    is_tie = 1 - torch.sym_min(1, doubled % (2 * side))
-    return torch.sym_max(1, rounded - is_tie * (rounded % 2))
+    is_tie = 1 - _smaller(doubled % (2 * side), 1)
+    return _larger(rounded - is_tie * (rounded % 2), 1)
+
+
+def _larger(size: Size, other: Size) -> Size:
+    return size.clamp(min=other) if isinstance(size, Tensor) else torch.sym_max(size, other)
+
+
+def _smaller(size: Size, other: Size) -> Size:
+    return size.clamp(max=other) if isinstance(size, Tensor) else torch.sym_min(size, other)
 
 
 def _nearest_float32(pixels: Size, length: int, side: Size) -> Size:
@@ -166,12 +174,17 @@ def patches_along(pixels: Size) -> Size:
 def _opaque(size: Tensor, most: int) -> Size:
     """A size of 1 to `most` that an export knows nothing else of: of one that it can compute it proves, from the example
     that it is given, what holds for large images alone."""
-    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+    if is_tracing():
         return size
     found = size.item()
     torch._check(found >= 1)
     torch._check(found <= most)
     return found
+
+
+def is_tracing() -> bool:
+    """Whether a TorchScript is being made, where sizes are tensors."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
 
 
 def _count(n: Size, like: Tensor) -> Tensor:
@@ -200,7 +213,8 @@ class AnySizeEmbeddings(nn.Module):
             places = (cells[0][:, None] * self.spec.position_grid + cells[1]).flatten()  # (R * C,)
             tables.append(self.position[places] + self.scale[scale.embedding])
         table = torch.cat(tables)
-        torch._check(x.shape[1] == table.shape[0])
+        if not is_tracing():
+            torch._check(x.shape[1] == table.shape[0])
         return torch.cat([self.class_token.expand(x.shape[0], 1, -1), x + table], dim=1)
 
     def _cells(self, pixels: Size) -> Tensor:
