@@ -7,7 +7,9 @@ antialiasing. Each row of a matrix sums to 1, so that normalising pixel values b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,28 +40,50 @@ def resize_matrix(inputs: int, outputs: int, kernel: str) -> NDArray[np.float64]
         Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29(6), 1981.
         tf.image.resize with tf.image.ResizeMethod.GAUSSIAN and antialias=False.
     """
-    centres = (np.arange(outputs) + 0.5) * inputs / outputs
+    index, weights = resize_taps(inputs, outputs, kernel)
+    matrix = np.zeros((outputs, inputs))
+    np.add.at(matrix, (np.arange(outputs)[:, None], index), weights)
+    return matrix
+
+
+@lru_cache(maxsize=256)
+def resize_taps(inputs: int, outputs: int, kernel: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """What is not zero in a resize matrix.
+
+    Args:
+        inputs: Pixels of the column.
+        outputs: Pixels of the resized column.
+        kernel: As for `resize_matrix`.
+
+    Returns:
+        Both (outputs, taps) and read-only: which pixels each output reads, and how much of each, with a sum of 1.
+
+    Raises:
+        MusiqError: There is no such kernel.
+    """
     if kernel == "gaussian":
-        distance = _tensorflow_distances(inputs, outputs)
-        weights = np.where(distance < GAUSSIAN_RADIUS, np.exp(-(distance**2) / (2 * GAUSSIAN_SIGMA**2)), 0.0)
+        index, weights = _gaussian_taps(inputs, outputs)
     elif kernel == "cubic":
-        weights = np.zeros((outputs, inputs))
-        first = np.floor(centres - 0.5).astype(np.int64) - 1
-        for tap in range(4):
-            index = first + tap
-            taps = _cubic(np.abs(index + 0.5 - centres))
-            np.add.at(weights, (np.arange(outputs), np.clip(index, 0, inputs - 1)), taps)
+        centres = (np.arange(outputs) + 0.5) * inputs / outputs
+        index = np.floor(centres - 0.5).astype(np.int64)[:, None] + np.arange(-1, 3)
+        weights = _cubic(np.abs(index + 0.5 - centres[:, None]))
     else:
         raise MusiqError(f"There is no resize kernel {kernel!r}; the kernels are cubic, gaussian.")
-    return weights / weights.sum(axis=1, keepdims=True)
+    index, weights = index.clip(0, inputs - 1), weights / weights.sum(axis=1, keepdims=True)
+    for array in (index, weights):
+        array.setflags(write=False)  # all who ask get the same
+    return index, weights
 
 
-def _tensorflow_distances(inputs: int, outputs: int) -> NDArray[np.float64]:
-    """Distances (outputs, inputs) with TensorFlow's float32 rounding: the kernel jumps from 0.011 to 0 at its radius,
-    and at ratios such as 4/3 many pixels lie on it, so that the rounding decides what counts."""
+def _gaussian_taps(inputs: int, outputs: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """With TensorFlow's float32 rounding of distances: the kernel jumps from 0.011 to 0 at its radius, and at ratios such
+    as 4/3 many pixels lie on it, so that the rounding decides what counts."""
     inverse = np.float32(1) / (np.float32(outputs) / np.float32(inputs))
     centres = (np.arange(outputs, dtype=np.float32) + np.float32(0.5)) * inverse
-    return np.abs(np.arange(inputs, dtype=np.float32) + np.float32(0.5) - centres[:, None]).astype(np.float64)
+    index = np.floor(centres).astype(np.int64)[:, None] + np.arange(-2, 3)
+    distance = np.abs(index.astype(np.float32) + np.float32(0.5) - centres[:, None]).astype(np.float64)
+    counts = (distance < GAUSSIAN_RADIUS) & (index >= 0) & (index < inputs)
+    return index, np.where(counts, np.exp(-(distance**2) / (2 * GAUSSIAN_SIGMA**2)), 0.0)
 
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -134,13 +158,33 @@ def scales(images: NDArray[np.uint8], spec: Spec) -> list[NDArray[np.float32]]:
     Returns:
         For each of `spec.scales`, in their order, normalised float32 (N, 3, h, w).
     """
-    mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
-    native = np.ascontiguousarray(((images / np.float32(255) - mean) / std).transpose(0, 3, 1, 2), np.float32)
-    found = []
-    for scale in spec.scales:
-        if scale.length is None:
-            found.append(native)
-        else:
-            left, right = scale_matrices(spec, scale)
-            found.append(left.astype(np.float32) @ native @ right.astype(np.float32))
+    found = [normalised(resized(images, spec, scale), spec) for scale in spec.scales]
+    return [np.ascontiguousarray(scale.transpose(0, 3, 1, 2)) for scale in found]
+
+
+def resized(images: NDArray[np.uint8], spec: Spec, scale: Scale) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """One scale of images (..., spec.height, spec.width, 3): (..., h, w, 3) in float32, or the images themselves where the
+    scale has no length. Rows first, as a large image has few of them left then."""
+    if scale.length is None:
+        return images
+    (height, width), (rows, columns), (kept, _) = spec.fixed_size, spec.size(scale), spec.kept_size(scale)
+    down, down_weights = resize_taps(height, rows, spec.kernel)
+    across, across_weights = resize_taps(width, columns, spec.kernel)
+    kept_rows = _weighted(images, -3, down[:kept], down_weights[:kept, :, None, None])
+    return _weighted(kept_rows, -2, across, across_weights[:, :, None])
+
+
+def _weighted(
+    images: NDArray[Any], axis: int, index: NDArray[np.int64], weights: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """The sum of the taps along an axis, one tap at a time."""
+    found = images.take(index[:, 0], axis) * weights[:, 0].astype(np.float32)
+    for tap in range(1, index.shape[1]):
+        found += images.take(index[:, tap], axis) * weights[:, tap].astype(np.float32)
     return found
+
+
+def normalised(images: NDArray[Any], spec: Spec) -> NDArray[np.float32]:
+    """Pixel values 0..255 (..., 3) as the model's trunk reads them."""
+    mean, std = np.array(spec.mean), np.array(spec.std)
+    return images * (1 / (255 * std)).astype(np.float32) - (mean / std).astype(np.float32)

@@ -22,7 +22,7 @@ FLOORS = {
         ("scoring",),
         ("runtimes", "training"),
         ("model",),
-        ("datasets",),
+        ("datasets", "patches"),
         ("images", "artifact", "pyramid"),
         ("spec", "terminal", "files", "metrics"),
         ("errors", "hardware", "version", "markdown", "timing", "file_formats"),

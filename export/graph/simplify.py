@@ -67,10 +67,12 @@ class FoldedAttention(nn.Module):
         self.out.weight.data = torch.einsum("ohs,hsi->ohi", wo, wv).reshape(dim, heads * dim)
         self.out.bias.data = attention.out.bias.detach() + torch.einsum("ohs,hs->o", wo, bv)
 
-    def forward(self, x: Tensor, asking: Tensor) -> Tensor:
+    def forward(self, x: Tensor, asking: Tensor, mask: Tensor | None = None) -> Tensor:
         q = self.query(asking).unflatten(2, (self.heads, -1)).flatten(1, 2).unsqueeze(1)  # (B, 1, n*heads, D)
         tokens = x.unsqueeze(1)  # (B, 1, N, D)
-        gathered = F.scaled_dot_product_attention(q, tokens, tokens, scale=1.0).squeeze(1)  # (B, n*heads, D)
+        gathered = F.scaled_dot_product_attention(q, tokens, tokens, attn_mask=mask, scale=1.0).squeeze(
+            1
+        )  # (B, n*heads, D)
         return self.out(gathered.unflatten(1, (-1, self.heads)).flatten(2))  # (B, n, D)
 
 

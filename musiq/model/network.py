@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from musiq.model.any_size import AnySizeEmbeddings, AnySizePyramid
 from musiq.model.chunking import each_patch, few_images
+from musiq.patches import position_rows, scale_rows
 from musiq.pyramid import Bands, scale_matrices
 from musiq.spec import PATCH, Spec
 
@@ -192,8 +193,8 @@ class Embeddings(nn.Module):
         self.position = nn.Parameter(torch.empty(spec.position_grid**2, spec.dim))
         self.scale = nn.Parameter(torch.empty(spec.scale_embeddings, spec.dim))
         self.class_token = nn.Parameter(torch.empty(spec.dim))
-        self.register_buffer("positions", torch.tensor(position_indices(spec)), persistent=False)
-        self.register_buffer("scales", torch.tensor(scale_indices(spec)), persistent=False)
+        self.register_buffer("positions", torch.from_numpy(position_rows(spec)), persistent=False)
+        self.register_buffer("scales", torch.from_numpy(scale_rows(spec)), persistent=False)
 
     def table(self) -> Tensor:
         """What is added to the tokens, (N-1, D)."""
@@ -216,11 +217,12 @@ class Attention(nn.Module):
         self.value = nn.Linear(spec.dim, inner)
         self.out = nn.Linear(inner, spec.dim)
 
-    def forward(self, x: Tensor, asking: Tensor) -> Tensor:
-        """What the tokens `asking` (B, n, D) gather from all tokens `x` (B, N, D)."""
+    def forward(self, x: Tensor, asking: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What the tokens `asking` (B, n, D) gather from all tokens `x` (B, N, D), but those that a `mask` hides, which is
+        added to their weights before the softmax (B, 1, 1, N)."""
         q = self._split(self.query(asking))  # (B, heads, n, head size)
         k, v = self._split(self.key(x)), self._split(self.value(x))  # (B, heads, N, head size)
-        gathered = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        gathered = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
         return self.out(gathered.transpose(1, 2).flatten(2))  # (B, n, D)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -240,14 +242,14 @@ class Layer(nn.Module):
             nn.Linear(spec.dim, spec.mlp_dim), nn.GELU(approximate=spec.gelu), nn.Linear(spec.mlp_dim, spec.dim)
         )
 
-    def forward(self, x: Tensor, kept: int | None = None) -> Tensor:
-        """(B, N, D) to (B, N, D), or only to the first `kept` tokens of it."""
+    def forward(self, x: Tensor, kept: int | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, N, D) to (B, N, D), or only to the first `kept` tokens of it; `mask` as of `Attention`."""
         if self.pre:
             y = self.norm1(x)
-            x = first(x, kept) + self.attention(y, first(y, kept))
+            x = first(x, kept) + self.attention(y, first(y, kept), mask)
             return x + self.mlp(self.norm2(x))
         asking = first(x, kept)
-        x = self.norm1(asking + self.attention(x, asking))
+        x = self.norm1(asking + self.attention(x, asking, mask))
         return self.norm2(x + self.mlp(x))
 
 
@@ -307,11 +309,11 @@ class Musiq(nn.Module):
         scales = [scale.to(self.embed.class_token.dtype) for scale in scales]
         return self.rate_tokens(self.embed(self.trunk(scales), scales))
 
-    def rate_tokens(self, x: Tensor) -> Tensor:
-        """The head's outputs (B, outputs) for tokens (B, N, D), the class token first."""
+    def rate_tokens(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The head's outputs (B, outputs) for tokens (B, N, D), the class token first; `mask` as of `Attention`."""
         for layer in self.layers[:-1]:
-            x = layer(x)
-        x = self.layers[-1](x, kept=1)  # the head reads the class token alone
+            x = layer(x, mask=mask)
+        x = self.layers[-1](x, kept=1, mask=mask)  # the head reads the class token alone
         outputs: Tensor = self.head(self.norm(x)[:, 0])
         return outputs
 
@@ -335,25 +337,3 @@ class Musiq(nn.Module):
             return (outputs[:, 0] * scale + shift,)
         shares = outputs.softmax(dim=1)
         return (shares * self.ratings).sum(dim=1) * scale + shift, shares
-
-
-def position_indices(spec: Spec) -> list[int]:
-    """For each token but the class token, its row in the position embedding: its place in a coarse common grid."""
-    grid = spec.position_grid
-
-    def cell(place: int, places: int) -> int:
-        if spec.position_rule == "float32":
-            return int(np.float32(place) * (np.float32(grid) / np.float32(places)))
-        return int(place / places * grid) if spec.position_rule == "float64" else place * grid // places
-
-    return [
-        cell(row, rows) * grid + cell(column, columns)
-        for rows, columns in map(spec.grid, spec.scales)
-        for row in range(rows)
-        for column in range(columns)
-    ]
-
-
-def scale_indices(spec: Spec) -> list[int]:
-    """For each token but the class token, its row in the scale embedding."""
-    return [scale.embedding for scale in spec.scales for _ in range(spec.grid(scale)[0] * spec.grid(scale)[1])]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from musiq.model.network import Musiq, position_indices, to_patches
+from musiq.model.network import Musiq, cut_patches
+from musiq.patches import position_rows
 from musiq.spec import PATCH, PRESETS, Scale
 from tests.recipe import lively_model, photo
 
@@ -31,7 +32,7 @@ def test_every_preset_scores_a_batch_of_an_odd_size_and_each_image_by_itself(pre
 def test_token_counts_match_the_tokens_made(height: int, width: int) -> None:
     model = lively_model("tiny", height=height, width=width)
     scales = model.pyramid(torch.from_numpy(photo(height, width, 1))[None])
-    tokens = model.embed(model.trunk(scales))
+    tokens = model.embed(model.trunk(scales), scales)
     assert tokens.shape == (1, model.spec.tokens, model.spec.dim)
 
 
@@ -52,7 +53,7 @@ def test_the_score_is_in_the_units_that_the_spec_says() -> None:
 
 def test_patches_are_padded_with_the_smaller_half_before_and_cut_row_by_row() -> None:
     x = torch.arange(1.0, 1 + 3 * 33 * 70).view(1, 3, 33, 70)
-    patches = to_patches(x)
+    patches = cut_patches([x])
     padded = np.zeros((3, 64, 96), np.float32)
     padded[:, 15 : 15 + 33, 13 : 13 + 70] = x[0].numpy()  # 31 rows and 26 columns to add: 15 and 13 before
     for index, (row, column) in enumerate([(r, c) for r in range(2) for c in range(3)]):
@@ -62,7 +63,7 @@ def test_patches_are_padded_with_the_smaller_half_before_and_cut_row_by_row() ->
 
 def test_positions_hash_every_grid_onto_ten_by_ten() -> None:
     spec = PRESETS["musiq"]
-    found = np.array(position_indices(spec))
+    found = position_rows(spec)
     rows, columns = spec.grid(Scale())  # the native image's tokens come last
     native = found[-rows * columns :].reshape(rows, columns)
     r, c = np.meshgrid(range(rows), range(columns), indexing="ij")
