@@ -90,7 +90,7 @@ class FoldedPatchTrunk(nn.Module):
 
     ratio: Tensor
     last_shift: Tensor
-    at_once = 0  # see `each_patch`
+    at_once, open_parts = 0, False  # see `each_patch`
 
     def __init__(self, trunk: PatchTrunk) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class FoldedPatchTrunk(nn.Module):
 
     def tokens(self, patches: Tensor) -> Tensor:
         """Patches (B, N-1, 3, 32, 32) to tokens (B, N-1, D)."""
-        return each_patch(self.patch, patches, self.at_once)
+        return each_patch(self.patch, patches, self.at_once, self.open_parts)
 
     def patch(self, x: Tensor) -> Tensor:
         x = self._root(self.conv_root(padded_for_root(x)))  # rows of (P, 64, 8, 8)

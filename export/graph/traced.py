@@ -45,6 +45,8 @@ def traced_module(request: Request) -> tuple[nn.Module, tuple[Tensor, ...], list
     batch = request.batch.largest if request.batch.is_static else 2
     model = in_precision(request.model, request.precision)
     if model.spec.any_size:
+        if isinstance(model.trunk, FoldedPatchTrunk):
+            model.trunk.open_parts = request.tuned_for == "cpu" and not request.whole_attention
         return FromImage(model).eval(), (torch.zeros(batch, *EXAMPLE, 3, dtype=torch.uint8),), ["image"]
     if isinstance(model.trunk, FoldedPatchTrunk):
         patches = model.spec.tokens - 1

@@ -17,6 +17,9 @@ PATCHES_AT_ONCE = 128
 """Patches, of up to 64 KB of activations each, that a CPU works on before it takes the next ones. Fewer leave its threads
 too little to share, more leave its caches."""
 
+OPEN_PARTS, LEAST_OPEN = 4, 1024
+"""Parts of a graph that does not know how many patches it gets, and the patches that one holds at least."""
+
 
 def few_images(features: Callable[[Tensor], Tensor], x: Tensor, training: bool) -> Tensor:
     """`features` of the images x (B, C, h, w), a few at once where that pays."""
@@ -26,12 +29,19 @@ def few_images(features: Callable[[Tensor], Tensor], x: Tensor, training: bool) 
     return torch.cat([features(part) for part in x.split(max(1, PIXELS_AT_ONCE // (x.shape[2] * x.shape[3])))])
 
 
-def each_patch(features: Callable[[Tensor], Tensor], patches: Tensor, at_once: int = 0) -> Tensor:
+def each_patch(
+    features: Callable[[Tensor], Tensor], patches: Tensor, at_once: int = 0, open_parts: bool = False
+) -> Tensor:
     """`features`, from (P, 3, 32, 32) to (P, D), of every patch by itself: (B, N-1, 3, 32, 32) to (B, N-1, D).
 
-    A graph that is traced does not know where it will run: it is told `at_once`, the most patches of each image in a part.
+    A graph that is traced does not know where it will run: it is told `at_once`, the most patches of each image in a part,
+    or where it does not know their number either, to have `open_parts`.
     """
     per_image = patches.shape[1]
+    if open_parts:
+        found = torch.cat([features(part) for part in _open_parts(patches.flatten(0, 1))])
+        torch._check(found.shape[0] == patches.shape[0] * per_image)
+        return found.unflatten(0, (-1, per_image))
     if at_once and at_once < per_image:
         parts = patches.split(_even(per_image, at_once), dim=1)
         return torch.cat([features(x.flatten(0, 1)).unflatten(0, (-1, x.shape[1])) for x in parts], dim=1)
@@ -40,6 +50,13 @@ def each_patch(features: Callable[[Tensor], Tensor], patches: Tensor, at_once: i
         return features(flat).unflatten(0, (-1, per_image))
     found = [features(x) for x in flat.split(_even(len(flat), PATCHES_AT_ONCE))]
     return torch.cat(found).unflatten(0, (-1, per_image))
+
+
+def _open_parts(patches: Tensor) -> list[Tensor]:
+    """OPEN_PARTS parts of patches (P, 3, 32, 32), the later ones empty unless there are many."""
+    count = patches.shape[0]
+    size = torch.sym_max(LEAST_OPEN, (count + OPEN_PARTS - 1) // OPEN_PARTS)
+    return [patches[i * size : (i + 1) * size] for i in range(OPEN_PARTS)]
 
 
 def _all_at_once(x: Tensor) -> bool:
