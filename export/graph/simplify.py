@@ -26,8 +26,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from musiq.model.network import Attention, Embeddings, Musiq, PatchTrunk, ResNetTrunk, StandardisedConv
+from musiq.spec import USUAL_SIZE
 
 from .simplify_patch_trunk import FoldedPatchTrunk
+from .sized import sized
 
 
 class ConstantEmbeddings(nn.Module):
@@ -136,15 +138,17 @@ def _fix_standardised(module: nn.Module) -> None:
 
 
 def gflop(model: Musiq) -> float:
-    """Billions of floating-point operations for one image: products and sums counted apart, of matrix products,
-    convolutions and attention only, by torch's own counter. Nothing is computed: tensors have shapes alone."""
+    """Billions of floating-point operations for one image, of USUAL_SIZE where it may have any: products and sums counted
+    apart, of matrix products, convolutions and attention only, by torch's own counter. Nothing is computed: tensors have
+    shapes alone."""
     from torch.func import functional_call
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    spec = model.spec
+    if model.spec.any_size:
+        model = sized(model, model.spec.at(*USUAL_SIZE))
     shapes = {name: tensor.to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    image = torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8, device="meta")
+    image = torch.zeros(1, *model.spec.fixed_size, 3, dtype=torch.uint8, device="meta")
     # As plain products: before torch 2.15 the counter knows nothing of the fused attention of CPUs.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         functional_call(model, shapes, (image,))
