@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from musiq.artifact import Details
 from musiq.file_formats import FILE_FORMATS
-from musiq.runtimes.batching import Feed
+from musiq.runtimes.batching import PATCHES, Feed
 from musiq.version import __version__
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Images = NDArray[np.uint8]
 Scores = NDArray[np.float32]
 
-INPUTS = ("image", "pyramid")
+INPUTS = ("image", "pyramid", PATCHES)
 TARGETS = ("cpu", "gpu")
 """What a graph can be tuned for; it runs on both. A CPU gets the patch trunk in parts, which stay in its caches, and in
 ONNX the attention of large images, whose weights are written down there; a GPU, which would wait for each launch, all
@@ -120,13 +120,15 @@ class Request:
     Attributes:
         model: Simplified (`graph.simplify.simplify`), in fp32.
         precision: Of trunk, transformer and head; one of the format's own.
-        inputs: "image" for uint8 (N, H, W, 3); "pyramid" for the normalised scales, each float32 (N, 3, h, w).
+        inputs: "image" for uint8 (N, H, W, 3); "pyramid" for the normalised scales, each float32 (N, 3, h, w); "patches"
+            or "padded-patches" for those that the image is cut into (`graph.patches`).
         batch: The batch sizes that the artifact takes.
         opset: Of ONNX.
         engine: For TensorRT.
         int8: For int8.
         tuned_for: One of TARGETS.
         whole_attention: The format's own (`Format.whole_attention`), whatever it is tuned for.
+        tokens: Of patches, the fewest and the most tokens of an image, the most 0 for no limit (`Feed.tokens`).
     """
 
     model: Musiq
@@ -138,11 +140,13 @@ class Request:
     int8: Int8Options | None = None
     tuned_for: str = "cpu"
     whole_attention: bool = False
+    tokens: tuple[int, int] = (1, 0)
 
 
 def feed(request: Request) -> Feed:
     """What the artifact's runtime has to know, and finds inside it."""
-    return Feed(request.model.spec, request.inputs, request.batch.smallest, request.batch.largest)
+    batch = request.batch
+    return Feed(request.model.spec, request.inputs, batch.smallest, batch.largest, request.tokens)
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -192,6 +196,8 @@ class Format:
         repository: A folder for Triton Inference Server with the file inside (`triton.export_repository`).
         gpu_only: Never tuned for a CPU, and symmetric in int8: TensorRT's engines.
         whole_attention: For a runtime that never writes attention's weights down, which is slower with attention in parts.
+        any_size: The inputs, of INPUTS, with which it can take images of any size.
+        fixed_unless_asked: Made for one size unless another is asked for, whatever it can.
     """
 
     name: str
@@ -206,6 +212,8 @@ class Format:
     repository: bool = False
     gpu_only: bool = False
     whole_attention: bool = False
+    any_size: tuple[str, ...] = ()
+    fixed_unless_asked: bool = False
 
     @property
     def suffix(self) -> str:

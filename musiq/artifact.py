@@ -98,6 +98,7 @@ class Details:
     gpus: tuple[int, ...] = ()  # compute capabilities without the dot, of an engine
     compatible: bool = False  # an engine for newer versions and on newer GPUs too
     profile: tuple[int, int, int] | None = None  # smallest, best and largest batch of an engine
+    tokens: tuple[int, int] | None = None  # fewest and most of an image, of a file of patches; most 0: no limit
     pyramid_precision: str = ""  # where it is not fp32
     int8: Int8Details | None = None
     speed: Speed | None = None
@@ -110,10 +111,11 @@ class Details:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Details:
         """What `to_dict` gave, after JSON. Raises TypeError for what it never gives."""
-        profile, int8, speed = (values.get(key) for key in ("profile", "int8", "speed"))
+        profile, tokens, int8, speed = (values.get(key) for key in ("profile", "tokens", "int8", "speed"))
         read = {
             "gpus": tuple(values.get("gpus", ())),
             "profile": tuple(profile) if profile else None,
+            "tokens": tuple(tokens) if tokens else None,
             "int8": _int8(int8) if int8 else None,
             "speed": Speed(**speed) if speed else None,
         }
@@ -163,7 +165,7 @@ class Record:
     precision: str
     sha256: str
     checkpoint: dict[str, str] = field(default_factory=dict)  # name, sha256
-    inputs: str = "image"  # "image": uint8 NHWC; "pyramid": the normalised float scales
+    inputs: str = "image"  # uint8 NHWC; "pyramid": the normalised float scales; "patches" and "padded-patches"
     batch: tuple[int, int] = (1, 0)  # smallest and largest; 0: no limit
     versions: dict[str, str] = field(default_factory=dict)
     layers: dict[str, int] = field(default_factory=dict)  # layer types in the finished artifact, with counts

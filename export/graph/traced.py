@@ -11,7 +11,8 @@ from musiq.model.chunking import PATCHES_AT_ONCE
 from musiq.model.half_precision import in_precision
 from musiq.model.network import Musiq
 
-from ..request import MOST_PARTS, Request
+from ..request import MOST_PARTS, Request, feed
+from .patches import patch_dynamic_shapes, patch_module
 from .simplify_patch_trunk import FoldedPatchTrunk
 
 EXAMPLE = 328, 456
@@ -44,14 +45,12 @@ def traced_module(request: Request) -> tuple[nn.Module, tuple[Tensor, ...], list
     """The module to trace, an example of its inputs, and their names: with a batch of 2, or the only one there is."""
     batch = request.batch.largest if request.batch.is_static else 2
     model = in_precision(request.model, request.precision)
-    if model.spec.any_size:
-        if isinstance(model.trunk, FoldedPatchTrunk):
-            model.trunk.open_parts = request.tuned_for == "cpu" and not request.whole_attention
-        return FromImage(model).eval(), (torch.zeros(batch, *EXAMPLE, 3, dtype=torch.uint8),), ["image"]
     if isinstance(model.trunk, FoldedPatchTrunk):
-        patches = model.spec.tokens - 1
-        in_parts = max(PATCHES_AT_ONCE, -(-patches // MOST_PARTS))
-        model.trunk.at_once = in_parts if request.tuned_for == "cpu" else patches
+        _divide(model.trunk, request)
+    if feed(request).takes_patches:
+        return patch_module(model, request, batch)
+    if model.spec.any_size:
+        return FromImage(model).eval(), (torch.zeros(batch, *EXAMPLE, 3, dtype=torch.uint8),), ["image"]
     image = torch.zeros(batch, model.spec.height, model.spec.width, 3, dtype=torch.uint8)
     if request.inputs == "image":
         return FromImage(model).eval(), (image,), ["image"]
@@ -59,10 +58,22 @@ def traced_module(request: Request) -> tuple[nn.Module, tuple[Tensor, ...], list
         return FromPyramid(model).eval(), tuple(model.pyramid(image)), list(model.pyramid.names)
 
 
+def _divide(trunk: FoldedPatchTrunk, request: Request) -> None:
+    """Tell the trunk in what parts it works on patches."""
+    on_cpu, spec = request.tuned_for == "cpu", request.model.spec
+    if feed(request).has_open_sizes:
+        trunk.open_parts = on_cpu and not request.whole_attention
+        return
+    patches = (request.tokens[1] if spec.any_size else spec.tokens) - 1
+    trunk.at_once = max(PATCHES_AT_ONCE, -(-patches // MOST_PARTS)) if on_cpu else patches
+
+
 def dynamic_shapes(request: Request, example: tuple[Tensor, ...]) -> Any:
     """What is open of the example's shapes, as torch.export takes it; None for nothing."""
     from torch.export import Dim
 
+    if feed(request).takes_patches:
+        return patch_dynamic_shapes(request)
     if request.model.spec.any_size:
         sides = {1: Dim("height", min=1), 2: Dim("width", min=1)}
         return ({**({} if request.batch.is_static else {0: Dim("batch", min=1)}), **sides},)
