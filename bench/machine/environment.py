@@ -86,16 +86,27 @@ def peak_memory_mib() -> float | None:
 
     Linux's VmHWM counts from the start of the program; `ru_maxrss` would also count the parent that started it.
     """
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass
+    if (peak := _status_mib("VmHWM")) is not None:
+        return peak
     try:
         import resource
 
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / 2**20 if platform.system() == "Darwin" else peak / 1024
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most / 2**20 if platform.system() == "Darwin" else most / 1024
     except ImportError:
         return None
+
+
+def memory_mib() -> float | None:
+    """Resident memory of this process now, in MiB; None where that is not Linux's to tell."""
+    return _status_mib("VmRSS")
+
+
+def _status_mib(name: str) -> float | None:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from musiq.images.fit import Image
 from musiq.images.opencv import without_decoder_noise
 
 CHUNK = 16  # images decoded ahead: bounds memory whatever an image's size
+
+SMALLEST_CLASS = 1 / 16
+"""Megapixels below which all images are one class."""
 
 Progress = Callable[[int, int], None]
 
@@ -171,6 +175,13 @@ def decode_all(files: Sequence[Path], height: int, width: int) -> Generator[tupl
     with ThreadPoolExecutor(available_cpus()) as pool:
         for start in range(0, len(files), CHUNK):
             yield from pool.map(one, files[start : start + CHUNK])
+
+
+def size_class(height: int, width: int) -> str:
+    """The megapixels between two powers of two that an image has, such as "0.25-0.5 MP": few classes, in each of which
+    images cost a model of any size about as much."""
+    low = 2.0 ** math.floor(math.log2(height * width / 1e6))
+    return f"{low:g}-{2 * low:g} MP" if low >= SMALLEST_CLASS else f"up to {SMALLEST_CLASS:g} MP"
 
 
 def choose(folders: Sequence[Path], labels: Labels | None, at_most: int, scratch: Path) -> ImageSet:
