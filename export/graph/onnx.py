@@ -11,20 +11,14 @@ from typing import TYPE_CHECKING, Any
 from musiq.errors import MusiqError
 from musiq.version import __version__
 
-from ..request import MOST_PARTS, Request, feed
+from ..request import Request, feed
+from .attention import attention_for
 
 if TYPE_CHECKING:
     import onnx
 
 GELU_OPSET = 20
 """The first opset with an operator Gelu."""
-
-ATTENTION_OPSET = 23
-"""The first opset with an operator Attention, which runtimes for GPUs compute without writing its probabilities down."""
-
-WEIGHTS_AT_ONCE = 32 * 2**20
-"""Bytes that the weights of one image's attention may take: parts keep large images from taking gigabytes at no cost in
-time, and gain nothing at 1024x768, whose weights take 20 MB."""
 
 EXPORTER_OPSET = 18
 """The oldest that PyTorch's exporter writes."""
@@ -60,7 +54,7 @@ def _trace(request: Request) -> Any:
             input_names=names,
             output_names=output_names(request.model),
             custom_translation_table={
-                torch.ops.aten.scaled_dot_product_attention.default: _attention_for(request),
+                torch.ops.aten.scaled_dot_product_attention.default: attention_for(request),
                 **({} if request.opset >= GELU_OPSET else {torch.ops.aten.gelu.default: _gelu}),
             },
             verbose=False,
@@ -81,75 +75,6 @@ def _gelu(x: Any, approximate: str = "none") -> Any:
     inner = op.Add(op.Mul(x, op.Mul(x, number(0.044715))), number(1.0))
     tanh = op.Tanh(op.Mul(op.Mul(x, number(math.sqrt(2 / math.pi))), inner))
     return op.Mul(op.Mul(x, number(0.5)), op.Add(tanh, number(1.0)))
-
-
-def _attention_for(request: Request) -> Any:
-    """Attention whose scale is already in the query. Before ATTENTION_OPSET two products and a softmax, which runtimes
-    fuse as they can: the exporter's own form scales query and key again and computes shapes at run time. In parts of the
-    queries where `has_parts`."""
-    from onnxscript import opset18, opset23
-
-    def attention(
-        query: Any,
-        key: Any,
-        value: Any,
-        attn_mask: Any = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Any:
-        assert scale == 1.0, "simplify() puts the scale into the query projection"
-        assert attn_mask is None
-        assert not is_causal
-        if request.opset >= ATTENTION_OPSET:
-            return opset23.Attention(query, key, value, scale=1.0)[0]
-        keys = opset18.Transpose(key, perm=[0, 1, 3, 2])
-        found = [_attended(part, keys, value) for part in _query_parts(request, query, key.shape[2])]
-        return opset18.Concat(*found, axis=2) if len(found) > 1 else found[0]
-
-    return attention
-
-
-def _attended(query: Any, keys: Any, value: Any) -> Any:
-    """What (B, heads, n, size) tokens gather from all (B, heads, size, N) keys and (B, heads, N, size) values."""
-    from onnxscript import opset18 as op
-
-    return op.MatMul(op.Softmax(op.MatMul(query, keys), axis=-1), value)
-
-
-def _query_parts(request: Request, query: Any, tokens: int) -> list[Any]:
-    """The query (B, heads, n, size) in parts of its n tokens: one, but where the request `has_parts`."""
-    from onnxscript import opset18 as op
-
-    if not has_parts(request):
-        return [query]
-    queries = query.shape[2]
-    at_once = _queries_at_once(heads=query.shape[1], queries=queries, tokens=tokens)
-    if at_once >= queries:  # the last layer has one query
-        return [query]
-
-    def numbers(value: int) -> Any:
-        return op.Constant(value_ints=[value])
-
-    starts = range(0, queries, at_once)
-    return [op.Slice(query, numbers(i), numbers(min(i + at_once, queries)), numbers(2)) for i in starts]
-
-
-def has_parts(request: Request) -> bool:
-    """Whether attention is in parts: for ONNX Runtime on a CPU, which writes its weights down, where they are large."""
-    spec = request.model.spec
-    if spec.any_size:
-        return False
-    small = _queries_at_once(spec.heads, spec.tokens, spec.tokens) >= spec.tokens
-    return request.tuned_for == "cpu" and not request.whole_attention and request.opset < ATTENTION_OPSET and not small
-
-
-def _queries_at_once(heads: int, queries: int, tokens: int) -> int:
-    """How many of the `queries` tokens a part of attention has, so that its weights for one image, 4 bytes each, take
-    WEIGHTS_AT_ONCE at most, and there are no more than MOST_PARTS parts."""
-    parts = min(MOST_PARTS, math.ceil(4 * heads * queries * tokens / WEIGHTS_AT_ONCE))
-    return math.ceil(queries / parts)
 
 
 def lower(model: onnx.ModelProto, opset: int) -> None:
