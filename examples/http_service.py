@@ -1,4 +1,4 @@
-"""A scoring service: POST an image to /score, get {"score": 3.21, "fitted": "resized 0.5x"}; 422 says why it has no score.
+"""A scoring service: POST an image to /score, get {"score": 3.21, "size": "512x384", "fitted": ""}; 422 says why not.
 
     pip install 'musiq[cpu,http]'
     MUSIQ_MODEL=model.onnx uvicorn --app-dir examples http_service:app --limit-concurrency 64
@@ -19,7 +19,6 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, HTTPException, UploadFile
 
 import musiq
-from musiq.images import prepare
 
 AT_ONCE = CapacityLimiter(2)  # one is decoded while another is in the model
 MAX_PIXELS = 50_000_000
@@ -27,7 +26,7 @@ MAX_PIXELS = 50_000_000
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    with musiq.load(os.environ.get("MUSIQ_MODEL", "model.onnx")) as app.state.scorer:
+    with musiq.load(os.environ.get("MUSIQ_MODEL", "model.onnx"), max_pixels=MAX_PIXELS) as app.state.scorer:
         yield
 
 
@@ -41,8 +40,9 @@ async def score(image: UploadFile) -> dict[str, float | str]:
 
 def rate(file: BinaryIO) -> dict[str, float | str]:
     scorer: musiq.Scorer = app.state.scorer
-    try:
-        image, fitted = prepare(file, scorer.spec.height, scorer.spec.width, max_pixels=MAX_PIXELS)
-    except musiq.ImageError as problem:
-        raise HTTPException(422, str(problem)) from problem
-    return {"score": scorer.score(image), "fitted": fitted}
+    (row,) = scorer.score_many(file)
+    if row.score is None:
+        raise HTTPException(
+            500 if row.size else 422, row.error
+        )  # what the model saw and failed on is no fault of the image
+    return {"score": row.score, "size": row.size, "fitted": row.fitted}

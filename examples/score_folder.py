@@ -1,4 +1,4 @@
-"""Score every image of a folder, in plain Python: path, score, how it was made to fit, and the error where there is one.
+"""Score every image of a folder, in plain Python: path, score, what the model saw, and the error where there is one.
 
     pip install 'musiq[cpu]'
     python examples/score_folder.py model.onnx photos/ > scores.csv
@@ -17,10 +17,10 @@ from musiq.images import find_images
 
 def main(model: str, folder: str) -> None:
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["path", "score", "fitted", "error"])
+    table.writerow(["path", "score", "size", "fitted", "error"])
     with musiq.load(model) as scorer:
         for row in scorer.score_many(find_images([folder])):  # decodes ahead, in order
-            table.writerow([row.path, row.score, row.fitted, row.error])
+            table.writerow([row.path, row.score, row.size, row.fitted, row.error])
 
 
 if __name__ == "__main__":

@@ -23,14 +23,14 @@ from musiq.scoring import ScorerOptions
 
 
 def scoring(model: str) -> Callable[..., Any]:
-    """A UDF from images or paths to a struct: score (null where there is none), fitted, error."""
+    """A UDF from images or paths to a struct: score (null where there is none), size, fitted, error."""
 
-    @pandas_udf("score float, fitted string, error string")  # type: ignore[untyped-decorator,unused-ignore]
+    @pandas_udf("score float, size string, fitted string, error string")  # type: ignore[untyped-decorator,unused-ignore]
     def score(columns: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         scorer = kept_scorer(model, ScorerOptions(device="cpu", threads=1, workers=1))
         for images in columns:
-            rows = [(row.score, row.fitted, row.error) for row in scorer.score_many(images)]
-            yield pd.DataFrame(rows, columns=["score", "fitted", "error"])
+            rows = [(row.score, row.size, row.fitted, row.error) for row in scorer.score_many(images)]
+            yield pd.DataFrame(rows, columns=["score", "size", "fitted", "error"])
 
     return score
 

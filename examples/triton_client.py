@@ -19,20 +19,22 @@ import musiq
 from musiq.images import find_images, prepare
 
 AT_ONCE = 16
+MAX_PIXELS = 50_000_000
 
 
 async def main(model: str, folder: str, server: str = "localhost:8001") -> None:
     paths, slots = find_images([folder]), asyncio.Semaphore(AT_ONCE)
     async with triton.InferenceServerClient(server) as client:
-        batch, height, width, _ = (await client.get_model_metadata(model)).inputs[0].shape
+        batch, *sides, _ = (await client.get_model_metadata(model)).inputs[0].shape
         if batch != -1:
             sys.exit(f"{model} takes {batch} images a request; export it without a fixed --batch.")
+        size = [None if side == -1 else side for side in sides]  # of any size, each image goes as it is
 
         async def score(path: Path) -> str:
             async with slots:
                 try:
-                    image, _ = await asyncio.to_thread(prepare, path, height, width)
-                    tensor = triton.InferInput("image", [1, height, width, 3], "UINT8")
+                    image, _ = await asyncio.to_thread(prepare, path, *size, max_pixels=MAX_PIXELS)
+                    tensor = triton.InferInput("image", [1, *image.shape], "UINT8")
                     tensor.set_data_from_numpy(image[None])
                     return str((await client.infer(model, [tensor])).as_numpy("score")[0, 0])
                 except (musiq.ImageError, triton.InferenceServerException) as problem:

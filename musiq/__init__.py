@@ -54,7 +54,9 @@ def load(
     workers: int | None = None,
     threads: int | None = None,
     mode: str = "latency",
+    resize: str | None = None,
     max_pixels: int = 178_000_000,
+    max_tokens: int = 12_288,
     background: Background = "white",
     reduced_jpeg: bool = False,
     jpeg_decoder: str = "opencv",
@@ -66,17 +68,23 @@ def load(
     Args:
         model: The path of an artifact or checkpoint, or a Runtime that is open already; or a sequence of them.
         device: "auto", "cpu", "cuda:0"; for .onnx also "tensorrt:0" and "cuda-graph:0", for .pt2 "cuda-compile:0".
-        batch_size: Images that go to a model at once, at least 1. None: as many as keep the device busy, fewer of large
-            images on CPUs (the runtime's `default_batch`).
+        batch_size: Images that go to a model at once, at least 1; for a model of any size those of 1024x768, of smaller
+            ones more. None: as many as keep the device busy, fewer of large images on CPUs (the runtime's
+            `default_batch`).
         workers: Threads that decode ahead of the model, at least 1. None: the CPUs that this process may use, 16 at most.
         threads: The model's own threads on a CPU, at least 1. None: the CPUs that this process may use.
         mode: "latency": on a CPU all threads work on one batch. "throughput", for .onnx and .xml on CPUs: each thread
             works on a batch of its own, by default so much smaller.
+        resize: What a model of any size sees of an image: "native", all of its pixels; "longer=N" or "shorter=N", it
+            shrunk until that side has N; "longer=N,enlarge", it also enlarged. None: what the model brings, else
+            "native". A model of one size has "cover" alone: the image made to cover it, and the middle cropped.
         max_pixels: An image of more pixels is not decoded, and its row says so; at least 1. The default is the limit of
             Pillow's guard against decompression bombs.
+        max_tokens: An image that has more tokens in a model of any size is not scored, and its row says what to do; at
+            least 1. The default lets 4000x3000 pixels through.
         background: "white" or "black", what transparent pixels are laid over.
-        reduced_jpeg: Decode a JPEG of at least 4 times the model's height and width at 1/2 to 1/8 of its size: faster,
-            and scores change a little.
+        reduced_jpeg: Decode a JPEG of at least 4 times the height and width that the model sees at 1/2 to 1/8 of its size:
+            faster, and scores change a little.
         jpeg_decoder: "opencv", or "nvimagecodec": NVIDIA's package, on the GPU of the model where it has one; its pixels
             differ there by rounding.
 
@@ -95,7 +103,9 @@ def load(
         workers=workers,
         threads=threads,
         mode=mode,
+        resize=resize,
         max_pixels=max_pixels,
+        max_tokens=max_tokens,
         background=background,
         reduced_jpeg=reduced_jpeg,
         jpeg_decoder=jpeg_decoder,

@@ -24,7 +24,9 @@ from musiq.output.text import TextFormat
 from musiq.runtimes.base import MODES
 from musiq.runtimes.batching import USUAL_BATCH
 from musiq.scoring import Row, Scorer, ScorerOptions
+from musiq.scoring.arithmetic import Savings
 from musiq.scoring.options import JPEG_DECODERS
+from musiq.scoring.plan import MAX_TOKENS
 from musiq.scoring.scorer import MAX_WORKERS
 from musiq.scoring.sources import expand, unlisted, without
 from musiq.terminal import Command, per_second, progress_bar, tell
@@ -70,12 +72,13 @@ class ScoreOptions:
         """Whether rows go to where nothing can be taken back: to stdout, a device, a FIFO."""
         return self.out is None or is_stream(self.out)
 
-    @property
-    def settings(self) -> dict[str, str]:
-        """What changes scores besides the models, as the command line has it."""
+    def settings(self, resize: str) -> dict[str, str]:
+        """What changes scores besides the models, as the command line has it; `resize` is the policy in force."""
         return {
+            "--resize": resize,
             "--background": self.scorer.background,
             "--max-pixels": str(self.scorer.max_pixels),
+            "--max-tokens": str(self.scorer.max_tokens),
             "--reduced-jpeg": "on" if self.scorer.reduced_jpeg else "off",
             "--jpeg-decoder": self.scorer.jpeg_decoder,
         }
@@ -109,7 +112,14 @@ class ScoreOptions:
     "--batch-size",
     type=click.IntRange(1),
     show_default=f"{USUAL_BATCH}; on CPUs fewer of large images, for throughput as much less as there are threads",
-    help="Images given to the model at once.",
+    help="Images given to the model at once; for a model of any size those of 1024x768, of smaller ones more.",
+)
+@click.option(
+    "--resize",
+    metavar="POLICY",
+    show_default="what the model brings, else native; cover for a model of one size",
+    help="What a model of any size sees: native, all of the image; longer=N or shorter=N, it shrunk until that side has N "
+    "pixels (longer=N,enlarge: also enlarged). A model of one size has cover alone: all covered, the middle cropped.",
 )
 @click.option(
     "--mode",
@@ -126,9 +136,16 @@ class ScoreOptions:
 @click.option("--threads", type=click.IntRange(1), show_default="the CPUs allowed", help="The model's own, on a CPU.")
 @click.option("--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, help="Larger images are not decoded.")
 @click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    default=MAX_TOKENS,
+    help="Images of more, in a model of any size, are not scored; 4000x3000 pixels have 11901.",
+)
+@click.option(
     "--reduced-jpeg",
     is_flag=True,
-    help="Decode JPEGs of 4 times the model's height and width and more at 1/2 to 1/8: faster, scores change a little.",
+    help="Decode JPEGs of 4 times the height and width that the model sees and more at 1/2 to 1/8: faster, scores change a "
+    "little.",
 )
 @click.option(
     "--jpeg-decoder",
@@ -158,8 +175,9 @@ def main(
 ) -> None:
     """Score images: files, folders (recursive), URLs, or - for a list of them on stdin, one a line or NUL-separated.
 
-    One row an image, in order: path, score, fitted (how the image was made to fit the model's size), error (why there
-    is no score), model. With --out, rows gather in OUT.part, which becomes OUT once all are there. Parquet needs --out.
+    One row an image, in order: path, score, size (what the model saw), fitted (what was done to the image for that),
+    error (why there is no score), model. With --out, rows gather in OUT.part, which becomes OUT once all are there.
+    Parquet needs --out.
 
     With --engine ray, *.parquet and *.tar (WebDataset) hold images too; --threads are the CPUs of each of its workers.
 
@@ -200,17 +218,22 @@ def score_to(options: ScoreOptions, scorer: Scorer | RayScorer, sources: list[st
         assert isinstance(row_format, TextFormat)
         with RowStream(options.out, row_format) as stream:
             tally = score_all(scorer, sources, labels, stream.write, options.fail_on_error, quiet=stream.is_terminal)
-        tell(summary(scorer, tally))
+        tell_all(summary(scorer, tally), tally.advice)
         return tally.errors
     with (
-        RowFile(options.out, row_format, labels.values(), options.resume, options.settings) as file,
+        RowFile(options.out, row_format, labels.values(), options.resume, options.settings(scorer.resize)) as file,
         resumable(file) if options.engine == "local" else nullcontext(),
     ):
         tally = score_all(scorer, without(sources, file.done), labels, file.write, options.fail_on_error)
         file.finish()
     before = f"; {file.errors:,} of the rows from before with errors" if file.errors else ""
-    tell(summary(scorer, tally) + before)
+    tell_all(summary(scorer, tally) + before, tally.advice)
     return tally.errors + file.errors
+
+
+def tell_all(*lines: str) -> None:
+    for line in filter(None, lines):
+        tell(line)
 
 
 def format_of(out: Path | None) -> str:
@@ -263,11 +286,12 @@ def resumable(file: RowFile) -> Iterator[None]:
 
 
 class Tally(NamedTuple):
-    """How many images were scored, how many have an error, and how long that took."""
+    """How many images were scored, how many have an error, how long that took, and how it would be much faster."""
 
     scored: int
     errors: int
     seconds: float
+    advice: str
 
 
 def score_all(
@@ -281,21 +305,23 @@ def score_all(
 ) -> Tally:
     """Score and write each, with progress on stderr unless `quiet`."""
     start, scored, errors = time.perf_counter(), 0, 0
+    savings = Savings(scorer.spec, scorer.resize)
     known = len(sources) if isinstance(scorer, Scorer) else None  # a folder or a shard holds as many as it holds
     with progress_bar(total=known, quiet=quiet) as bar:
         for row in scorer.score_many(sources):
             write(labelled(row, labels))
+            savings.add(row)
             scored, errors = scored + (not row.error), errors + bool(row.error)
             if row.error and fail_on_error:
                 raise MusiqError(f"{row.path}: {row.error}")
             bar.advance()
             bar.tell(note=f"{per_second(bar.per_second)}, {errors} error{'' if errors == 1 else 's'}")
-    return Tally(scored, errors, max(time.perf_counter() - start, 1e-9))
+    return Tally(scored, errors, max(time.perf_counter() - start, 1e-9), savings.told())
 
 
 def summary(scorer: Scorer | RayScorer, tally: Tally) -> str:
     """One line: counts, speed, and which side held the other up."""
-    scored, errors, seconds = tally
+    scored, errors, seconds, _ = tally
     rate = per_second((scored + errors) / seconds)
     said = f"{scored:,} scored, {errors:,} error{'' if errors == 1 else 's'}, {rate}"
     if not isinstance(scorer, Scorer):

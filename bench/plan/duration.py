@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import median
 
 from musiq.hardware import available_cpus
-from musiq.spec import PATCH, Spec
+from musiq.scoring.arithmetic import gflop
+from musiq.spec import Spec
 
 from ..machine.peak_rate import product_rate
 from .cases import BenchSettings, Case, job_of
@@ -25,35 +26,6 @@ OPENING_S = {"pytorch": 5.0, COMPILED: 60.0, "torchscript": 5.0, "pt2": 8.0}
 
 DECODE_S = 0.02
 """An image of 1024x768 read, decoded and fitted."""
-
-RESNET50_GFLOP = 2 * 4.089
-"""torchvision's ResNet-50 for an image of 224x224 (its documentation gives 4.09 GFLOPS, counting a product and its sum as
-one); the convolutions grow with the pixels."""
-
-
-def gflop(spec: Spec) -> float:
-    """Billions of products and sums for one image: matrix products, convolutions and attention, from the formulas of
-    the architecture. Norms, activations and the pyramid are left out."""
-    tokens = spec.tokens
-    if spec.trunk == "resnet50":
-        pixels = sum(rows * columns for rows, columns in map(spec.kept_size, spec.scales))
-        trunk = RESNET50_GFLOP * pixels / 224**2
-        width = 2048
-    else:
-        trunk, width = (tokens - 1) * _patch_gflop(spec), 0  # its dense layer is counted with the patch
-    projection = 2 * (tokens - 1) * width * spec.dim / 1e9
-    inner = spec.heads * spec.head_dim
-    layer = 2 * tokens * (4 * spec.dim * inner + 2 * spec.dim * spec.mlp_dim + 2 * tokens * inner) / 1e9
-    return trunk + projection + spec.layers * layer
-
-
-def _patch_gflop(spec: Spec) -> float:
-    """One patch of 32x32: 7x7 convolution to 16x16, pool to 8x8, one bottleneck with its shortcut, the dense layer."""
-    narrow, wide = spec.trunk_channels, 4 * spec.trunk_channels
-    stem = 49 * 3 * narrow * (PATCH // 2) ** 2
-    bottleneck = (narrow * narrow + 9 * narrow * narrow + 2 * narrow * wide) * (PATCH // 4) ** 2
-    dense = wide * (PATCH // 4) ** 2 * spec.dim
-    return 2 * (stem + bottleneck + dense) / 1e9
 
 
 @cache

@@ -16,6 +16,7 @@ from musiq.images.decode import MAX_PIXELS, Background
 from musiq.scoring import Row, Scorer, ScorerOptions
 from musiq.scoring.open_models import Model
 from musiq.scoring.options import DEFAULTS
+from musiq.scoring.plan import MAX_TOKENS
 from musiq.spec import share_columns
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class BatchScorer:
         threads: int | None = None,
         batch_size: int | None = None,
         mode: str = "latency",
+        resize: str | None = None,
         max_pixels: int = MAX_PIXELS,
+        max_tokens: int = MAX_TOKENS,
         background: Background = "white",
         reduced_jpeg: bool = False,
         jpeg_decoder: str = "opencv",
@@ -61,7 +64,9 @@ class BatchScorer:
                 (`num_cpus`), elsewhere those that this process may use.
             batch_size: As for `musiq.load`, and so are those that follow.
             mode: "latency" or "throughput".
+            resize: "native", "longer=N" or "shorter=N" for a model of any size; None for what the model brings.
             max_pixels: An image of more pixels is not decoded.
+            max_tokens: An image of more tokens in a model of any size is not scored.
             background: "white" or "black".
             reduced_jpeg: Decode large JPEGs at a part of their size.
             jpeg_decoder: "opencv" or "nvimagecodec".
@@ -75,7 +80,9 @@ class BatchScorer:
             workers=threads,
             threads=threads,
             mode=mode,
+            resize=resize,
             max_pixels=max_pixels,
+            max_tokens=max_tokens,
             background=background,
             reduced_jpeg=reduced_jpeg,
             jpeg_decoder=jpeg_decoder,
@@ -98,8 +105,8 @@ class BatchScorer:
         Returns:
             The batch in its kind, rows in order, with these columns added, or replaced where it has them: path (the
             batch's own or what was scored; "" for bytes alone), score (float32, in the units of `spec.target`; null in a
-            Table, else NaN, where there is none), fitted, error ("" or why there is no score), and share_1 to share_K
-            (float32 in [0, 1]) for models that predict a distribution.
+            Table, else NaN, where there is none), size (what the model saw), fitted, error ("" or why there is no score),
+            and share_1 to share_K (float32 in [0, 1]) for models that predict a distribution.
 
         Raises:
             MusiqError: The batch has no column of images.
@@ -127,7 +134,7 @@ def _joined(batch: Any, paths: list[Any], rows: list[Row], outputs: int) -> Any:
 
 
 def numpy_columns(rows: list[Row], outputs: int) -> dict[str, NDArray[Any]]:
-    """score, fitted, error and share_k of the rows; NaN where there is no score."""
+    """score, size, fitted, error and share_k of the rows; NaN where there is no score."""
     numbers, texts = _columns(rows, outputs)
     return {name: np.array(values, object) for name, values in texts.items()} | {
         name: np.array(values, np.float32) for name, values in numbers.items()
@@ -135,7 +142,7 @@ def numpy_columns(rows: list[Row], outputs: int) -> dict[str, NDArray[Any]]:
 
 
 def arrow_columns(rows: list[Row], outputs: int) -> dict[str, pa.Array]:
-    """score, fitted, error and share_k of the rows; null where there is no score."""
+    """score, size, fitted, error and share_k of the rows; null where there is no score."""
     import pyarrow as pa
 
     numbers, texts = _columns(rows, outputs)
@@ -149,7 +156,7 @@ def _columns(rows: list[Row], outputs: int) -> tuple[dict[str, list[float | None
     numbers = {"score": [row.score for row in rows]}
     for place, name in enumerate(share_columns(outputs)):
         numbers[name] = [row.shares[place] if row.shares else None for row in rows]
-    return numbers, {"fitted": [row.fitted for row in rows], "error": [row.error for row in rows]}
+    return numbers, {name: [getattr(row, name) for row in rows] for name in ("size", "fitted", "error")}
 
 
 def open_scorer(model: Model | Sequence[Model], options: ScorerOptions) -> Scorer:

@@ -19,6 +19,7 @@ from musiq.hardware import available_cpus
 from musiq.scoring import Row, Scorer, ScorerOptions
 from musiq.scoring.model_choice import check_mixture
 from musiq.scoring.options import DEFAULTS
+from musiq.scoring.plan import policy_for
 from musiq.spec import Spec, share_columns
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class RayScorer:
 
     Attributes:
         spec: What the first model is.
+        resize: The resize policy in force: "native", "cover", "longer=512".
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class RayScorer:
         specs = [_spec(each, options.device) for each in models]
         check_mixture([str(each) for each in models], specs)
         self.spec = specs[0]
+        self.resize = str(policy_for(options.resize, self.spec, str(models[0])))
         self._own = _connect(address)
         self._check_room()
 
@@ -161,6 +164,7 @@ class RayScorer:
             values["error"],
             shares if shares and values["score"] is not None else None,
             self._models.get(values["model"], ""),
+            values["size"],
         )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musiq.errors import ImageError, MusiqError, check_positive
-from musiq.images.fit import Image, fit
+from musiq.images.fit import Image, Resize, fit, scale_to
 from musiq.images.header import AGAIN, Header, read_header
 from musiq.images.stored import eight_bit, opencv_decoded, read_stored
 
@@ -27,6 +27,10 @@ Background = Literal["white", "black"]
 JpegDecoder = Callable[[bytes], Image | None]
 """A JPEG's bytes to its pixels as stored, (H, W, 3) RGB; None for what it leaves to OpenCV."""
 
+Cover = Callable[[int, int], tuple[int, int] | None]
+"""An upright image's (height, width) to what a JPEG that is decoded at a part of its size still has to cover; None for the
+whole. Raises ImageError for an image that is not to be decoded."""
+
 MAX_PIXELS = 178_000_000
 """Pixels of the largest image decoded by default: what Pillow's guard against decompression bombs allows at most."""
 
@@ -34,6 +38,9 @@ LARGE = 32_000_000
 """Pixels from which images are decoded one at a time; ordinary cameras stay below."""
 
 _LARGE_IN_TURN = threading.Lock()
+
+EXACT = ("JPEG", "PNG", "WebP", "BMP", "GIF")
+"""Formats whose header tells what size comes out: decoders of the others turn or crop the image by themselves."""
 
 JPEG = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 """libjpeg writes RGB by itself, from grey and CMYK too; as BGR each pixel would be turned round twice."""
@@ -76,13 +83,21 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Backgrou
     return _upright(data, header, background)
 
 
-def prepare(source: Source, height: int, width: int, *, max_pixels: int = MAX_PIXELS) -> tuple[Image, str]:
-    """`decode`, then `fit`, for many threads at once (see `decoded`): what a model is trained on and scores.
+def prepare(
+    source: Source,
+    height: int | None = None,
+    width: int | None = None,
+    *,
+    resize: str = "native",
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[Image, str]:
+    """`decode`, then `fit` or a resize policy, for many threads at once (see `decoded`): what models train on and score.
 
     Args:
         source: As of `decode`; alpha is laid over white.
-        height: Pixels of the model's images.
+        height: Pixels of the model's images, which `fit` makes; None, as the width, for a model of any size.
         width: Pixels of the model's images.
+        resize: For a model of any size: "native", "longer=N" or "shorter=N", as `musiq.load` has it.
         max_pixels: Pixels allowed in the image as it is stored.
 
     Returns:
@@ -90,11 +105,15 @@ def prepare(source: Source, height: int, width: int, *, max_pixels: int = MAX_PI
 
     Raises:
         ImageError: As of `decode`.
-        MusiqError: `height`, `width` or `max_pixels` is less than 1.
+        MusiqError: `height`, `width` or `max_pixels` is less than 1, only one of the sides is given, or there is no such
+            policy.
     """
     check_positive(height=height, width=width)
-    with decoded(source, max_pixels=max_pixels) as (image, _):
-        return fit(image, height, width)
+    policy = Resize.parse(resize)
+    if (height is None) != (width is None):
+        raise MusiqError("There is a height without a width, or a width alone; expected both, or none for any size.")
+    with decoded(source, max_pixels=max_pixels) as (image, _, size):
+        return scale_to(image, *policy.size(*size)) if height is None or width is None else fit(image, height, width)
 
 
 @contextmanager
@@ -103,9 +122,9 @@ def decoded(
     *,
     max_pixels: int = MAX_PIXELS,
     background: Background = "white",
-    cover: tuple[int, int] | None = None,
+    cover: Cover | None = None,
     jpeg: JpegDecoder | None = None,
-) -> Iterator[tuple[Image, int]]:
+) -> Iterator[tuple[Image, int, tuple[int, int]]]:
     """`decode` for many threads at once: they take turns with images of more than LARGE pixels, to the block's end.
 
     So the memory of N threads is bounded by N images of LARGE pixels and one of `max_pixels`, at 6 bytes a pixel, or up
@@ -115,26 +134,32 @@ def decoded(
         source: As of `decode`.
         max_pixels: Pixels allowed.
         background: What alpha is laid over.
-        cover: (height, width) in pixels. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, the smallest that covers
-            this: libjpeg leaves out the fine detail that `fit` would average away, in a fraction of the time, but not to
-            the same pixels.
+        cover: What of the image is needed, asked before anything is decoded where the header tells the size for sure. A
+            JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the smallest that covers what this says: libjpeg leaves out
+            the fine detail that `fit` would average away, in a fraction of the time, but not to the same pixels.
         jpeg: Decodes whole JPEGs instead of OpenCV, which gets those that it returns None for.
 
     Yields:
-        uint8 RGB (H, W, 3), and the part of its size that the image was decoded at: 1, 2, 4 or 8.
+        uint8 RGB (H, W, 3), the part of its size that the image was decoded at (1, 2, 4 or 8), and the (height, width) of
+        the whole.
 
     Raises:
-        ImageError: As of `decode`.
+        ImageError: As of `decode`, or what `cover` says.
         MusiqError: As of `decode`.
     """
     check_decoding(max_pixels, background)
     if isinstance(source, np.ndarray):
-        yield decode(source, max_pixels=max_pixels, background=background), 1
+        image = decode(source, max_pixels=max_pixels, background=background)
+        yield image, 1, image.shape[:2]
         return
     data, header = _opened(source, max_pixels)
-    times = _reduction(header, cover) if cover else 1
+    stored = header.height, header.width
+    size = stored[::-1] if header.orientation > 4 else stored
+    needed = cover(*size) if cover and header.format in EXACT else None
+    times = _reduction(size, needed) if needed and header.format == "JPEG" else 1
     with _LARGE_IN_TURN if header.width * header.height > LARGE else nullcontext():
-        yield _upright(data, header, background, times, jpeg), times
+        image = _upright(data, header, background, times, jpeg)
+        yield image, times, size if times > 1 else image.shape[:2]
 
 
 def check_decoding(max_pixels: int | None, background: str) -> None:
@@ -146,13 +171,9 @@ def check_decoding(max_pixels: int | None, background: str) -> None:
         raise MusiqError(f"There is no background {background!r}; there are {' and '.join(get_args(Background))}.")
 
 
-def _reduction(header: Header, cover: tuple[int, int]) -> int:
-    """The largest of 1, 2, 4, 8 that leaves a JPEG at least `cover` (height, width) large."""
-    if header.format != "JPEG":
-        return 1
-    stored = header.height, header.width
-    height, width = stored[::-1] if header.orientation > 4 else stored
-    room = min(height // cover[0], width // cover[1])
+def _reduction(size: tuple[int, int], needed: tuple[int, int]) -> int:
+    """The largest of 1, 2, 4, 8 that leaves a JPEG of that (height, width) at least the `needed` one large."""
+    room = min(size[0] // needed[0], size[1] // needed[1])
     return max(times for times in REDUCED if times <= max(1, room))
 
 

@@ -1,18 +1,87 @@
-"""The resize policy: how an image of any size is made to fit the size that a model is for."""
+"""Resize policies: how an image is made to fit the one size that a model is for, or what size a model of any sees."""
 
 from __future__ import annotations
+
+import re
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from musiq.errors import check_positive
+from musiq.errors import MusiqError, check_positive
 from musiq.images.elongated import resize_middle
 
 Image = NDArray[np.uint8]
 
 MOST_RESIZED = 4
 """How many times the pixels of a model's image a whole resized one may have; of a larger one only the middle is made."""
+
+LONGEST_SIDE = 65535
+"""Pixels of a side at most: what a JPEG can have."""
+
+POLICIES = "native, cover, longer=N or shorter=N (pixels; longer=N,enlarge to enlarge too)"
+
+
+@dataclass(frozen=True)
+class Resize:
+    """A resize policy.
+
+    Attributes:
+        kind: "native" (the image as it is), "cover" (made to fit one size, see `fit`), or which side is to have a length:
+            "longer" or "shorter".
+        length: Pixels of that side; 0 where there is none.
+        enlarges: Whether an image whose side is shorter grows; else it stays as it is.
+    """
+
+    kind: str = "native"
+    length: int = 0
+    enlarges: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Resize:
+        """The policy that a text names: "native", "cover", "longer=512", "shorter=512,enlarge".
+
+        Raises:
+            MusiqError: It names none.
+        """
+        found = re.fullmatch(r"(native|cover)|(longer|shorter)=([1-9][0-9]{0,4})(,enlarge)?", str(text))
+        if found is None or int(found[3] or 0) > LONGEST_SIDE:
+            raise MusiqError(f"There is no resize policy {text!r}; expected {POLICIES}.")
+        return cls(found[1] or found[2], int(found[3] or 0), bool(found[4]))
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.length}{',enlarge' * self.enlarges}" if self.length else self.kind
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this height and width gets, aspect kept; "cover" says nothing of it."""
+        if not self.length:
+            return height, width
+        side = max(height, width) if self.kind == "longer" else min(height, width)
+        if side <= self.length and not self.enlarges:
+            return height, width
+        return max(1, round(height * self.length / side)), max(1, round(width * self.length / side))
+
+
+def scale_to(image: Image, height: int, width: int, reduction: int = 1) -> tuple[Image, str]:
+    """Resize a whole image, and say how. Shrinking averages areas, enlarging is cubic, as in `fit`.
+
+    Args:
+        image: uint8 RGB (h, w, 3).
+        height: Pixels wanted, at least 1.
+        width: Pixels wanted, at least 1.
+        reduction: The part of its size that the image was decoded at, as `decoded` said; for the words alone.
+
+    Returns:
+        uint8 RGB (height, width, 3), and what was done in a few words: "resized 0.5x", "" for an image of that size.
+    """
+    rows, columns = image.shape[:2]
+    steps = [f"decoded at 1/{reduction}"] if reduction > 1 else []
+    if (rows, columns) != (height, width):
+        ratio = max(height, width) / max(rows, columns)
+        image = _resized(image, (width, height), ratio)
+        steps.append(f"resized {ratio:.3g}x")
+    return image, "; ".join(steps)
 
 
 def fit(image: Image, height: int, width: int, reduction: int = 1) -> tuple[Image, str]:

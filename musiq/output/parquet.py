@@ -1,4 +1,5 @@
-"""Rows as Parquet: path, score (float32), fitted, error, model and share_k (float32), in row groups of bounded memory."""
+"""Rows as Parquet: path, score (float32), size, fitted, error, model and share_k (float32), in row groups of bounded
+memory."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from typing import Any
 
 from musiq.errors import MusiqError
 from musiq.files import atomic_write
-from musiq.output.text import AppendableFormat, JsonLines, rows_of
+from musiq.output.text import WITHOUT_SIZE, AppendableFormat, JsonLines, rows_of
 from musiq.scoring import Row
 from musiq.spec import share_columns
 
 GROUP_ROWS = 50_000
 """Rows in memory at once, some 50 MB as Python objects; readers of Parquet like groups of 10 MB and more."""
 
-TEXTS = ("path", "fitted", "error", "model")
+TEXTS = ("path", "size", "fitted", "error", "model")
 
 
 class Parquet:
@@ -82,6 +83,9 @@ def read(path: Path) -> Iterator[Row]:
     pa, pq = import_pyarrow()
     try:
         with pq.ParquetFile(path) as file:
+            names = set(file.schema_arrow.names)
+            if "size" not in names and names.issuperset(("score", "fitted", "model")):
+                raise MusiqError(WITHOUT_SIZE)
             for batch in file.iter_batches(GROUP_ROWS):
                 yield from map(_row, batch.to_pylist())
     except (pa.ArrowException, KeyError) as problem:
@@ -90,10 +94,12 @@ def read(path: Path) -> Iterator[Row]:
 
 
 def _row(values: dict[str, Any]) -> Row:
-    path, fitted, error, model = (ESCAPED.sub(lambda found: chr(int(found[1], 16)), values[name]) for name in TEXTS)
+    path, size, fitted, error, model = (
+        ESCAPED.sub(lambda found: chr(int(found[1], 16)), values[name]) for name in TEXTS
+    )
     shares = tuple(values[name] for name in values if name.startswith("share_"))
     known = shares if shares and shares[0] is not None else None
-    return Row(path, values["score"], fitted, error, known, model)
+    return Row(path, values["score"], fitted, error, known, model, size)
 
 
 ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f]|005c)")

@@ -15,6 +15,8 @@ from musiq.files import atomic_write
 from musiq.scoring import Row
 from musiq.spec import share_columns
 
+WITHOUT_SIZE = "rows without the column size, as earlier versions wrote them"
+
 
 class TextFormat:
     """Rows as lines of bytes; subclasses say how a line looks.
@@ -62,49 +64,57 @@ class AppendableFormat(TextFormat):
         lines, position = _whole_lines(file, self.quoted), 0
         if self.head() and (first := next(lines, None)) is not None:
             if first != self.head():
-                raise MusiqError("other columns than this run would write")
+                raise MusiqError(self._other_columns(first))
             position = len(first)
         for line in lines:
             row = self.row(line)
             if row is None and position == 0:
-                raise MusiqError("other columns than this run would write")
+                raise MusiqError(self._other_columns(line))
             if row is None:
                 return
             position += len(line)
             yield position, row
 
+    def _other_columns(self, first: bytes) -> str:
+        """What to say of a file that begins with a line of other columns."""
+        return WITHOUT_SIZE if self.lacks_size(first) else "other columns than this run would write"
+
+    def lacks_size(self, first: bytes) -> bool:
+        """Whether a file's first line is as this format was before rows had a size."""
+        raise NotImplementedError
+
 
 class Csv(AppendableFormat):
-    """`path,score,fitted,error,model`, and for K > 1 ratings `share_1` to `share_K`, under a head of these names."""
+    """`path,score,size,fitted,error,model`, and for K > 1 ratings `share_1` to `share_K`, under a head of these names."""
 
     delimiter = ","
     quoted = True
 
     def __init__(self, outputs: int = 1) -> None:
         super().__init__(outputs)
-        self.columns = ["path", "score", "fitted", "error", "model", *share_columns(outputs)]
+        self.columns = ["path", "score", "size", "fitted", "error", "model", *share_columns(outputs)]
 
     def head(self) -> bytes:
         return _delimited(self.columns, self.delimiter)
 
     def line(self, row: Row) -> bytes:
-        cells = [row.path, _digits(row.score), row.fitted, row.error, row.model, *map(_digits, row.shares or ())]
+        texts = [row.size, row.fitted, row.error, row.model]
+        cells = [row.path, _digits(row.score), *texts, *map(_digits, row.shares or ())]
         return _delimited(cells + [""] * (len(self.columns) - len(cells)), self.delimiter)
 
+    def lacks_size(self, first: bytes) -> bool:
+        return first == _delimited([name for name in self.columns if name != "size"], self.delimiter)
+
     def row(self, line: bytes) -> Row | None:
-        # The csv module takes a carriage return outside of quotes, as earlier versions wrote it, for the end of a row.
-        text = line.decode("utf-8", "surrogateescape").replace("\r", CARRIAGE_RETURN).removesuffix("\n")
+        text = line.decode("utf-8", "surrogateescape").removesuffix("\n")
         try:
-            values = [
-                cell.replace(CARRIAGE_RETURN, "\r") for cell in next(csv.reader([text], delimiter=self.delimiter))
-            ]
-            cells = dict(zip(self.columns, values, strict=True))
+            cells = dict(zip(self.columns, next(csv.reader([text], delimiter=self.delimiter)), strict=True))
             shares = [_number(cells[name]) for name in share_columns(self.outputs)]
             score = _number(cells["score"])
         except (ValueError, StopIteration, csv.Error):
             return None
         known = tuple(share for share in shares if share is not None)
-        return Row(cells["path"], score, cells["fitted"], cells["error"], known or None, cells["model"])
+        return Row(cells["path"], score, cells["fitted"], cells["error"], known or None, cells["model"], cells["size"])
 
 
 class Tsv(Csv):
@@ -114,17 +124,27 @@ class Tsv(Csv):
 
 
 class JsonLines(AppendableFormat):
-    """A JSON object a line: path, score (null where there is none), fitted, error, model; shares where there are some."""
+    """A JSON object a line: path, score (null where there is none), size, fitted, error, model; shares where there are
+    some."""
+
+    NAMES = ("path", "score", "size", "fitted", "error", "model")
 
     def line(self, row: Row) -> bytes:
-        values = {"path": row.path, "score": row.score, "fitted": row.fitted, "error": row.error, "model": row.model}
+        values = {name: getattr(row, name) for name in self.NAMES}
         return json.dumps(values | ({"shares": row.shares} if row.shares else {})).encode() + b"\n"
+
+    def lacks_size(self, first: bytes) -> bool:
+        try:
+            return {*self.NAMES} - {*json.loads(first)} == {"size"}
+        except (ValueError, TypeError):
+            return False
 
     def row(self, line: bytes) -> Row | None:
         try:
             values = json.loads(line)
             shares = tuple(values["shares"]) if "shares" in values else None
-            return Row(values["path"], values["score"], values["fitted"], values["error"], shares, values["model"])
+            path, score, size, fitted, error, model = (values[name] for name in self.NAMES)
+            return Row(path, score, fitted, error, shares, model, size)
         except (ValueError, TypeError, KeyError):
             return None
 
@@ -155,10 +175,6 @@ def rows_of(part: Path, gathering: AppendableFormat) -> Iterable[Row]:
     """The rows that have gathered in a file."""
     with part.open("rb") as file:
         yield from (row for _, row in gathering.read(file))
-
-
-CARRIAGE_RETURN = "\ud80d"
-"""Stands for a carriage return while a row is read; no name holds it, as no bytes decode to it."""
 
 
 def _delimited(cells: list[str], delimiter: str) -> bytes:

@@ -21,13 +21,20 @@ def nearest(specs: Sequence[Spec], height: int, width: int) -> int:
 
 def _distance(spec: Spec, height: int, width: int) -> Fraction:
     """How many times one of the aspect ratios is the other, at least 1: the exponential of their log ratio."""
-    one, other = width * spec.height, height * spec.width
+    rows, columns = spec.fixed_size
+    one, other = width * rows, height * columns
     return Fraction(max(one, other), min(one, other))
 
 
 def check_mixture(names: Sequence[str], specs: Sequence[Spec]) -> None:
     """Raise MusiqError unless the models' scores mean the same and each has a shape of its own."""
     first = specs[0]
+    for name, spec in zip(names, specs, strict=True):
+        if spec.any_size and len(specs) > 1:
+            raise MusiqError(
+                f"{name} takes images of any size, so there is none left for another model. Give it alone, or models of "
+                "one size each."
+            )
     for index, spec in enumerate(specs):
         for what in ("target", "outputs", "score_range"):
             mine, its = getattr(first, what), getattr(spec, what)
@@ -37,7 +44,7 @@ def check_mixture(names: Sequence[str], specs: Sequence[Spec]) -> None:
                     "Give models of the same training, exported at different sizes."
                 )
         for other in range(index):
-            if _distance(spec, specs[other].height, specs[other].width) == 1:
+            if _distance(spec, *specs[other].fixed_size) == 1:
                 raise MusiqError(
                     f"{names[other]} and {names[index]} have the same aspect ratio, so no image would go to the "
                     "second. Give one of them, or models for landscape and portrait."

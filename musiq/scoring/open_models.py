@@ -10,6 +10,7 @@ from musiq.errors import MusiqError
 from musiq.runtimes.base import Runtime
 from musiq.runtimes.registry import open_runtime
 from musiq.scoring.model_choice import check_mixture
+from musiq.scoring.plan import policy_for
 
 Model = str | Path | Runtime
 """An artifact or checkpoint by its path, or a Runtime that is open already."""
@@ -32,7 +33,9 @@ def model_name(model: Model, index: int) -> str:
     return os.fspath(model) if isinstance(model, (str, Path)) else f"#{index}"
 
 
-def open_models(models: Sequence[Model], device: str, threads: int | None, mode: str) -> list[Runtime]:
+def open_models(
+    models: Sequence[Model], device: str, threads: int | None, mode: str, resize: str | None = None
+) -> list[Runtime]:
     """All of them, or none: those that are open are closed where one cannot be opened or does not go with the others."""
     if not models:
         raise MusiqError("There is no model to score with; give one or more.")
@@ -40,9 +43,9 @@ def open_models(models: Sequence[Model], device: str, threads: int | None, mode:
     try:
         for model in models:
             runtimes.append(_open(model, device, threads, mode))
-        check_mixture(
-            [model_name(model, index) for index, model in enumerate(models)], [each.spec for each in runtimes]
-        )
+        names = [model_name(model, index) for index, model in enumerate(models)]
+        check_mixture(names, [each.spec for each in runtimes])
+        policy_for(resize, runtimes[0].spec, names[0])
     except BaseException:
         for runtime, model in zip(runtimes, models, strict=False):
             if isinstance(model, (str, Path)):  # a Runtime given open is its giver's

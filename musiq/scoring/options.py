@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from musiq.errors import MusiqError, check_positive
 from musiq.images.decode import MAX_PIXELS, Background, check_decoding
+from musiq.images.fit import Resize
 from musiq.runtimes.base import check_threads
+from musiq.scoring.plan import MAX_TOKENS
 
 JPEG_DECODERS = ("opencv", "nvimagecodec")
 
@@ -23,7 +25,9 @@ class ScorerOptions:
     workers: int | None = None
     threads: int | None = None
     mode: str = "latency"
+    resize: str | None = None
     max_pixels: int = MAX_PIXELS
+    max_tokens: int = MAX_TOKENS
     background: Background = "white"
     reduced_jpeg: bool = False
     jpeg_decoder: str = "opencv"
@@ -32,6 +36,11 @@ class ScorerOptions:
         check_positive(batch_size=self.batch_size, workers=self.workers)
         check_threads(self.threads, self.mode)
         check_decoding(self.max_pixels, self.background)
+        if self.resize is not None:
+            Resize.parse(self.resize)
+        if self.max_tokens is None:
+            raise MusiqError("max_tokens is None; expected a whole number of at least 1.")
+        check_positive(max_tokens=self.max_tokens)
         if self.jpeg_decoder not in JPEG_DECODERS:
             raise MusiqError(
                 f"There is no JPEG decoder {self.jpeg_decoder!r}; there are {' and '.join(JPEG_DECODERS)}."

@@ -6,30 +6,38 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from musiq.images.decode import Source
 from musiq.images.fit import Image
 from musiq.runtimes.base import Images
+from musiq.scoring.plan import Plan
 from musiq.scoring.row import Row
-
-R = TypeVar("R")
 
 PATIENCE = 8
 """Batches of other images that one waits for more of its own shape; then it goes to the model in a smaller batch."""
 
+LOOK_AHEAD = 1024
+"""Images among which those are looked for that may share a call, where they have hundreds of sizes."""
+
+MOST_BYTES = 2**28
+"""Of the pixels that may wait for their call to fill, and again of those decoded ahead, where images have any size."""
+
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image at its model's size: uint8 (height, width, 3). `place` is its index among the sources."""
+    """An image as its model sees it: uint8 (height, width, 3). `place` is its index among the sources."""
 
     place: int
     path: str
     image: Image
-    model: int = 0
+    plan: Plan
     fitted: str = ""
+
+    @property
+    def bytes(self) -> int:
+        return self.image.nbytes
 
 
 @dataclass(frozen=True)
@@ -39,50 +47,105 @@ class FailedImage:
     place: int
     path: str
     error: str
+    bytes: int = 0
 
 
 class ImageBatch:
-    """Images for one model: uint8 (N, height, width, 3) in one piece, and what else is known of each."""
+    """Images for one call of one model, and what else is known of each.
+
+    Attributes:
+        images: uint8 (N, height, width, 3) in one piece; where they differ in size, a list.
+    """
 
     def __init__(self, items: list[PreparedImage]) -> None:
-        self.model = items[0].model
-        self.images: Images = np.stack([item.image for item in items])
+        self.model = items[0].plan.model
+        images = [item.image for item in items]
+        self.images: Images | list[Images] = images
+        if len(items) == 1:
+            self.images = images[0][None]  # large ones are not copied
+        elif len({image.shape for image in images}) == 1:
+            self.images = np.stack(images)
+        self.loads = [item.plan.load for item in items]
         self.places = [item.place for item in items]
         self.paths = [item.path for item in items]
         self.fitted = [item.fitted for item in items]
+        self.sizes = [f"{item.plan.width}x{item.plan.height}" for item in items]
 
 
-def map_ahead(pool: Executor, work: Callable[[int, Source], R], sources: Iterable[Source], ahead: int) -> Iterator[R]:
-    """`work(place, source)` of each source in order, at most `ahead` of them begun and not yet taken."""
-    begun: deque[Future[R]] = deque()
+@dataclass(frozen=True)
+class Limits:
+    """How far decoding runs ahead, and what makes a batch.
+
+    Attributes:
+        budget: The load of a batch, see `Plan`: it is full where another like its last image would exceed this.
+        ahead: Images begun to decode and not yet taken.
+        patience: Images after which one goes to the model in a smaller batch, as all rows after it wait; and about how many
+            rows may wait for one before them.
+        most_bytes: Of the pixels that are decoded and not yet taken, and of those that wait in batches; 0 for no limit
+            but the others.
+    """
+
+    budget: int
+    ahead: int
+    patience: int
+    most_bytes: int = 0
+
+
+def map_ahead(
+    pool: Executor,
+    work: Callable[[int, Source], PreparedImage | FailedImage],
+    sources: Iterable[Source],
+    limits: Limits,
+) -> Iterator[PreparedImage | FailedImage]:
+    """`work(place, source)` of each source in order; none is begun while too many, or too large ones, wait to be taken."""
+    begun: deque[Future[PreparedImage | FailedImage]] = deque()
     for place, source in enumerate(sources):
         begun.append(pool.submit(work, place, source))
-        if len(begun) >= ahead:
+        while begun and (len(begun) >= limits.ahead or (limits.most_bytes and _held(begun) > limits.most_bytes)):
             yield begun.popleft().result()
     while begun:
         yield begun.popleft().result()
 
 
-def in_batches(images: Iterable[PreparedImage | FailedImage], size: int) -> Iterator[ImageBatch | FailedImage]:
-    """Batches of `size` images for one model each, in the order they fill; a failed image goes on at once.
+def _held(begun: Iterable[Future[PreparedImage | FailedImage]]) -> int:
+    """Bytes of the pixels that are there already."""
+    return sum(each.result().bytes for each in begun if each.done())
 
-    An image whose shape is rare goes on in a smaller batch after PATIENCE * size others, as all rows after it wait.
-    """
-    groups: dict[int, list[PreparedImage]] = {}  # by model, the oldest first
+
+def in_batches(images: Iterable[PreparedImage | FailedImage], limits: Limits) -> Iterator[ImageBatch | FailedImage]:
+    """Batches of images that may share a call, in the order they fill; a failed image goes on at once."""
+    groups: dict[tuple[int, ...], list[PreparedImage]] = {}  # by what the images share, the oldest first
+    held = 0
+
+    def taken(shares: tuple[int, ...]) -> ImageBatch:
+        nonlocal held
+        group = groups.pop(shares)
+        held -= sum(each.bytes for each in group)
+        return ImageBatch(group)
+
     for item in images:
+        place = item.place
         if isinstance(item, FailedImage):
             yield item
-            continue
-        place, model = item.place, item.model
-        groups.setdefault(model, []).append(item)
+        else:
+            shares, load = (item.plan.model, *item.plan.shares), item.plan.load
+            loads = sum(each.plan.load for each in groups.get(shares, ()))
+            if loads and loads + load > limits.budget:
+                yield taken(shares)
+                loads = 0
+            groups.setdefault(shares, []).append(item)
+            held += item.bytes
+            if loads + 2 * load > limits.budget:
+                yield taken(shares)
         del item  # or its pixels stay in memory while the caller works
-        if len(groups[model]) == size:
-            yield ImageBatch(groups.pop(model))
-        oldest = next(iter(groups), None)
-        if oldest is not None and place - groups[oldest][0].place >= PATIENCE * size:
-            yield ImageBatch(groups.pop(oldest))
+        while groups:
+            oldest = next(iter(groups))
+            too_large = limits.most_bytes and held > limits.most_bytes
+            if place - groups[oldest][0].place < limits.patience and not too_large:
+                break
+            yield taken(oldest)
     while groups:
-        yield ImageBatch(groups.pop(next(iter(groups))))
+        yield taken(next(iter(groups)))
 
 
 def rows_in_order(

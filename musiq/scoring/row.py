@@ -20,6 +20,7 @@ class Row:
         model: The model that scored it, as it was given to the Scorer (#0, #1, ... for a Runtime); "" where the image
             never got to one. Files that musiq-score writes name it by its file's name and SHA-256, and where there is one
             model also in the rows of images that never got to it.
+        size: What the model saw, width x height in pixels: "512x288"; "" where the image never got to it.
     """
 
     path: str
@@ -28,3 +29,4 @@ class Row:
     error: str = ""
     shares: tuple[float, ...] | None = None
     model: str = ""
+    size: str = ""

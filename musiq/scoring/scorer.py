@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import accumulate
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -17,28 +19,34 @@ import numpy as np
 from musiq.errors import ImageError, MusiqError, is_memory_short
 from musiq.hardware import available_cpus
 from musiq.images.decode import MAX_PIXELS, Background, JpegDecoder, Source, decoded
-from musiq.images.fit import fit
+from musiq.images.fit import fit, scale_to
 from musiq.images.opencv import one_opencv_thread
 from musiq.runtimes.base import Images, Runtime
-from musiq.scoring.model_choice import nearest
 from musiq.scoring.open_models import Model, each_model, model_name, open_models
 from musiq.scoring.options import ScorerOptions
+from musiq.scoring.plan import MAX_TOKENS, Planner, policy_for
 from musiq.scoring.prefetch import (
+    LOOK_AHEAD,
+    MOST_BYTES,
     PATIENCE,
     FailedImage,
     ImageBatch,
+    Limits,
     PreparedImage,
     in_batches,
     map_ahead,
     rows_in_order,
 )
 from musiq.scoring.row import Row
-from musiq.spec import Spec
+from musiq.spec import USUAL_SIZE, Spec
+
+USUAL_BYTES = 3 * prod(USUAL_SIZE)
+"""Of the pixels of an image of the usual size."""
 
 MAX_WORKERS = 16  # beyond it decoders wait for memory, not for CPUs
 SPARE = 2
-"""How many times the model's height and width are left of a JPEG that is decoded at a part of its size: with 1 scores move
-by a noticeable part of their range, with more there is little time left to gain."""
+"""How many times the height and width that a model sees are left of a JPEG that is decoded at a part of its size: with 1
+scores move by a noticeable part of their range, with more there is little time left to gain."""
 
 
 class BusyTime:
@@ -66,16 +74,20 @@ class Scorer:
     A context manager: leaving it closes the models. Safe to call from several threads where the runtime is.
 
     Of several models each image goes to the one with the nearest aspect ratio (after its EXIF rotation; a tie to the
-    first), so that a portrait need not lose its top and bottom; they must have the same target and outputs.
+    first), so that a portrait need not lose its top and bottom; they must have the same target and outputs. A model of
+    any size is alone. Where batches pay, images go to it together that its calls can take together, found among the next
+    LOOK_AHEAD; their scores are those that each would get alone.
 
     However many sources there are, memory holds one batch more than run at once, one being gathered for each model, and
-    one and an image for each worker being decoded.
+    one and an image for each worker being decoded. Where images have any size, MOST_BYTES of pixels are gathered, and as
+    many decoded, at most.
 
     Attributes:
         spec: What the first model is: the size of its images, the meaning and range of its scores.
+        resize: The resize policy in force: "native", "cover", "longer=512".
         models: The names of the models in `Row.model`.
         runtimes: The opened models, in their order.
-        batch_size: Images that go to a model at once.
+        batch_size: Images that go to a model at once; for any size those of 1024x768, of smaller ones more.
         workers: Threads that decode.
         in_flight: Batches that run at once.
         busy: Seconds spent decoding and in the model so far.
@@ -90,7 +102,9 @@ class Scorer:
         workers: int | None = None,
         threads: int | None = None,
         mode: str = "latency",
+        resize: str | None = None,
         max_pixels: int = MAX_PIXELS,
+        max_tokens: int = MAX_TOKENS,
         background: Background = "white",
         reduced_jpeg: bool = False,
         jpeg_decoder: str = "opencv",
@@ -100,41 +114,49 @@ class Scorer:
         Args:
             model: The path of an artifact or checkpoint, or a Runtime that is open already; or a sequence of them.
             device: "auto", "cpu", "cuda:0"; for .onnx also "tensorrt:0" and "cuda-graph:0", for .pt2 "cuda-compile:0".
-            batch_size: Images that go to a model at once, at least 1. None: as many as keep the device busy, fewer of
-                large images on CPUs (the runtime's `default_batch`).
+            batch_size: Images that go to a model at once, at least 1; for a model of any size those of 1024x768, of
+                smaller ones more. None: as many as keep the device busy, fewer of large images on CPUs (the runtime's
+                `default_batch`).
             workers: Threads that decode ahead of the model, at least 1. None: the CPUs that this process may use, 16
                 at most.
             threads: The model's own threads on a CPU, at least 1. None: the CPUs that this process may use.
             mode: "latency": on a CPU all threads work on one batch. "throughput", for .onnx and .xml on CPUs: each thread
                 works on a batch of its own, by default so much smaller.
+            resize: What a model of any size sees of an image: "native", all of its pixels; "longer=N" or "shorter=N", it
+                shrunk until that side has N; "longer=N,enlarge", it also enlarged. None: what the model brings, else
+                "native". A model of one size has "cover" alone: the image made to cover it, and the middle cropped.
             max_pixels: An image of more pixels is not decoded, and its row says so; at least 1. The default is the limit
                 of Pillow's guard against decompression bombs.
+            max_tokens: An image that has more tokens in a model of any size is not scored, and its row says what to do; at
+                least 1. The default lets 4000x3000 pixels through.
             background: "white" or "black", what transparent pixels are laid over.
-            reduced_jpeg: Decode a JPEG of at least 4 times the model's height and width at 1/2 to 1/8 of its size:
-                faster, and scores change a little.
+            reduced_jpeg: Decode a JPEG of at least 4 times the height and width that the model sees at 1/2 to 1/8 of its
+                size: faster, and scores change a little.
             jpeg_decoder: "opencv", or "nvimagecodec": NVIDIA's package, on the GPU of the model where it has one; its
                 pixels differ there by rounding.
 
         Raises:
             MusiqError: A model cannot be opened, models do not go together, or an option makes no sense.
         """
-        ScorerOptions(
-            device, batch_size, workers, threads, mode, max_pixels, background, reduced_jpeg, jpeg_decoder
-        )  # refuses those that make no sense
+        ScorerOptions(  # refuses those that make no sense
+            *(device, batch_size, workers, threads, mode, resize),
+            *(max_pixels, max_tokens, background, reduced_jpeg, jpeg_decoder),
+        )
         models = each_model(model)
         jpeg = _nvimagecodec(device) if jpeg_decoder == "nvimagecodec" else None
         self.models = [model_name(each, index) for index, each in enumerate(models)]
-        self.runtimes = open_models(models, device, threads, mode)
-        self._specs = [runtime.spec for runtime in self.runtimes]
-        self.spec: Spec = self._specs[0]
+        self.runtimes = open_models(models, device, threads, mode, resize)
+        self.spec: Spec = self.runtimes[0].spec
+        policy = policy_for(resize, self.spec, self.models[0])
+        self.resize = str(policy)
+        self._plan = Planner(self.runtimes, policy, max_tokens)
         self.workers = workers or min(MAX_WORKERS, available_cpus())
         self.in_flight: int = max(runtime.in_flight for runtime in self.runtimes)
         self.batch_size = batch_size or max(runtime.default_batch for runtime in self.runtimes)
         self.busy = BusyTime()
-        self._room = self.batch_size  # images that memory has room for at once, as far as is known
-        largest = max(spec.height for spec in self._specs) * SPARE, max(spec.width for spec in self._specs) * SPARE
-        cover = largest if reduced_jpeg else None
-        self._decoded = partial(decoded, max_pixels=max_pixels, background=background, cover=cover, jpeg=jpeg)
+        self._room = self._plan.budget(self.batch_size)  # the load that memory has room for at once, as far as is known
+        self._reduces = reduced_jpeg
+        self._decoded = partial(decoded, max_pixels=max_pixels, background=background, cover=self._needed, jpeg=jpeg)
 
     def __enter__(self) -> Scorer:
         return self
@@ -179,17 +201,25 @@ class Scorer:
             A Row for each source, in their order. An image that cannot be read, and one that the model fails on, is a
             Row with its error, never an exception.
         """
+        limits = self._limits()
         decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="musiq-decode")
         runners = ThreadPoolExecutor(self.in_flight, thread_name_prefix="musiq-run")
         try:
             with one_opencv_thread():
-                images = map_ahead(decoders, self._decode, _each_source(sources), self.batch_size + self.workers)
-                batches = in_batches(images, self.batch_size)
-                most_waiting = PATIENCE * self.batch_size
-                yield from rows_in_order(runners, self._score_batch, batches, self.in_flight, most_waiting)
+                images = map_ahead(decoders, self._decode, _each_source(sources), limits)
+                batches = in_batches(images, limits)
+                yield from rows_in_order(runners, self._score_batch, batches, self.in_flight, limits.patience)
         finally:
             decoders.shutdown(wait=True, cancel_futures=True)
             runners.shutdown(wait=True, cancel_futures=True)
+
+    def _limits(self) -> Limits:
+        budget, ahead = self._plan.budget(self.batch_size), self.batch_size + self.workers
+        if not self._plan.any_size:
+            return Limits(budget, ahead, PATIENCE * self.batch_size)
+        return Limits(
+            budget, ahead, LOOK_AHEAD if budget else PATIENCE, max(MOST_BYTES, 2 * self.batch_size * USUAL_BYTES)
+        )
 
     def _decode(self, place: int, source: Source) -> PreparedImage | FailedImage:
         start = time.perf_counter()
@@ -201,42 +231,54 @@ class Scorer:
             self.busy.add(decode_s=time.perf_counter() - start)
 
     def _prepared(self, place: int, source: Source) -> PreparedImage:
-        with self._decoded(source) as (image, reduction):
-            model = nearest(self._specs, *image.shape[:2])
-            image, fitted = fit(image, self._specs[model].height, self._specs[model].width, reduction)
-        return PreparedImage(place, _source_name(source, place), image, model, fitted)
+        with self._decoded(source) as (image, reduction, size):
+            plan = self._plan(*size)
+            make = scale_to if self._plan.any_size else fit
+            image, fitted = make(image, plan.height, plan.width, reduction)
+        return PreparedImage(place, _source_name(source, place), image, plan, fitted)
+
+    def _needed(self, height: int, width: int) -> tuple[int, int] | None:
+        """What a JPEG of this size has to cover where it is decoded at a part of it. Raises ImageError for one that is too
+        large for the model."""
+        plan = self._plan(height, width)
+        return (plan.height * SPARE, plan.width * SPARE) if self._reduces else None
 
     def _score_batch(self, batch: ImageBatch) -> list[Row]:
         start = time.perf_counter()
-        outcomes = self._run(self.runtimes[batch.model], batch.images)
+        outcomes = self._run(self.runtimes[batch.model], batch.images, batch.loads)
         self.busy.add(model_s=time.perf_counter() - start)
         model = self.models[batch.model]
         return [
-            Row(path, outcome.score, fitted, outcome.error, outcome.shares, model)
-            for path, fitted, outcome in zip(batch.paths, batch.fitted, outcomes, strict=True)
+            Row(path, outcome.score, fitted, outcome.error, outcome.shares, model, size)
+            for path, fitted, size, outcome in zip(batch.paths, batch.fitted, batch.sizes, outcomes, strict=True)
         ]
 
-    def _run(self, runtime: Runtime, images: Images) -> list[_Outcome]:
+    def _run(self, runtime: Runtime, images: Images | list[Images], loads: list[int]) -> list[_Outcome]:
         """The model's outcome for each image; of a batch that fails, its halves are tried, down to the image at fault."""
-        if len(images) > self._room:  # what had no room once is not tried again
-            return self._run(runtime, images[: self._room]) + self._run(runtime, images[self._room :])
+        fit_in = sum(load <= self._room for load in accumulate(loads)) or 1
+        if fit_in < len(images):  # what had no room once is not tried again
+            return self._in_two(runtime, images, loads, fit_in)
         try:
             outputs = runtime.run(images)
         except Exception as problem:
             if len(images) == 1:
                 return [_Outcome(error=f"The model failed on this image: {_with_kind(problem)}")]
             half = len(images) // 2
-            outcomes = self._run(runtime, images[:half]) + self._run(runtime, images[half:])
-            if is_memory_short(problem) and half < self._room and any(not outcome.error for outcome in outcomes):
-                self._room = half
+            outcomes, room = self._in_two(runtime, images, loads, half), sum(loads[:half])
+            if is_memory_short(problem) and room < self._room and any(not outcome.error for outcome in outcomes):
+                self._room = room
                 warnings.warn(
-                    f"There is no memory for {len(images)} images at once; from here on the model gets {half}. "
-                    f"A batch size of {half} says so from the start.",
+                    f"There is no memory for {len(images)} images at once; from here on the model gets {half}"
+                    f"{f', or others of {room:,} tokens' if self._plan.any_size else ''}. "
+                    f"A batch size of {max(1, room // self._plan.usual_load)} says so from the start.",
                     stacklevel=2,
                 )
             return outcomes
         shares: Any = outputs.get("shares", [None] * len(images))
         return [_outcome(float(score), share) for score, share in zip(outputs["score"], shares, strict=True)]
+
+    def _in_two(self, runtime: Runtime, images: Images | list[Images], loads: list[int], first: int) -> list[_Outcome]:
+        return self._run(runtime, images[:first], loads[:first]) + self._run(runtime, images[first:], loads[first:])
 
 
 class _Outcome(NamedTuple):

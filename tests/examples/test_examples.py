@@ -68,10 +68,10 @@ def test_score_folder_writes_a_row_for_each_photo(
     assert list(rows) == list(expected)
     for name, row in expected.items():
         if row.score is None:
-            assert rows[name] == {"path": row.path, "score": "", "fitted": "", "error": row.error}
+            assert rows[name] == {"path": row.path, "score": "", "size": "", "fitted": "", "error": row.error}
         else:
             assert float(rows[name]["score"]) == pytest.approx(row.score, abs=2e-5)
-            assert rows[name]["fitted"] == row.fitted
+            assert (rows[name]["size"], rows[name]["fitted"]) == ("256x192", row.fitted)
 
 
 def test_scripts_say_what_they_need_and_what_is_missing(photos: Path) -> None:
@@ -119,7 +119,7 @@ def test_http_service_scores_concurrent_requests_like_the_library(
     for path, answer in zip(paths, answers, strict=True):
         row = expected[path.name]
         assert answer.status_code == 200, answer.text
-        assert answer.json() == {"score": pytest.approx(row.score, abs=2e-5), "fitted": row.fitted}
+        assert answer.json() == {"score": pytest.approx(row.score, abs=2e-5), "size": "256x192", "fitted": row.fitted}
     assert any(answer.json()["fitted"] for answer in answers)
 
 

@@ -62,9 +62,10 @@ def test_all_scored_exits_with_0(folder: Path) -> None:
     assert done.returncode == 0
     rows = table(done.stdout)
     assert [row["path"] for row in rows] == ["photos/a.jpg", "photos/b.png", "photos/sub/c.webp"]
-    assert list(rows[0])[:4] == ["path", "score", "fitted", "error"]
+    assert list(rows[0]) == ["path", "score", "size", "fitted", "error", "model"]
     assert float(rows[1]["score"]) == pytest.approx(scene(2).mean(), abs=1e-4)
     assert [row["fitted"] for row in rows] == ["resized 0.32x", "", "resized 1.07x; cropped 96x96 to 96x64"]
+    assert {row["size"] for row in rows} == {"96x64"}
     assert done.stderr.decode().startswith("3 scored, 0 errors, ")
     assert done.stderr.count(b"\n") == 1
 

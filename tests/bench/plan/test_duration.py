@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from musiq.spec import preset
-from musiq_bench.plan.duration import gflop, left_s
+from musiq.scoring.arithmetic import gflop
+from musiq_bench.plan.duration import left_s
 from tests.bench_cases import TWO, cases_of, outcome
 
 pytest_plugins = ["tests.bench_fixtures"]

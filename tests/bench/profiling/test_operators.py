@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from musiq.errors import MusiqError
 from musiq.model import checkpoint
+from musiq.scoring.arithmetic import gflop
 from musiq_bench.machine.peak_rate import PRODUCT_GFLOP
-from musiq_bench.plan.duration import gflop
 from musiq_bench.profiling.operators import Account, account, main, share_of_product, shares_of_product, work_of
 from tests.exporting import run
 from tests.recipe import lively_model
@@ -54,6 +54,17 @@ def test_the_rate_counts_the_arithmetic_that_is_left_in_the_file(folder: Path) -
     assert work_of(onnx_file, spec) == pytest.approx(products_of(onnx_file) / 1e9, rel=0.01)
     assert work_of(trained, spec) == gflop(spec)
     assert work_of(folder / "a file without a record.onnx", spec) == gflop(spec)
+
+
+def test_a_model_for_any_size_is_accounted_for_at_the_size_asked_for(any_size: Path) -> None:
+    spec = lively_model("tiny", height=None, width=None, layers=1).spec
+    assert work_of(any_size, spec, (64, 96)) == gflop(spec.at(64, 96))
+    assert work_of(any_size, spec) == gflop(spec.at(768, 1024))
+    done = CliRunner().invoke(main, [str(any_size), "--calls", "1", "--size", "96x64"])
+    assert done.exit_code == 0, done.output
+    assert "any.safetensors at 96x64, batch 1:" in done.output
+    work = gflop(spec.at(64, 96))
+    assert f" ms a call: {work:.1f} GFLOP at " in done.output
 
 
 def products_of(path: Path) -> int:

@@ -324,19 +324,20 @@ def jpeg(height: int, width: int, orientation: int = 1) -> bytes:
     [((39, 59), 1), ((79, 200), 1), ((80, 120), 2), ((159, 400), 2), ((160, 240), 4), ((320, 480), 8), ((999, 999), 8)],
 )
 def test_a_reduced_jpeg_is_decoded_at_the_smallest_part_that_covers(shape: tuple[int, int], times: int) -> None:
-    with decoded(jpeg(*shape), cover=(40, 60)) as (image, reduction):
-        assert reduction == times
+    with decoded(jpeg(*shape), cover=lambda height, width: (40, 60)) as (image, reduction, size):
+        assert (reduction, size) == (times, shape)
         assert image.shape == (-(-shape[0] // times), -(-shape[1] // times), 3)
     png = saved(scene(1, *shape), "png")
-    with decoded(png, cover=(40, 60)) as (image, reduction):
-        assert (reduction, image.shape[:2]) == (1, shape)
+    with decoded(png, cover=lambda height, width: (40, 60)) as (image, reduction, size):
+        assert (reduction, image.shape[:2], size) == (1, shape, shape)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_reduced_jpeg_is_the_average_of_the_whole_one_and_upright(orientation: int) -> None:
     data = jpeg(320, 640, orientation)
     whole, _ = fit(decode(data), 40, 40)
-    with decoded(data, cover=(40, 40)) as (image, reduction):
+    with decoded(data, cover=lambda height, width: (40, 40)) as (image, reduction, size):
+        assert size == decode(data).shape[:2]
         reduced, said = fit(image, 40, 40, reduction)
     assert said.startswith("decoded at 1/8")
     assert np.abs(reduced.astype(int) - whole).mean() < 1.5
@@ -344,7 +345,10 @@ def test_a_reduced_jpeg_is_the_average_of_the_whole_one_and_upright(orientation:
 
 def test_a_reduced_jpeg_that_is_cut_short_is_refused_like_a_whole_one() -> None:
     data = jpeg(320, 480)
-    with pytest.raises(ImageError, match="cut short or corrupt"), decoded(data[: len(data) // 2], cover=(40, 60)):
+    with (
+        pytest.raises(ImageError, match="cut short or corrupt"),
+        decoded(data[: len(data) // 2], cover=lambda *_: (40, 60)),
+    ):
         pass
 
 

@@ -24,7 +24,7 @@ def jpeg(seed: int, mode: str = "RGB", shape: tuple[int, int] = (75, 101), **opt
 
 
 def pixels(data: bytes, codec: NvImageCodec) -> np.ndarray:
-    with decoded(data, jpeg=codec) as (image, _):
+    with decoded(data, jpeg=codec) as (image, *_):
         return image
 
 

@@ -18,7 +18,9 @@ def rows_of(count: int) -> list[Row]:
     return [
         Row(f"{number}.jpg", None, error="The file is empty.", model=MODEL)
         if number % 7 == 3
-        else Row(f"{number}.jpg", float(np.float32(number) / np.float32(3)), "resized 0.5x", model=MODEL)
+        else Row(
+            f"{number}.jpg", float(np.float32(number) / np.float32(3)), "resized 0.5x", model=MODEL, size="512x288"
+        )
         for number in range(count)
     ]
 

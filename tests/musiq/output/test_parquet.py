@@ -22,12 +22,13 @@ def test_parquet_has_typed_columns(tmp_path: Path) -> None:
     rows = rows_of(20)
     save(tmp_path / "scores.parquet", rows)
     schema = pq.read_schema(tmp_path / "scores.parquet")
-    assert schema.names == ["path", "score", "fitted", "error", "model"]
-    assert [schema.field(name).type for name in schema.names] == [pa.string(), pa.float32(), *[pa.string()] * 3]
+    assert schema.names == ["path", "score", "size", "fitted", "error", "model"]
+    assert [schema.field(name).type for name in schema.names] == [pa.string(), pa.float32(), *[pa.string()] * 4]
     columns = pq.read_table(tmp_path / "scores.parquet").to_pydict()
     assert columns["path"] == [row.path for row in rows]
     assert columns["score"] == [row.score for row in rows]
     assert columns["error"] == [row.error for row in rows]
+    assert columns["size"] == [row.size for row in rows]
     assert set(columns["model"]) == {MODEL}
     assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections.abc import Callable
@@ -84,6 +85,30 @@ def test_a_file_of_something_else_is_not_resumed_and_not_touched(tmp_path: Path,
             RowFile(out, FORMATS[kind](1), [MODEL], resume=True)
         assert out.read_bytes() == content
         assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "stopped midway"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_rows_written_before_they_had_a_size_are_refused_by_name(tmp_path: Path, kind: str, finished: bool) -> None:
+    """Nobody could tell what the model saw of them."""
+    out = tmp_path / f"scores.{kind}"
+    names = ["path", "score", "fitted", "error", "model"]
+    cells = ["a.jpg", 61.25, "resized 0.5x", "", MODEL]
+    if kind == "parquet" and finished:
+        pq.write_table(pa.table({name: [cell] for name, cell in zip(names, cells, strict=True)}), out)
+    elif kind in ("jsonl", "parquet"):
+        out.write_text(json.dumps(dict(zip(names, cells, strict=True))) + "\n")
+    else:
+        comma = "," if kind == "csv" else "\t"
+        out.write_text(f"{comma.join(names)}\n{comma.join(map(str, cells))}\n")
+    if not finished:
+        out = out.rename(tmp_path / f"scores.{kind}.part")
+    before = out.read_bytes()
+    with pytest.raises(
+        MusiqError, match=r"Cannot resume .* it holds rows without the column size, as earlier versions"
+    ):
+        RowFile(tmp_path / f"scores.{kind}", FORMATS[kind](1), [MODEL], resume=True)
+    assert out.read_bytes() == before
 
 
 def test_rows_of_another_model_are_not_resumed(tmp_path: Path) -> None:

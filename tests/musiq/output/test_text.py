@@ -17,7 +17,7 @@ from musiq.scoring import Row
 from tests.musiq.output.row_samples import ODD_PATHS, save
 
 ROWS = [
-    Row("a b.jpg", 61.25, "resized 0.5x", model="m@1"),
+    Row("a b.jpg", 61.25, "resized 0.5x", model="m@1", size="512x288"),
     Row('comma, "q"\n.png', 0.1, shares=(0.25, 0.75), model="m@1"),
     Row("latin\udce9.png", None, error="The file is empty.", model="m@1"),
 ]
@@ -28,24 +28,26 @@ ROWS = [
     [
         (
             Csv(2),
-            b"path,score,fitted,error,model,share_1,share_2\n"
-            b"a b.jpg,61.25,resized 0.5x,,m@1,,\n"
-            b'"comma, ""q""\n.png",0.1,,,m@1,0.25,0.75\n'
-            b"latin\xe9.png,,,The file is empty.,m@1,,\n",
+            b"path,score,size,fitted,error,model,share_1,share_2\n"
+            b"a b.jpg,61.25,512x288,resized 0.5x,,m@1,,\n"
+            b'"comma, ""q""\n.png",0.1,,,,m@1,0.25,0.75\n'
+            b"latin\xe9.png,,,,The file is empty.,m@1,,\n",
         ),
         (
             Tsv(2),
-            b"path\tscore\tfitted\terror\tmodel\tshare_1\tshare_2\n"
-            b"a b.jpg\t61.25\tresized 0.5x\t\tm@1\t\t\n"
-            b'"comma, ""q""\n.png"\t0.1\t\t\tm@1\t0.25\t0.75\n'
-            b"latin\xe9.png\t\t\tThe file is empty.\tm@1\t\t\n",
+            b"path\tscore\tsize\tfitted\terror\tmodel\tshare_1\tshare_2\n"
+            b"a b.jpg\t61.25\t512x288\tresized 0.5x\t\tm@1\t\t\n"
+            b'"comma, ""q""\n.png"\t0.1\t\t\t\tm@1\t0.25\t0.75\n'
+            b"latin\xe9.png\t\t\t\tThe file is empty.\tm@1\t\t\n",
         ),
         (
             JsonLines(2),
-            b'{"path": "a b.jpg", "score": 61.25, "fitted": "resized 0.5x", "error": "", "model": "m@1"}\n'
-            b'{"path": "comma, \\"q\\"\\n.png", "score": 0.1, "fitted": "", "error": "", "model": "m@1", '
+            b'{"path": "a b.jpg", "score": 61.25, "size": "512x288", "fitted": "resized 0.5x", "error": "", '
+            b'"model": "m@1"}\n'
+            b'{"path": "comma, \\"q\\"\\n.png", "score": 0.1, "size": "", "fitted": "", "error": "", "model": "m@1", '
             b'"shares": [0.25, 0.75]}\n'
-            b'{"path": "latin\\udce9.png", "score": null, "fitted": "", "error": "The file is empty.", "model": "m@1"}\n',
+            b'{"path": "latin\\udce9.png", "score": null, "size": "", "fitted": "", "error": "The file is empty.", '
+            b'"model": "m@1"}\n',
         ),
     ],
 )
