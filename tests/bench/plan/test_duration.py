@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from musiq.spec import preset
 from musiq.scoring.arithmetic import gflop
+from musiq.spec import preset
 from musiq_bench.plan.duration import left_s
 from tests.bench_cases import TWO, cases_of, outcome
 
