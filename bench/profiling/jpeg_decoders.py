@@ -35,8 +35,8 @@ Decoder = Callable[[bytes, int, int], Images]
 
 def opencv(data: bytes, height: int, width: int, spare: int = 0) -> Images:
     """As `musiq-score` does; with `spare` at the part of its size that leaves so many times the model's."""
-    cover = (spare * height, spare * width) if spare else None
-    with decoded(data, cover=cover) as (image, reduction):
+    needed = (spare * height, spare * width) if spare else None
+    with decoded(data, cover=lambda *_: needed) as (image, reduction, _):
         return fit(image, height, width, reduction)[0]
 
 
@@ -47,7 +47,7 @@ def simplejpeg(data: bytes, height: int, width: int) -> Images:
 
 
 def nvimagecodec(data: bytes, height: int, width: int) -> Images:
-    with decoded(data, jpeg=_nvimagecodec()) as (image, _):
+    with decoded(data, jpeg=_nvimagecodec()) as (image, *_):
         return fit(image, height, width)[0]
 
 
@@ -149,7 +149,9 @@ def decoder_table(found: dict[str, Measured], scored: bool) -> str:
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--height", type=click.IntRange(1), default=768, show_default=True, help="That a model takes.")
 @click.option("--width", type=click.IntRange(1), default=1024, show_default=True)
-@click.option("--model", type=click.Path(path_type=Path), help="Whose scores are compared; its height and width count.")
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Whose scores are compared; one for a fixed size, at that."
+)
 @click.option("--max-images", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--times", type=click.IntRange(1), default=3, show_default=True, help="Of which the best counts.")
 def main(images: Sequence[Path], height: int, width: int, model: Path | None, max_images: int, times: int) -> None:
@@ -159,8 +161,8 @@ def main(images: Sequence[Path], height: int, width: int, model: Path | None, ma
     """
     cv2.setNumThreads(1)
     runtime = open_runtime(model, "cpu") if model else None
-    if runtime:
-        height, width = runtime.spec.height, runtime.spec.width
+    if runtime and not runtime.spec.any_size:
+        height, width = runtime.spec.fixed_size
     found = measure(find_images(images)[:max_images], height, width, runtime, times)
     opencv_ms = next(iter(found.values())).ms
     click.echo(f"{len(opencv_ms)} JPEG files for a model at {width}x{height}, OpenCV {cv2.__version__}:\n")

@@ -184,7 +184,8 @@ def main(
         raise MusiqError("--model and --images belong together: the first scores the second.")
     check_installed(("matplotlib",), "The plot beside the figures", "bench")
     over_batch = calls(read(batches).rows) if batches else []
-    over_size = sorted(calls(read(sizes).rows) if sizes else [], key=lambda call: call.megapixels)
+    of_one_size = [row for row in read(sizes).rows if row.width] if sizes else []
+    over_size = sorted(calls(of_one_size), key=lambda call: call.megapixels)
     runs = score_many(model, images, count) if model and images else []
     values: dict[str, Any] = {
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),

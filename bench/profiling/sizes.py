@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -12,6 +13,8 @@ from musiq.spec import USUAL_SIZE, Spec
 
 Size = tuple[int, int]
 """(height, width) in pixels, as shapes have them."""
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 METAVAR = "WIDTHxHEIGHT"
 
@@ -24,7 +27,7 @@ def parse_size(text: str) -> Size:
     return int(sides[2]), int(sides[1])
 
 
-def size_option(what: str) -> Any:
+def size_option(what: str) -> Callable[[F], F]:
     """The option `--size` of a command that measures at one size, which a model for any size is asked for."""
     return click.option(
         "--size", type=parse_size, metavar=METAVAR, help=f"{what}, for a model that takes any size. [1024x768]"

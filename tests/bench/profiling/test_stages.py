@@ -28,8 +28,8 @@ def photos(tmp_path: Path) -> list[Path]:
 
 def test_a_jpeg_of_the_models_size_exists_once_until_the_batch_is_gathered(photos: list[Path], tiny_onnx: Path) -> None:
     runtime = open_runtime(tiny_onnx, "cpu")
-    ms, new = measure(photos, runtime, batch=2)
-    image = runtime.spec.height * runtime.spec.width * 3
+    ms, new = measure(photos, runtime, (192, 256), batch=2)
+    image = 192 * 256 * 3
     assert len(ms) == len(new) == 2
     for costs in new:
         assert 1 <= costs["decode"] / image < 1.2
@@ -50,7 +50,7 @@ def test_new_memory_is_that_of_arrays_made_meanwhile() -> None:
 def test_the_command_prints_a_table(photos: list[Path], tiny_onnx: Path) -> None:
     done = CliRunner().invoke(main, [str(photos[0].parent), "--model", str(tiny_onnx), "--batch", "2"])
     assert done.exit_code == 0, done.output
-    assert done.output.startswith("4 images, batch 2, one image as tiny.onnx takes it: 0.15 MB")
+    assert done.output.startswith("4 images, batch 2, one image as tiny.onnx takes it: 256x192, 0.15 MB")
     assert [row.split(" | ")[0] for row in done.output.splitlines()[4:]] == [
         "| read",
         "| decode",
@@ -60,6 +60,18 @@ def test_the_command_prints_a_table(photos: list[Path], tiny_onnx: Path) -> None
     ]
 
 
+def test_a_model_for_any_size_is_measured_at_the_size_asked_for_and_one_for_a_fixed_size_at_its_own(
+    photos: list[Path], any_size: Path, tiny_onnx: Path
+) -> None:
+    asked = [str(photos[0].parent), "--size", "96x64"]
+    done = CliRunner().invoke(main, [*asked, "--model", str(any_size)])
+    assert done.exit_code == 0, done.output
+    assert "one image as any.safetensors takes it: 96x64, 0.02 MB" in done.output
+    done = CliRunner().invoke(main, [*asked, "--model", str(tiny_onnx)])
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert "--size 96x64 is not what this model takes, 256x192" in done.output
+
+
 def test_too_few_images_for_a_batch_are_refused(photos: list[Path], tiny_onnx: Path) -> None:
     with pytest.raises(MusiqError, match="4 images for a batch of 8"):
-        measure(photos, open_runtime(tiny_onnx, "cpu"), batch=8)
+        measure(photos, open_runtime(tiny_onnx, "cpu"), (192, 256), batch=8)
