@@ -16,9 +16,10 @@ from musiq.artifact import Details, Int8Details
 from musiq.errors import MusiqError
 from musiq.runtimes import cuda
 from musiq.runtimes.tensorrt import TITLES, import_tensorrt, make_logger
+from musiq.spec import USUAL_SIZE
 from musiq.terminal import progress_bar
 
-from ..request import BatchRange, Built, Request, versions
+from ..request import BatchRange, Built, Request, feed, versions
 from . import onnx as onnx_builder
 from .tensorrt_layers import check_engine, check_network, engine_layers, network_layers
 from .tensorrt_turing import TURING, halve_products
@@ -34,6 +35,12 @@ DEFAULT_GPUS = (80, 86, 89, 120)
 
 NO_LIMIT = 16
 """Largest batch of an engine where none was given: a profile needs one, and memory is reserved for it."""
+
+NO_LIMIT_OF_PATCHES = 4
+"""The same of an engine of patches, whose images may be large: about as many patches as NO_LIMIT images of 1024x768."""
+
+TOKENS = 16, 4096
+"""Fewest and most tokens of an image, class token included, where none were given: Full HD has 2,153."""
 
 
 def parse_gpus(text: str) -> tuple[int, ...]:
@@ -76,10 +83,18 @@ def gpus_of(request: Request) -> tuple[int, ...]:
     return request.engine.gpus or DEFAULT_GPUS
 
 
-def limited(batch: BatchRange) -> BatchRange:
+def limited(batch: BatchRange, no_limit: int = NO_LIMIT) -> BatchRange:
     """A range that an engine can have: largest and best within limits."""
-    largest = batch.largest or max(NO_LIMIT, batch.smallest)
+    largest = batch.largest or max(no_limit, batch.smallest)
     return BatchRange(batch.smallest, largest, min(max(batch.best, batch.smallest), largest))
+
+
+def limited_tokens(request: Request) -> tuple[int, int]:
+    """The numbers of tokens that an engine is made for; those of the request where its inputs are no patches."""
+    fewest, most = request.tokens
+    if most or not feed(request).takes_patches:
+        return request.tokens
+    return max(fewest, TOKENS[0]), max(fewest, TOKENS[1])
 
 
 def build(request: Request, path: Path, package: str) -> Built:
@@ -99,7 +114,9 @@ def build(request: Request, path: Path, package: str) -> Built:
     trt = import_tensorrt(package)
     check_possible(request, package)
     gpus = gpus_of(request) if package == "tensorrt_rtx" else ()
-    request, batch = replace(request, engine=replace(request.engine, gpus=gpus)), limited(request.batch)
+    batch = limited(request.batch, NO_LIMIT_OF_PATCHES if feed(request).takes_patches else NO_LIMIT)
+    tokens = limited_tokens(request)
+    request = replace(request, engine=replace(request.engine, gpus=gpus), tokens=tokens)
     model, int8 = onnx_builder.to_onnx(request, symmetric=True)  # zero points of 0, the only kind there is here
     if TURING in gpus:
         halve_products(model)
@@ -109,7 +126,7 @@ def build(request: Request, path: Path, package: str) -> Built:
     layers = network_layers(network)
     check_network(layers, request)
     config = configure(trt, builder, request, package, log)
-    add_profile(builder, network, config, batch, log)
+    add_profile(builder, network, config, request, batch, log)
     with timing_cache(trt, config, request, package):
         plan = serialise(trt, builder, network, config, TITLES[package], log)
     del parser  # its weights were the network's until here
@@ -132,6 +149,7 @@ def details_of(request: Request, batch: BatchRange, int8: Int8Details | None) ->
         gpus=gpus or (cuda.find("auto").capability,),
         compatible=request.engine.compatible,
         profile=(batch.smallest, batch.best, batch.largest),
+        tokens=request.tokens if feed(request).takes_patches else None,
         pyramid_precision="fp16" if TURING in gpus and request.inputs == "image" else "",
         int8=int8,
     )
@@ -179,17 +197,27 @@ def configure(trt: Any, builder: Any, request: Request, package: str, log: Any) 
     return config
 
 
-def add_profile(builder: Any, network: Any, config: Any, batch: BatchRange, log: Any) -> None:
-    """Where the batch is dynamic: its sizes, for each input."""
+def add_profile(builder: Any, network: Any, config: Any, request: Request, batch: BatchRange, log: Any) -> None:
+    """Where the batch or the number of tokens is dynamic: their values, for each input."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    if inputs[0].shape[0] >= 0:
+    if all(size >= 0 for tensor in inputs for size in tensor.shape):
         return
     profile = builder.create_optimization_profile()
     for tensor in inputs:
-        _, *shape = tensor.shape
-        profile.set_shape(tensor.name, *((size, *shape) for size in (batch.smallest, batch.best, batch.largest)))
+        shapes = [
+            (images, *feed(request).shapes(tokens)[tensor.name])
+            for images, tokens in zip((batch.smallest, batch.best, batch.largest), token_profile(request), strict=True)
+        ]
+        profile.set_shape(tensor.name, *shapes)
     if config.add_optimization_profile(profile) < 0:
         raise _failure("the optimisation profile", log)
+
+
+def token_profile(request: Request) -> tuple[int, int, int]:
+    """The fewest, the best (those of a usual image) and the most tokens."""
+    (fewest, most), spec = request.tokens, request.model.spec
+    usual = spec.at(*USUAL_SIZE).tokens if spec.any_size else spec.tokens
+    return fewest, min(max(fewest, usual), most), most
 
 
 def _set_targets(trt: Any, config: Any, request: Request, log: Any) -> None:

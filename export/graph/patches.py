@@ -15,8 +15,8 @@ from musiq.runtimes.batching import DTYPES
 
 from ..request import Request, feed
 
-EXAMPLE = 45
-"""Patches that a graph for any number of them is traced with: none that a constant could stand for."""
+EXAMPLE = 46
+"""Tokens that a graph for any number of them is traced with: none that a constant could stand for."""
 
 HIDDEN = -30000.0
 """Added to the logit of a token that is not there. Its weight is zero in every precision then, which an infinity would
@@ -52,15 +52,14 @@ def hidden(x: Tensor, lengths: Tensor) -> Tensor:
 
 def patch_module(model: Musiq, request: Request, batch: int) -> tuple[nn.Module, tuple[Tensor, ...], list[str]]:
     """As `traced.traced_module`, of a model in the precision that was asked for."""
-    shapes = {
-        name: (batch, *(EXAMPLE if size < 0 else size for size in shape))
-        for name, shape in feed(request).shapes().items()
-    }
+    taken = feed(request)
+    shapes = taken.shapes(EXAMPLE if taken.has_open_sizes else 0)
     example = {
-        name: torch.zeros(shape, dtype=torch.int32 if name in DTYPES else None) for name, shape in shapes.items()
+        name: torch.zeros(batch, *shape, dtype=torch.int32 if name in DTYPES else None)
+        for name, shape in shapes.items()
     }
     if "lengths" in example:
-        example["lengths"] += shapes["patches"][1]
+        example["lengths"] += shapes["patches"][0]
     return FromPatches(model).eval(), tuple(example.values()), list(example)
 
 

@@ -82,10 +82,11 @@ class Feed:
         """From the record of an artifact, as an engine has no facts inside."""
         return cls(record.spec, record.inputs, *record.batch, record.details.tokens or (1, 0))
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Each input's shape without its batch, in the order of the arrays; -1 for what differs from call to call."""
+    def shapes(self, tokens: int = 0) -> dict[str, tuple[int, ...]]:
+        """Each input's shape without its batch, in the order of the arrays; -1 for what differs from call to call, unless
+        patches are asked for so many `tokens`."""
         if self.takes_patches:
-            count = -1 if self.has_open_sizes else self.tokens[1] - 1
+            count = tokens - 1 if tokens else -1 if self.has_open_sizes else self.tokens[1] - 1
             shapes: dict[str, tuple[int, ...]] = {
                 "patches": (count, 3, PATCH, PATCH),
                 "positions": (count,),

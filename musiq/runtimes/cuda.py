@@ -80,23 +80,23 @@ def find(device: str) -> Gpu:
 class Buffer:
     """Memory for one tensor, on the GPU and pinned on the host, so that copies run at full speed beside other work."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], least_bytes: int = 0) -> None:
         self._cuda = import_cuda()
-        self._dtype, self._bytes = dtype, int(np.prod(shape)) * dtype.itemsize
-        self.device: int = int(call(self._cuda.cudaMalloc, self._bytes))
+        self._dtype, self.bytes = dtype, max(least_bytes, int(np.prod(shape)) * dtype.itemsize)
+        self.device: int = int(call(self._cuda.cudaMalloc, self.bytes))
         try:
-            self._host: int = int(call(self._cuda.cudaMallocHost, self._bytes))
+            self._host: int = int(call(self._cuda.cudaMallocHost, self.bytes))
         except MusiqError:
             self._cuda.cudaFree(self.device)
             raise
 
     def holds(self, shape: tuple[int, ...]) -> bool:
-        return int(np.prod(shape)) * self._dtype.itemsize <= self._bytes
+        return int(np.prod(shape)) * self._dtype.itemsize <= self.bytes
 
     def view(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """The beginning of the pinned memory as an array; overwritten by the next use."""
         if not self.holds(shape):
-            raise MusiqError(f"A batch of shape {shape} is larger than the {self._bytes} bytes that are there for it.")
+            raise MusiqError(f"A batch of shape {shape} is larger than the {self.bytes} bytes that are there for it.")
         host = memoryview((ctypes.c_uint8 * (int(np.prod(shape)) * self._dtype.itemsize)).from_address(self._host))
         return np.frombuffer(host, self._dtype).reshape(shape)
 
@@ -132,11 +132,15 @@ class Stream:
         call(self._cuda.cudaSetDevice, self._index)
 
     def buffer(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
-        """The buffer `name` with room for `shape`: the same memory as long as that is large enough."""
+        """The buffer `name` with room for `shape`: the same memory as long as that is large enough, then half as much
+        again at least, so that images of ever larger sizes soon find room."""
+        least_bytes = 0
         if name in self.buffers and not self.buffers[name].holds(shape):
-            self.buffers.pop(name).free()
+            outgrown = self.buffers.pop(name)
+            outgrown.free()
+            least_bytes = outgrown.bytes * 3 // 2
         if name not in self.buffers:
-            self.buffers[name] = Buffer(shape, dtype)
+            self.buffers[name] = Buffer(shape, dtype, least_bytes)
         return self.buffers[name]
 
     def upload(self, name: str, array: NDArray[Any]) -> None:

@@ -73,6 +73,14 @@ class PlainSession:
 
 def _on_gpu(ort: Any, session: Any, device: str, feed: Feed, path: Path) -> Any:
     graph = device.partition(":")[0] == "cuda-graph"
+    if graph and feed.has_open_sizes:
+        how = (
+            "--padded --tokens 1024" if feed.takes_patches else "--inputs patches --padded --tokens 1024, or one --size"
+        )
+        raise MusiqError(
+            f"{path.name} takes images of any size, and a CUDA graph replays one: export it for one number of tokens and a "
+            f"fixed batch (musiq-export {how}, --batch 8), or use --device cuda:0."
+        )
     if graph and not feed.is_static:
         raise MusiqError(
             f"{path.name} takes batches of any size, and a CUDA graph replays one: export it with a fixed batch "

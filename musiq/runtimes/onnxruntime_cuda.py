@@ -58,6 +58,9 @@ def providers(device: str, record: Record | None) -> list[Any]:
     index = cuda_index(device)
     # TF32 is off: "fp32" is fp32 in every runtime.
     cuda_options: dict[str, Any] = {"device_id": index, "use_tf32": 0}
+    if record is not None and Feed.from_record(record).has_open_sizes:
+        # The default tries every algorithm of each convolution, anew for each shape.
+        cuda_options["cudnn_conv_algo_search"] = "HEURISTIC"
     if device.startswith("cuda-graph"):
         cuda_options["enable_cuda_graph"] = 1
     wanted: list[Any] = [(CUDA, cuda_options), CPU]
@@ -77,10 +80,16 @@ def tensorrt_options(record: Record | None) -> dict[str, Any]:
         return options
     if record.precision in ("fp16", "bf16"):
         options[f"trt_{record.precision}_enable"] = True
-    feed = Feed(record.spec, record.inputs, *record.batch)
-    if feed.largest and not feed.is_static:
-        for name, batch in (("min", feed.smallest), ("opt", feed.largest), ("max", feed.largest)):
-            shapes = ((put, "x".join(map(str, (batch, *shape)))) for put, shape in feed.shapes().items())
+    feed = Feed.from_record(record)
+    fewest, most = feed.tokens
+    has_limits = feed.largest and (most or not feed.has_open_sizes)
+    if has_limits and (feed.has_open_sizes or not feed.is_static):
+        for name, batch, tokens in (
+            ("min", feed.smallest, fewest),
+            ("opt", feed.largest, most),
+            ("max", feed.largest, most),
+        ):
+            shapes = ((put, "x".join(map(str, (batch, *shape)))) for put, shape in feed.shapes(tokens).items())
             options[f"trt_profile_{name}_shapes"] = ",".join(f"{put}:{shape}" for put, shape in shapes)
     return options
 
@@ -157,11 +166,9 @@ class BoundSession:
 
     def _capture(self, feed: Feed, bindings: list[IoBinding]) -> None:
         """At opening, so that what cannot be captured is known then, and no later call is slow."""
-        dtype = np.float32 if feed.inputs == "pyramid" else np.uint8
-        zeros = [np.zeros((feed.largest, *shape), dtype) for shape in feed.shapes().values()]
         try:
             for binding in bindings:
-                binding.run(zeros)
+                binding.run(feed.zeros(feed.largest))
         except Exception as problem:
             self.close()
             raise MusiqError(

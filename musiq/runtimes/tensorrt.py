@@ -49,7 +49,7 @@ class TensorRtRuntime:
         gpu = cuda.find(options.device)
         self.spec = record.spec
         self.provider = f"{TITLES[package]} {trt.__version__} {gpu.name}"
-        self._feed = Feed(record.spec, record.inputs, *record.batch)
+        self._feed = Feed.from_record(record)
         self._log = make_logger(trt)
         cuda.call(cuda.import_cuda().cudaSetDevice, gpu.index)
         runtime = trt.Runtime(self._log)
@@ -82,11 +82,13 @@ class TensorRtRuntime:
 
 
 class ExecutionContext:
-    """TensorRT's, with a stream and buffers for the largest batch: one call at a time."""
+    """TensorRT's, with a stream and buffers: for the largest batch, or where sizes are open for the largest that came. One
+    call at a time."""
 
     def __init__(self, trt: Any, engine: Any, feed: Feed, gpu: cuda.Gpu, log: Any) -> None:
         self._engine, self._log, self._gpu = engine, log, gpu
         self._stream = cuda.Stream(gpu.index)
+        self._addresses: dict[str, int] = {}
         with ExitStack() as on_error:
             on_error.callback(self.free)
             self._context = engine.create_execution_context()
@@ -97,20 +99,28 @@ class ExecutionContext:
                 )
             self._inputs = list(feed.shapes())
             self._outputs = [name for name in OUTPUTS if name in tensor_names(engine)]
+            names = (*self._inputs, *self._outputs)
+            self._dtypes = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
             largest = largest_batch(engine, self._inputs[0])
-            for name in (*self._inputs, *self._outputs):
-                shape = (largest, *engine.get_tensor_shape(name)[1:])
-                buffer = self._stream.buffer(name, shape, np.dtype(trt.nptype(engine.get_tensor_dtype(name))))
-                self._check(self._context.set_tensor_address(name, buffer.device))
+            for name in self._outputs if feed.has_open_sizes else names:
+                self._reserve(name, (largest, *engine.get_tensor_shape(name)[1:]))
             on_error.pop_all()
 
     def run(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
         self._stream.enter()
         for name, array in zip(self._inputs, arrays, strict=True):
+            self._reserve(name, array.shape)
             self._stream.upload(name, array)
             self._check(self._context.set_input_shape(name, array.shape))
         self._check(self._context.execute_async_v3(int(self._stream.handle)))
         return self._stream.download({name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs})
+
+    def _reserve(self, name: str, shape: tuple[int, ...]) -> None:
+        """Have room for a tensor, at the address that the engine knows."""
+        address = self._stream.buffer(name, shape, self._dtypes[name]).device
+        if self._addresses.get(name) != address:
+            self._check(self._context.set_tensor_address(name, address))
+            self._addresses[name] = address
 
     def free(self) -> None:
         self._context = self._engine = None  # in this order, and before the stream goes
