@@ -13,17 +13,20 @@ import click
 from musiq import artifact
 from musiq.errors import MusiqError, check_installed, is_memory_short, one_line
 from musiq.files import check_utf8, special_kind
-from musiq.spec import RANGES
+from musiq.spec import FIXED_SIDES, Spec
 from musiq.terminal import Command
 
 from .exporter import export, verify
 from .formats import FORMATS, check_possible, find
 from .options import MOST_IMAGES, ExportOptions
 from .request import INPUTS, LIMITS, TARGETS, Format, Request
+from .sizes import MEANT_FOR_ANY, size_line, spec_for
 from .table import table
 from .triton import export_repository
 
 if TYPE_CHECKING:
+    from musiq.model.network import Musiq
+
     from .exporter import Reference
 
 PRECISIONS = tuple(LIMITS)
@@ -50,17 +53,12 @@ class Limit(click.FloatRange):
 )
 @click.option("--format", "formats", multiple=True, default=("onnx",), help=FORMAT_HELP)
 @click.option(
-    "--height",
-    type=click.IntRange(*RANGES["height"]),
-    show_default="the checkpoint's, else 768",
-    help="Of the images, in pixels.",
+    "--size",
+    show_default="any for the paper's and pyiqa's weights, but 1024x768 in TorchScript and engines; else the checkpoint's",
+    help="Of the images: any, or WIDTHxHEIGHT in pixels, which others are resized to cover and cropped to.",
 )
-@click.option(
-    "--width",
-    type=click.IntRange(*RANGES["width"]),
-    show_default="the checkpoint's, else 1024",
-    help="Of the images, in pixels.",
-)
+@click.option("--height", type=click.IntRange(*FIXED_SIDES), show_default="of --size", help="Of the images, in pixels.")
+@click.option("--width", type=click.IntRange(*FIXED_SIDES), show_default="of --size", help="Of the images, in pixels.")
 @click.option(
     "--precision",
     "precisions",
@@ -69,7 +67,18 @@ class Limit(click.FloatRange):
     default=("fp32",),
     help="Of trunk, transformer and head; repeatable.",
 )
-@click.option("--inputs", type=click.Choice(INPUTS), default="image", help="One uint8 image, or its normalised scales.")
+@click.option(
+    "--inputs",
+    type=click.Choice(INPUTS),
+    default="image",
+    help="One uint8 image; its normalised scales; or for any size the patches that it is cut into, as engines need it.",
+)
+@click.option("--padded", is_flag=True, help="For patches: images of different numbers of tokens in one call, with lengths.")
+@click.option(
+    "--tokens",
+    show_default="1.., engines: 16..4096",
+    help="For patches: fewest..most of an image; with --padded also one number, which all are padded to. Full HD has 2153.",
+)
 @click.option(
     "--tune-for",
     type=click.Choice(TARGETS),
@@ -134,7 +143,8 @@ def main(**given: Any) -> None:
 
     \b
     musiq-export --checkpoint runs/koniq/best.safetensors --format onnx
-    musiq-export --checkpoint musiq_koniq.npz --height 384 --width 512 --format all --precision fp32 --precision bf16
+    musiq-export --checkpoint musiq_koniq.npz --size any --format onnx --format openvino
+    musiq-export --checkpoint musiq_koniq.npz --size 512x384 --format all --precision fp32 --precision bf16
     musiq-export --table exports/
     """
     # A terminated export cleans up like an interrupted one.
@@ -161,7 +171,7 @@ def main(**given: Any) -> None:
         if not is_memory_short(problem):
             raise
         raise MusiqError(
-            f"Memory is short ({one_line(problem)}). Give a smaller --height and --width, or fewer --max-images."
+            f"Memory is short ({one_line(problem)}). Give a smaller --size, or fewer --max-images."
         ) from problem
 
 
@@ -181,23 +191,22 @@ def export_all(checkpoint: Path, formats: list[Format], options: ExportOptions, 
     """Every format in every precision; one that fails costs no other."""
     from musiq.model import checkpoint as checkpoints
 
-    from .graph.simplify import gflop, simplify
-
     click.echo(f"{checkpoint}: reading")
-    model = checkpoints.load(checkpoint, options.height, options.width)
-    simple, spec = simplify(model), model.spec
-    requests = options.requests(simple, lambda text: click.echo(f"Warning: {text}", err=True))
-    wanted = [(format, request) for request in requests for format in possible(formats, request, skip_impossible)]
-    click.echo(
-        f"{spec.preset}, {spec.width}x{spec.height}, {spec.tokens} tokens: "
-        f"{gflop(model):.1f} GFLOP, simplified {gflop(simple):.1f}"
-    )
-    if options.tune_for is None and spec.trunk == "patch" and any(not format.gpu_only for format, _ in wanted):
+    size = options.size
+    model = checkpoints.load(checkpoint, size.height, size.width, any_size=size.any)
+    by_size: dict[Spec, list[Format]] = {}
+    for format in formats:
+        by_size.setdefault(spec_for(format, options.inputs, size, model.spec), []).append(format)
+    wanted = [
+        each
+        for spec, those in by_size.items()
+        for each in of_one_size(checkpoint, model, spec, those, options, skip_impossible)
+    ]
+    if options.tune_for is None and model.spec.trunk == "patch" and any(not each[0].gpu_only for each in wanted):
         target = options.target()
         click.echo(f"tuned for a {target}; --tune-for {'gpu' if target == 'cpu' else 'cpu'} for the other")
-    reference = options.reference(checkpoint, model)
     failures = 0
-    for format, request in wanted:
+    for format, request, reference in wanted:
         try:
             export_one(format, request, reference, options)
         except MusiqError as problem:
@@ -207,6 +216,30 @@ def export_all(checkpoint: Path, formats: list[Format], options: ExportOptions, 
             failures += 1
     if failures:
         raise MusiqError(f"{failures} of {len(wanted)} artifacts could not be made; the reasons are above.")
+
+
+def of_one_size(
+    checkpoint: Path, model: Musiq, spec: Spec, formats: list[Format], options: ExportOptions, skip_impossible: bool
+) -> list[tuple[Format, Request, Reference]]:
+    """What is to be made for the size of `spec`, in every precision, with what it is compared with."""
+    from .graph.simplify import gflop, simplify
+    from .graph.sized import sized
+
+    model = sized(model, spec)
+    simple = simplify(model)
+    requests = options.requests(simple, lambda text: click.echo(f"Warning: {text}", err=True))
+    wanted = [(format, request) for request in requests for format in possible(formats, request, skip_impossible)]
+    if not wanted:
+        return []
+    click.echo(size_line(spec, gflop(model), gflop(simple)))
+    if spec.preset in MEANT_FOR_ANY and not spec.any_size:
+        able = ", ".join(name for name, format in FORMATS.items() if options.inputs in format.any_size)
+        click.echo(
+            f"{spec.preset} at {spec.size_name}: other images will be resized to cover it and cropped; --size any scores "
+            f"each at its own size (--format {able})"
+        )
+    reference = options.reference(checkpoint, model)
+    return [(format, request, reference) for format, request in wanted]
 
 
 def export_one(format: Format, request: Request, reference: Reference, options: ExportOptions) -> None:

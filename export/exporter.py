@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +16,13 @@ from musiq import artifact, files
 from musiq.artifact import Check, Record
 from musiq.errors import MusiqError
 from musiq.runtimes.base import Runtime
+from musiq.runtimes.batching import Feed
 from musiq.runtimes.registry import open_runtime
 
 from .check.compare import allowed_difference, compare, lines
 from .check.float64 import find_uncertain, reference_scores
 from .check.speed import compare_speed
-from .request import LIMITS, Built, Format, Images, Limits, Request, Scores
+from .request import EVERY_PATCHES, LIMITS, Built, Format, Images, Limits, Request, Scores
 from .staging import publish, staging
 
 if TYPE_CHECKING:
@@ -41,20 +42,29 @@ class Reference:
         model: As it was trained, in fp32.
         name: Of its checkpoint.
         sha256: Of its checkpoint.
-        images: uint8 (N, H, W, 3), that the comparison is made on.
+        images: N of uint8 (H, W, 3), that the comparison is made on: of the model's size, or of several where it takes any.
         image_source: Which they are: a folder's name, or "generated".
     """
 
     model: Musiq
     name: str
     sha256: str
-    images: Images
+    images: Sequence[Images]
     image_source: str
 
     @cached_property
     def scores(self) -> Scores:
         """The original's (N,); computed when first asked for: an artifact that cannot run here needs none."""
-        return reference_scores(self.model, self.images)
+        scores = reference_scores(self.model, self.images)
+        if self.model.spec.any_size:
+            from .graph.sized import sized
+
+            # The images of one size by the model for that size: its pyramid and its positions are made in another way.
+            shape = self.images[0].shape
+            same = [index for index, image in enumerate(self.images) if image.shape == shape]
+            twin = sized(self.model, self.model.spec.at(*shape[:2]))
+            scores[same] = reference_scores(twin, [self.images[index] for index in same])
+        return scores
 
     def uncertain(self, found: Scores, allowed: float) -> NDArray[np.bool_]:
         """The images (N,) on which fp32 cannot tell whether `found` (N,) is right."""
@@ -109,18 +119,22 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
 
 
 def run_check(path: Path, record: Record, reference: Reference, limits: Limits, say: Say) -> Check:
-    """Score the reference images with the runtime that users get, one by one and in the largest batch (8 where there is
-    no limit), and compare."""
+    """Score the reference images with the runtime that users get, one by one in their order, which mixes sizes, and in the
+    largest batch (8 where there is no limit) of each size, and compare."""
     runtime = open_runtime(path)
     try:
-        images, scores = reference.images, reference.scores
-        one_by_one = _scored(runtime, images, max(1, record.batch[0]))
+        chosen = _fitting(record, reference.images)
+        images, scores = [reference.images[index] for index in chosen], reference.scores[chosen]
+        found = np.empty_like(scores)
+        for call in _calls(runtime, images, max(1, record.batch[0])):
+            found[call] = runtime([images[index] for index in call])
         # The largest batch once: other shapes may run other kernels.
-        together = runtime(images[: record.batch[1] or BATCH])
+        for call in _first_calls(runtime, images, record.batch[1] or BATCH):
+            together = runtime([images[index] for index in call])
+            found[call] = worse_of(found[call], together, scores[call])
         provider = runtime.provider
     finally:
         runtime.close()
-    found = worse_of(one_by_one, together, scores)
     allowed = allowed_difference(limits, record.spec, scores)
     uncertain = reference.uncertain(found, allowed) if _is_exact(record) else None
     check = compare(found, scores, record.spec, limits, provider, reference.image_source, uncertain)
@@ -142,8 +156,36 @@ def worse_of(alone: Scores, together: Scores, reference: Scores) -> Scores:
     return found
 
 
-def _scored(runtime: Runtime, images: Images, size: int) -> Scores:
-    return np.concatenate([runtime(images[i : i + size]) for i in range(0, len(images), size)])
+def _fitting(record: Record, images: Sequence[Images]) -> list[int]:
+    """Indices of the images that the artifact is for: one of patches has limits of tokens. Raises MusiqError for none."""
+    feed = Feed.from_record(record)
+    fitting = [index for index, image in enumerate(images) if not feed.why_not(*image.shape[:2])]
+    if not fitting:
+        raise MusiqError(f"No image can be checked. {feed.why_not(*images[0].shape[:2])}")
+    return fitting
+
+
+def _calls(runtime: Runtime, images: Sequence[Images], size: int) -> list[list[int]]:
+    """Indices of the images of each call, up to `size` together."""
+    if size == 1:
+        return [[index] for index in range(len(images))]
+    return [alike[i : i + size] for alike in _alike(runtime, images) for i in range(0, len(alike), size)]
+
+
+def _first_calls(runtime: Runtime, images: Sequence[Images], size: int) -> list[list[int]]:
+    """The same, of each kind of images one call, and none where a call has one image."""
+    return [alike[:size] for alike in _alike(runtime, images) if len(alike) > 1]
+
+
+def _alike(runtime: Runtime, images: Sequence[Images]) -> list[list[int]]:
+    """Indices of the images that may share a call."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, image in enumerate(images):
+        height, width = image.shape[:2]
+        tokens = runtime.spec.at(height, width).tokens
+        key = {"size": (height, width), "tokens": tokens, "nothing": None}[runtime.call_shares]
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
 
 
 def _record(format: Format, request: Request, reference: Reference, built: Built, part: Path, seconds: float) -> Record:
@@ -168,6 +210,7 @@ def _record(format: Format, request: Request, reference: Reference, built: Built
             tf32=request.engine.tf32,
             build_s=round(seconds, 1),
             gflop=round(gflop(request.model), 4),
+            tokens=built.details.tokens or (request.tokens if request.inputs in EVERY_PATCHES else None),
         ),
     )
 
@@ -213,7 +256,8 @@ def verify(
             f"{checkpoint} is not the checkpoint that {path.name} was made from ({record.checkpoint.get('name')}). "
             "Give that one with --checkpoint."
         )
-    model = checkpoints.load(checkpoint, record.spec.height, record.spec.width)
+    spec = record.spec
+    model = checkpoints.load(checkpoint, spec.height, spec.width, any_size=spec.any_size)
     reference = make_reference(checkpoint, model)
     check = run_check(path, record, reference, limits_for(LIMITS[record.precision]), say)
     if not check.passed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from musiq.artifact import Details
 from musiq.file_formats import FILE_FORMATS
-from musiq.runtimes.batching import PATCHES, Feed
+from musiq.runtimes.batching import PADDED_PATCHES, PATCHES, Feed
 from musiq.version import __version__
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ Images = NDArray[np.uint8]
 Scores = NDArray[np.float32]
 
 INPUTS = ("image", "pyramid", PATCHES)
+"""Of the command; its --padded makes PADDED_PATCHES of patches."""
+
+EVERY_PATCHES = (PATCHES, PADDED_PATCHES)
 TARGETS = ("cpu", "gpu")
 """What a graph can be tuned for; it runs on both. A CPU gets the patch trunk in parts, which stay in its caches, and in
 ONNX the attention of large images, whose weights are written down there; a GPU, which would wait for each launch, all
@@ -73,10 +76,11 @@ LIMITS = {
 
 @dataclass(frozen=True, eq=False)
 class CalibrationImages:
-    """Real images for int8: uint8 (N, H, W, 3), with their N paths below the folder that they are from."""
+    """Real images for int8: N of uint8 (H, W, 3), of the model's size or, where it takes any, of their own, with their
+    paths below the folder that they are from."""
 
     names: tuple[str, ...]
-    images: Images
+    images: Sequence[Images]
 
 
 @dataclass(frozen=True)

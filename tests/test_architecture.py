@@ -31,7 +31,7 @@ FLOORS = {
         ("cli",),
         ("formats", "options"),
         ("builders", "triton"),
-        ("int8", "exporter", "table"),
+        ("int8", "exporter", "table", "sizes"),
         ("graph", "check"),
         ("request", "staging", "__init__"),
     ],

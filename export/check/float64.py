@@ -25,17 +25,17 @@ MOST = 0.05
 
 
 def find_uncertain(
-    models: Sequence[Any], images: Images, found: Scores, reference: Scores, allowed: float
+    models: Sequence[Any], images: Sequence[Images], found: Scores, reference: Scores, allowed: float
 ) -> NDArray[np.bool_]:
     """Which of the N images differ by more than `allowed` because of the rounding of fp32 itself, bool (N,).
 
     `models` are forms of one model in fp32, whose `predict` gives scores first; the first is taken in float64 for the
-    exact score. `found` and `reference` are (N,) in score units.
+    exact score. `images` are N of (H, W, 3). `found` and `reference` are (N,) in score units.
     """
     far = np.abs(found.astype(np.float64) - reference) > allowed
     if not 0 < far.sum() <= max(1, MOST * len(far)):
         return np.zeros_like(far)
-    chosen = images[far]
+    chosen = [images[index] for index in np.flatnonzero(far).tolist()]
     exact = reference_scores(copy.deepcopy(models[0]).double(), chosen)
     own = np.max([np.abs(reference_scores(model, chosen) - exact) for model in models], axis=0)
     uncertain = far.copy()
@@ -43,8 +43,8 @@ def find_uncertain(
     return uncertain
 
 
-def reference_scores(model: Any, images: Images) -> NDArray[Any]:
-    """PyTorch's scores (N,) in the model's own precision, one image at a time."""
+def reference_scores(model: Any, images: Sequence[Images]) -> NDArray[Any]:
+    """PyTorch's scores (N,) of N images (H, W, 3), in the model's own precision, one image at a time."""
     import torch
 
     with torch.inference_mode():

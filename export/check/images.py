@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,34 @@ from numpy.typing import NDArray
 from musiq.errors import ImageError, MusiqError
 from musiq.images.decode import prepare
 from musiq.images.find import evenly, find_images
+from musiq.images.fit import scale_to
+from musiq.spec import USUAL_SIZE
 
 from ..request import Images
 
 GENERATED = 16
+
+SIZES = (
+    (251, 333),  # odd
+    (768, 1024),  # large
+    (640, 480),  # portrait
+    (25, 20),  # smaller than a patch
+    (384, 512),  # landscape
+    (40, 900),  # long and thin
+    (256, 256),  # square
+    (96, 64),  # small
+)
+"""(height, width) of the generated images for a model of any size."""
+
+OF_EACH_SIZE = 3
+
+MOST_PIXELS = prod(USUAL_SIZE)
+"""Of a user's image for a model of any size: a check, and a calibration, are to take minutes."""
+
+
+def generated_sizes() -> list[Images]:
+    """OF_EACH_SIZE images of each of SIZES, uint8 (height, width, 3), one size after another in turn."""
+    return [_generated(*size, seed) for seed, size in enumerate(SIZES * OF_EACH_SIZE)]
 
 
 def generated(height: int, width: int) -> Images:
@@ -46,19 +71,42 @@ def _generated(height: int, width: int, seed: int) -> Images:
     return pixels
 
 
-def read(folder: Path, height: int, width: int, most: int) -> Images:
-    """Up to `most` images of a folder, evenly spread over its sorted files, fitted; broken ones are passed over."""
-    images = list(_fitted(evenly(find_images([folder]), most), height, width))
+def read(folder: Path, height: int | None, width: int | None, most: int, resize: str = "") -> list[Images]:
+    """Up to `most` images of a folder, evenly spread over its sorted files, as `fitted`; broken ones are passed over."""
+    images = list(_readable(evenly(find_images([folder]), most), height, width, resize))
     if not images:
         raise MusiqError(
             f"None of the images in {folder} could be read. Give --images another folder, or leave it out."
         )
-    return np.stack(images)
+    return images
 
 
-def _fitted(files: list[Path], height: int, width: int) -> Iterator[Images]:
+def _readable(files: list[Path], height: int | None, width: int | None, resize: str) -> Iterator[Images]:
     for file in files:
         try:
-            yield prepare(file, height, width)[0]
+            yield fitted(file, height, width, resize)
         except ImageError:
             continue
+
+
+def fitted(file: Path, height: int | None, width: int | None, resize: str = "") -> Images:
+    """A file as the model sees it.
+
+    Args:
+        file: Of an image.
+        height: Pixels of the model's images; None, as the width, for any.
+        width: The same.
+        resize: The Spec's policy, for a model of any size.
+
+    Returns:
+        uint8 RGB (height, width, 3); for a model of any size at its own size, or one that has MOST_PIXELS at most.
+
+    Raises:
+        ImageError: The image cannot be read.
+    """
+    image, _ = prepare(file, height, width, resize=resize or "native")
+    rows, columns = image.shape[:2]
+    ratio = sqrt(MOST_PIXELS / (rows * columns))
+    if height is None and ratio < 1:
+        image, _ = scale_to(image, max(1, round(rows * ratio)), max(1, round(columns * ratio)))
+    return image

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,18 +26,21 @@ def compare_speed(
     request: Request,
     record: Record,
     path: Path,
-    images: Images,
+    images: Sequence[Images],
     say: Callable[[str], None],
 ) -> Record:
-    """The record of the artifact `path` with its speed beside that of the same model in fp32.
+    """The record of the artifact `path` with its speed beside that of the same model in fp32, on the largest of the images
+    (H, W, 3), whose kind takes the most of anybody's time.
 
     Raises MusiqError if it is slower, unless `Int8Options.force`.
     """
-    int8_s, fp32_s = _latencies(format, request, record, path, images)
-    ratio, size = fp32_s / int8_s, max(1, request.batch.smallest)
+    size = max(1, request.batch.smallest)
+    image = max(images, key=lambda each: each.size)
+    int8_s, fp32_s = _latencies(format, request, record, path, np.stack([image] * size))
+    ratio = fp32_s / int8_s
     say(
         f"{'[✓]' if ratio >= 1 else '[✗]'} {ratio:.2f} times the speed of fp32: {1e3 * int8_s:.1f} against "
-        f"{1e3 * fp32_s:.1f} ms, batch {size}"
+        f"{1e3 * fp32_s:.1f} ms, batch {size}{_size_of(image, request)}"
     )
     if ratio < 1 and not (request.int8 and request.int8.force):
         raise MusiqError(
@@ -48,7 +51,11 @@ def compare_speed(
     return replace(record, details=replace(record.details, speed=speed))
 
 
-def _latencies(format: Format, request: Request, record: Record, path: Path, images: Images) -> tuple[float, float]:
+def _size_of(image: Images, request: Request) -> str:
+    return f", {image.shape[1]}x{image.shape[0]}" if request.model.spec.any_size else ""
+
+
+def _latencies(format: Format, request: Request, record: Record, path: Path, batch: Images) -> tuple[float, float]:
     """Median seconds of `path`, and of the same model in fp32 and the same format, built for this comparison alone."""
     with tempfile.TemporaryDirectory(prefix=".fp32-", dir=path.parent) as folder:
         plain = Path(folder) / path.name
@@ -58,7 +65,6 @@ def _latencies(format: Format, request: Request, record: Record, path: Path, ima
         artifact.write_record(plain, twin)
         runtimes = open_runtime(path), open_runtime(plain)
         try:
-            batch = images[: max(1, request.batch.smallest)]
             calls = [partial(runtime, batch) for runtime in runtimes]
             int8_s, fp32_s = in_turns(calls, ROUNDS, warmup=1, limit_s=SECONDS)  # a first call allocates
             return float(np.median(int8_s)), float(np.median(fp32_s))

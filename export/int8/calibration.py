@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,10 @@ import numpy as np
 
 from musiq.artifact import CalibrationFiles
 from musiq.errors import ImageError, MusiqError
-from musiq.images.decode import decode
 from musiq.images.find import evenly, find_images
-from musiq.images.fit import fit
 from musiq.terminal import progress_bar
 
+from ..check.images import fitted
 from ..request import CalibrationImages, Images, Int8Options, Request, feed
 from .layer_groups import BETWEEN, PRODUCTS
 
@@ -28,14 +27,17 @@ FEWEST, ENOUGH, MOST = 16, 64, 512
 HELD_OUT = 24  # at most so many for the sensitivity pass, which scores them once for every group of layers
 
 
-def read(folder: Path, height: int, width: int, warn: Callable[[str], None]) -> CalibrationImages:
+def read(
+    folder: Path, height: int | None, width: int | None, warn: Callable[[str], None], resize: str = ""
+) -> CalibrationImages:
     """Up to 512 images of a folder, evenly spread over its sorted files; broken ones are passed over.
 
     Args:
         folder: Read with all folders below it.
-        height: Of the model's images, which these are fitted to, in pixels.
+        height: Of the model's images, which these are fitted to, in pixels; None, as the width, for any (`images.fitted`).
         width: The same.
         warn: Called with a sentence where there are fewer than 64.
+        resize: The Spec's policy.
 
     Returns:
         The images, with their names.
@@ -48,7 +50,7 @@ def read(folder: Path, height: int, width: int, warn: Callable[[str], None]) -> 
     with progress_bar("reading calibration images", len(files)) as bar:
         for file in files:
             try:
-                images.append(fit(decode(file), height, width)[0])
+                images.append(fitted(file, height, width, resize))
                 names.append(str(file.relative_to(folder)))
             except ImageError:
                 pass
@@ -60,7 +62,7 @@ def read(folder: Path, height: int, width: int, warn: Callable[[str], None]) -> 
         )
     if len(names) < ENOUGH:
         warn(f"{folder} has {len(names)} readable images: int8 is calibrated better on {ENOUGH} to {MOST}.")
-    return CalibrationImages(tuple(names), np.stack(images))
+    return CalibrationImages(tuple(names), images)
 
 
 def split(images: CalibrationImages) -> tuple[list[int], list[int]]:
@@ -92,19 +94,24 @@ def missing() -> MusiqError:
     )
 
 
-def in_batches(request: Request, images: Images) -> Iterator[Images]:
-    """One image at a time, or as few as the graph of `request` takes."""
-    size = max(1, request.batch.smallest)
-    return (images[start : start + size] for start in range(0, len(images), size))
+def in_batches(request: Request, images: Sequence[Images]) -> Iterator[Sequence[Images]]:
+    """One image at a time, or as few as the graph of `request` takes, where they follow each other in one size."""
+    size, start = max(1, request.batch.smallest), 0
+    while start < len(images):
+        end = start + 1
+        while end < min(start + size, len(images)) and images[end].shape == images[start].shape:
+            end += 1
+        yield images[start:end]
+        start = end
 
 
-def activation_ranges(request: Request, plain: onnx.ModelProto, images: Images, symmetric: bool) -> Any:
+def activation_ranges(request: Request, plain: onnx.ModelProto, images: Sequence[Images], symmetric: bool) -> Any:
     """Calibrate: the least and largest value that each activation takes on the images.
 
     Args:
         request: Says how `plain` is fed.
         plain: The fp32 graph.
-        images: uint8 (N, height, width, 3), those that set the ranges (`split`).
+        images: N of uint8 (height, width, 3), those that set the ranges (`split`).
         symmetric: Whether ranges lie around 0.
 
     Returns:
@@ -128,7 +135,9 @@ def activation_ranges(request: Request, plain: onnx.ModelProto, images: Images, 
         return calibrator.compute_data()
 
 
-def inputs_of(request: Request, model: onnx.ModelProto, images: Images, what: str) -> Iterator[dict[str, Any]]:
+def inputs_of(
+    request: Request, model: onnx.ModelProto, images: Sequence[Images], what: str
+) -> Iterator[dict[str, Any]]:
     """What `model` is given for each batch of `images`, by the names of its inputs; `what` is the progress bar's."""
     taken, names = feed(request), [entry.name for entry in model.graph.input]
     given: list[dict[str, Any]] = []

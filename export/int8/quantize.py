@@ -7,7 +7,7 @@ are quantised is decided by `sensitivity`, which measures.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -22,7 +22,8 @@ from musiq.runtimes.onnxruntime import import_onnxruntime
 from musiq.terminal import progress_bar
 from musiq.version import __version__
 
-from ..graph.onnx import float_onnx, has_parts
+from ..graph.attention import has_parts
+from ..graph.onnx import float_onnx
 from ..request import CalibrationImages, Images, Request, Scores, feed
 from . import calibration
 from .gptq import Products, Weights, compensated, measure_inputs
@@ -68,7 +69,7 @@ def quantize(request: Request, symmetric: bool = False) -> Quantized:
 
 def _measured(request: Request, symmetric: bool) -> Quantized:
     options = calibration.options_of(request)
-    images = options.calibration.images[calibration.split(options.calibration)[0]]
+    images = [options.calibration.images[index] for index in calibration.split(options.calibration)[0]]
     bits = weight_bits(options.weight_bits, symmetric)
     plain = _plain(request)
     ranges = calibration.activation_ranges(request, plain, images, symmetric)
@@ -157,7 +158,7 @@ class Quantizer:
         return finished
 
 
-def _weights(request: Request, quantizer: Quantizer, images: Images) -> Weights:
+def _weights(request: Request, quantizer: Quantizer, images: Sequence[Images]) -> Weights:
     """The int8 values of the transformer's weights, each rounded so as to make up for the others."""
     products = Products(quantizer.plain, [node for group in quantizer.groups.values() for node in group])
     few = images[:: -(-len(images) // COVARIANCES_FROM)]
@@ -180,7 +181,7 @@ def _sensitivity(request: Request, quantizer: Quantizer) -> Sensitivity:
     options = calibration.options_of(request)
     held = calibration.split(options.calibration)[1]
     # Groups alone are measured on the first ones: those, too, should be spread over the folder.
-    images = options.calibration.images[[*held[::2], *held[1::2]]]
+    images = [options.calibration.images[index] for index in (*held[::2], *held[1::2])]
     # What is for another machine is not measured with the overflows of this one.
     in_floats = quantizer.bits == 8 and not adds_int8_exactly()
 
@@ -192,7 +193,7 @@ def _sensitivity(request: Request, quantizer: Quantizer) -> Sensitivity:
         return choose(quantizer.groups, scores, reference, request.model.spec, options.limits, bar.advance)
 
 
-def _scores(request: Request, model: onnx.ModelProto, images: Images, in_floats: bool = False) -> Scores:
+def _scores(request: Request, model: onnx.ModelProto, images: Sequence[Images], in_floats: bool = False) -> Scores:
     """Of a graph in ONNX Runtime; `in_floats`: its int8 values are multiplied as floats, which adds them exactly."""
     session, taken = _session(model, in_floats), feed(request)
     names = [entry.name for entry in session.get_inputs()]

@@ -104,7 +104,7 @@ def test_images_beyond_memory_are_one_line_that_says_what_to_make_smaller(
     result = run("--checkpoint", small_checkpoint, "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert result.output.strip().splitlines()[-1] == (
-        "Error: Memory is short (Unable to allocate 192. GiB). Give a smaller --height and --width, or fewer --max-images."
+        "Error: Memory is short (Unable to allocate 192. GiB). Give a smaller --size, or fewer --max-images."
     )
 
 
