@@ -126,7 +126,7 @@ def main(context: click.Context, /, **given: Any) -> None:
         if options.resume:
             run.resume()
         if options.plan:
-            click.echo("\n".join(plan(cases, options.settings, len(images.files))))
+            click.echo("\n".join(plan(cases, options.settings, images.files)))
             if labels and images.unlabelled:
                 click.echo(
                     f"{images.unlabelled} of {images.found} images are left out: no label (split: {labels.split})."

@@ -57,7 +57,7 @@ class BenchRun:
         """Measure what is left, until it is done or interrupted, and put all of it together."""
         journal = Journal(self.out / resume.NAME, self._conditions, anew=not self.resumed)
         with progress_bar(total=sum(case.rounds(self.settings) for case in self.cases)) as bar:
-            self._leave_out_broken_images()
+            self._leave_out_images()
             interrupted = run_rounds(self.cases, self.images, self.settings, bar, journal.add)
         mos = [each for each in self.labels.of(self.images.files) if each is not None] if self.labels else None
         report = Report(
@@ -75,8 +75,13 @@ class BenchRun:
         report.caption = caption(report)
         return report
 
-    def _leave_out_broken_images(self) -> None:
-        """Rounds that were taken over have scored readable images alone; decoding tells again which these are."""
+    def _leave_out_images(self) -> None:
+        """Rounds that were taken over have scored readable images alone; decoding tells again which these are. Those that
+        are too large for a model of any size are left out before another has scored them."""
+        records = [case.candidate.record for case in self.cases if case.candidate.record]
+        policy = next((record.spec.resize or "native" for record in records if record.spec.any_size), "")
+        if policy:
+            self.images.decoded(None, None, policy)
         taken = next((each.opened for case in self.cases for each in case.successful), None)
         if taken is not None:
-            self.images.decoded(taken.height, taken.width)
+            self.images.decoded(taken.height, taken.width, taken.resize)

@@ -1,6 +1,6 @@
 """Comparing two reports, `musiq-bench --compare OLD NEW`: what became faster, slower, better, worse, beyond noise.
 
-Rows are the same where model, format, precision, device and batch are, and both or neither a baseline; see
+Rows are the same where model, format, precision, device and batch are, and both or neither a baseline or for any size; see
 `musiq_bench.compare.significance` for what noise is.
 SRCC is compared where labels are the same: less the same PyTorch reference's, where both reports have that, since its
 paired interval is far narrower. Without labels it is SRCC to PyTorch.
@@ -70,7 +70,8 @@ def compare(old: Report, new: Report) -> list[Pair]:
 def _keyed(report: Report) -> dict[tuple[Any, ...], ReportRow]:
     keyed: dict[tuple[Any, ...], ReportRow] = {}
     for row in report.rows:
-        keyed.setdefault((row.model, row.format, row.role == "baseline", row.precision, row.device, row.batch), row)
+        key = (row.model, row.format, row.role == "baseline", row.precision, row.device, row.batch, row.any_size)
+        keyed.setdefault(key, row)
     return keyed
 
 

@@ -86,7 +86,8 @@ def _outcome(values: Facts) -> Outcome:
 
 
 def _fields(kind: type[Opened | Figures], values: Facts) -> Facts:
-    return {field.name: values[field.name] for field in dataclasses.fields(kind)}
+    """Those of `kind` that are there: rounds of earlier releases lack what has a default."""
+    return {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values}
 
 
 def _key(case: Case, turn: int) -> Facts:
@@ -96,7 +97,7 @@ def _key(case: Case, turn: int) -> Facts:
         "sha256": candidate.sha256,
         "files": files,
         "format": candidate.format,
-        "size": [candidate.height, candidate.width],
+        "size": ["any", candidate.resize] if candidate.any_size else [candidate.height, candidate.width],
         "device": candidate.device,
         "cast": candidate.cast,
         "batch": case.batch,

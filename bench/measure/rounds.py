@@ -67,10 +67,7 @@ def _measure(
     bar.tell(note=f"{name}: opening")
 
     def decode(opened: Opened) -> DecodedFiles:
-        raw = images.decoded(
-            opened.height, opened.width, lambda done, of: bar.tell(note=f"decoding images {done}/{of}")
-        )
-        return DecodedFiles(str(raw), [str(file.absolute()) for file in images.files])
+        return images.for_model(opened, lambda done, of: bar.tell(note=f"decoding images {done}/{of}"))
 
     cache = str(images.scratch / "compiled") if case.candidate.compiled else None
     job = job_of(case, settings, score, cache)

@@ -19,18 +19,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from musiq.hardware import available_cpus
 from musiq.timing import timed
 
 from ..machine.environment import peak_memory_mib
 from ..machine.nvml import Watch
 from ..plan.job import DecodedFiles, Job, Opened, Times
+from .call_images import CallImages, DecodedImages, MixedImages
 
 if TYPE_CHECKING:
     from musiq.artifact import Record
-    from musiq.runtimes.base import Images, Runtime, Scores
+    from musiq.runtimes.base import Runtime, Scores
 
 Send = Callable[..., None]
 """Writes a message: the event, and its content by name."""
@@ -69,7 +68,7 @@ def open_model(job: Job) -> tuple[Runtime, float]:
     def open_now() -> Runtime:
         from musiq.runtimes.registry import open_runtime
 
-        special = job.compiled or job.height or job.precision != "fp32"
+        special = job.compiled or job.height or job.any_size or job.precision != "fp32"
         return _open_checkpoint(job) if special else open_runtime(Path(job.path), job.device, job.threads)
 
     if job.cache:
@@ -79,7 +78,7 @@ def open_model(job: Job) -> tuple[Runtime, float]:
 
 
 def _open_checkpoint(job: Job) -> Runtime:
-    """A checkpoint as it is asked for: at another image size than its own, compiled, or in another precision."""
+    """A checkpoint as it is asked for: for another image size than its own or any, compiled, or in another precision."""
     from musiq.runtimes.base import RuntimeOptions
     from musiq.runtimes.pytorch import open_checkpoint
 
@@ -88,6 +87,7 @@ def _open_checkpoint(job: Job) -> Runtime:
         RuntimeOptions(job.device, job.threads),
         height=job.height,
         width=job.width,
+        any_size=job.any_size,
         compiled=job.compiled,
         precision=job.precision,
     )
@@ -115,8 +115,15 @@ def measure(
             return
         spec = runtime.spec
         threads = job.threads or available_cpus()
-        send("opened", **asdict(Opened(provider, load_s, threads, spec.height, spec.width, spec.target)))
-        times = _times(job, runtime, DecodedImages(receive(), spec.height, spec.width), send, watch)
+        resize = (job.resize or spec.resize or "native") if spec.any_size else ""
+        opened = Opened(provider, load_s, threads, spec.height, spec.width, spec.target, resize)
+        send("opened", **asdict(opened))
+        images: CallImages
+        if spec.any_size:
+            images = MixedImages(receive(), runtime, resize, job.batch)
+        else:
+            images = DecodedImages(receive(), *spec.fixed_size)
+        times = _times(job, runtime, images, send, watch)
     memory = {"device_memory_mib": watch.peak_mib, "peak_memory_mib": peak_memory_mib()}
     send("finished", **asdict(times), **memory, gpu_clock_mhz=watch.clock_mhz, tf32=tf32(job, provider))
 
@@ -133,78 +140,56 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-class DecodedImages:
-    """The images that every model of one size gets, decoded once by the parent into a file of raw bytes."""
-
-    def __init__(self, decoded: DecodedFiles, height: int, width: int) -> None:
-        self.files = [Path(file) for file in decoded.files]
-        self.raw, self.shape = decoded.raw, (height, width, 3)
-
-    def decoded(self, index: int, count: int) -> Images:
-        """`count` images from `index` on, uint8 (count, H, W, 3), beginning anew where they end.
-
-        Read, not mapped: mapped pages would count as this model's memory.
-        """
-        size = int(np.prod(self.shape))
-        batch = np.empty((count, *self.shape), np.uint8)
-        with open(self.raw, "rb") as file:
-            for row, place in enumerate(self.places(index, count)):
-                file.seek(place * size)
-                file.readinto(batch[row].data)
-        return batch
-
-    def places(self, index: int, count: int) -> list[int]:
-        """Which of the images those `count` from `index` on are."""
-        return [(index + row) % len(self.files) for row in range(count)]
-
-    def from_files(self, index: int, count: int) -> Images:
-        """The same images, but read, decoded and fitted now."""
-        from musiq.images.decode import prepare
-
-        wanted = [self.files[place] for place in self.places(index, count)]
-        return np.stack([prepare(file, self.shape[0], self.shape[1])[0] for file in wanted])
-
-
-def _times(job: Job, runtime: Runtime, images: DecodedImages, send: Send, watch: Watch) -> Times:
+def _times(job: Job, runtime: Runtime, images: CallImages, send: Send, watch: Watch) -> Times:
     first = images.decoded(0, job.batch)
     _, cold_s = timed(partial(runtime, first))
-    scores = _scores(job, runtime, images, send) if job.score else []
+    # Of a mixture each round meets sizes for the first time, as whoever scores images once does: it is scored afterwards.
+    mixed = isinstance(images, MixedImages)
+    scores = _scores(job, runtime, images, send) if job.score and not mixed else []
     warm_calls = -(-len(scores) // job.batch)
-    for _ in _until(job.warmup_calls - warm_calls, job.warmup_seconds, send, "warming up"):
-        runtime(first)
+    for call in _until(job.warmup_calls - warm_calls, job.warmup_seconds, send, "warming up"):
+        runtime(images.decoded(-(call + 1) * job.batch, job.batch) if mixed else first)
     watch.timing = True
-    latencies_ms, seen = _timed_calls(job, runtime, images, send)
+    latencies_ms, seen, sizes = _timed_calls(job, runtime, images, send)
     watch.timing = False
+    if job.score and mixed:
+        scores = _scores(job, runtime, images, send)
     end_to_end_ms = []
     for call in _until(job.end_to_end_calls, 0, send, "timing from files"):
         _, taken_s = timed(partial(_score_files, runtime, images, call * job.batch, job.batch))
         end_to_end_ms.append(1e3 * taken_s)
     runtime.close()
-    return Times(1e3 * cold_s, latencies_ms, end_to_end_ms, scores, seen)
+    return Times(1e3 * cold_s, latencies_ms, end_to_end_ms, scores, seen, sizes)
 
 
-def _timed_calls(job: Job, runtime: Runtime, images: DecodedImages, send: Send) -> tuple[list[float], dict[str, float]]:
-    """Milliseconds of each call, and the scores that they gave by the index of the image."""
-    latencies_ms, seen = [], dict[str, float]()
+def _timed_calls(
+    job: Job, runtime: Runtime, images: CallImages, send: Send
+) -> tuple[list[float], dict[str, float], list[tuple[int, int]]]:
+    """Milliseconds of each call, the scores that they gave by the index of the image, and of a mixture the size of the
+    first image in each."""
+    latencies_ms, seen, sizes = [], dict[str, float](), []
     for call in _until(job.calls, job.seconds, send, "timing"):
         scores, taken_s = timed(partial(runtime, images.decoded(call * job.batch, job.batch)))
         latencies_ms.append(1e3 * taken_s)
-        seen.update(zip(map(str, images.places(call * job.batch, job.batch)), scores.tolist(), strict=True))
-    return latencies_ms, seen
+        places = images.places(call * job.batch, job.batch)
+        seen.update(zip(map(str, places), scores.tolist(), strict=True))
+        if isinstance(images, MixedImages):
+            sizes.append(images.sizes[places[0]])
+    return latencies_ms, seen, sizes
 
 
-def _score_files(runtime: Runtime, images: DecodedImages, index: int, count: int) -> Scores:
+def _score_files(runtime: Runtime, images: CallImages, index: int, count: int) -> Scores:
     return runtime(images.from_files(index, count))
 
 
-def _scores(job: Job, runtime: Runtime, images: DecodedImages, send: Send) -> list[float]:
-    """The score of every image, in whole batches alone, the last filled up from the start: every call has the shape
-    that is measured."""
-    scores: list[float] = []
-    for index in range(0, len(images.files), job.batch):
-        scores += runtime(images.decoded(index, job.batch)).tolist()
-        send("progress", doing="scoring", done=min(len(scores), len(images.files)), of=len(images.files))
-    return scores[: len(images.files)]
+def _scores(job: Job, runtime: Runtime, images: CallImages, send: Send) -> list[float]:
+    """The score of every image, in whole batches alone, the last filled up: every call has a shape that is measured."""
+    scores: dict[int, float] = {}
+    for index in range(0, images.one_pass(job.batch), job.batch):
+        found = runtime(images.decoded(index, job.batch)).tolist()
+        scores = dict(zip(images.places(index, job.batch), found, strict=True)) | scores  # an image has its first score
+        send("progress", doing="scoring", done=len(scores), of=len(images.files))
+    return [scores[place] for place in range(len(images.files))]
 
 
 def _until(calls: int, seconds: float, send: Send, doing: str) -> Iterator[int]:

@@ -203,6 +203,8 @@ def job_of(case: Case, settings: BenchSettings, score: bool, cache: str | None =
         threads=settings.threads,
         height=case.candidate.height,
         width=case.candidate.width,
+        any_size=case.candidate.any_size,
+        resize=case.candidate.resize,
         score=score,
         compiled=case.candidate.format == COMPILED,
         cache=cache,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
+from musiq.errors import ImageError
 from musiq.hardware import available_cpus
+from musiq.images.header import read_header
 from musiq.scoring.arithmetic import gflop
-from musiq.spec import Spec
+from musiq.spec import USUAL_SIZE, Spec
 
 from ..machine.peak_rate import product_rate
 from .cases import BenchSettings, Case, job_of
@@ -38,23 +41,34 @@ def spec_of(candidate: Candidate) -> Spec | None:
     try:
         from musiq.model.checkpoint import load
 
-        return load(Path(candidate.path), candidate.height, candidate.width).spec
+        return load(Path(candidate.path), candidate.height, candidate.width, any_size=candidate.any_size).spec
     except Exception:  # without torch, or a broken file: the run says why, a plan just does not know
         return None
 
 
-def call_s(case: Case, rate: float) -> float | None:
-    """Seconds of one call: as measured where a resumed run has measured it, else estimated, None without a Spec."""
+def call_s(case: Case, rate: float, size: tuple[int, int] = USUAL_SIZE) -> float | None:
+    """Seconds of one call, of a model for any size with images of `size`: as measured where a resumed run has measured
+    it, else estimated, None without a Spec."""
     measured = [ms for each in case.successful for ms in each.figures.latencies_ms]
     if measured:
         return median(measured) / 1000
     spec = spec_of(case.candidate)
-    return None if spec is None else case.batch * gflop(spec) / rate * SLOWNESS.get(case.candidate.format, 1.0)
+    if spec is None:
+        return None
+    spec = spec.at(*size) if spec.any_size else spec
+    return case.batch * gflop(spec) / rate * SLOWNESS.get(case.candidate.format, 1.0)
 
 
-def left_s(case: Case, settings: BenchSettings, images: int, rate: float, score: bool) -> float | None:
-    """Seconds that the case's remaining rounds take; `score`: it scores all images too."""
-    call = call_s(case, rate)
+def left_s(
+    case: Case,
+    settings: BenchSettings,
+    images: int,
+    rate: float,
+    score: bool,
+    size: tuple[int, int] = USUAL_SIZE,
+) -> float | None:
+    """Seconds that the case's remaining rounds take; `score`: it scores all images too. `size` as of `call_s`."""
+    call = call_s(case, rate, size)
     if call is None:
         return None
     job = job_of(case, settings, score)
@@ -71,15 +85,16 @@ def left_s(case: Case, settings: BenchSettings, images: int, rate: float, score:
     return rounds * (once + warm(0)) + scoring * call + warm(scoring) - warm(0)
 
 
-def plan(cases: Sequence[Case], settings: BenchSettings, images: int) -> list[str]:
+def plan(cases: Sequence[Case], settings: BenchSettings, images: Sequence[Path]) -> list[str]:
     """Lines that say what would be measured and about how long each row and all of it takes."""
+    size = middle_size(images)
     rate = product_rate(settings.threads or available_cpus())
     scored = {case.candidate for case in cases if case.scores is not None}
     lines, total, unknown = [], 0.0, list[Case]()
     for case in cases:
         score = case.candidate not in scored
         scored.add(case.candidate)
-        seconds = left_s(case, settings, images, rate, score)
+        seconds = left_s(case, settings, len(images), rate, score, size)
         total += seconds or 0.0
         unknown += [case] if seconds is None else []
         done = len(case.outcomes)
@@ -87,12 +102,24 @@ def plan(cases: Sequence[Case], settings: BenchSettings, images: int) -> list[st
         name = f"{case.candidate.path.name} ({case.candidate.format} {case.candidate.precision})"
         estimate = "unknown" if seconds is None else "0 s" if seconds == 0 else f"about {duration(seconds)}"
         lines.append(f"{name:<60} batch {case.batch:<4} {estimate:<14} {what}")
-    lines.append(f"{len(cases)} rows, {images} images: about {duration(total)} in all{_besides(unknown)}.")
+    lines.append(f"{len(cases)} rows, {len(images)} images: about {duration(total)} in all{_besides(unknown)}.")
     lines.append(
         f"Estimated from each model's arithmetic at the {rate:.0f} GFLOP/s of a matrix product on this CPU just now; off "
         "by a factor of two easily. A GPU is faster."
     )
     return lines
+
+
+def middle_size(images: Sequence[Path]) -> tuple[int, int]:
+    """(height, width) of the image with the mean number of pixels, or nearly: a model of any size takes as long for it as
+    for one of these, on average. USUAL_SIZE where no header can be read."""
+    sizes = []
+    for file in images:
+        with suppress(OSError, ImageError):
+            header = read_header(file.read_bytes())
+            sizes.append((header.height, header.width))
+    mean = sum(map(math.prod, sizes)) / max(1, len(sizes))
+    return min(sizes, key=lambda size: abs(math.prod(size) - mean), default=USUAL_SIZE)
 
 
 def _besides(unknown: Sequence[Case]) -> str:

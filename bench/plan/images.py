@@ -1,4 +1,5 @@
-"""The images and labels of a run: found, decoded once for each size that a model takes, the broken ones left out."""
+"""The images and labels of a run: found, decoded once for each size that a model takes (or at their own, for one that
+takes any), the broken ones left out."""
 
 from __future__ import annotations
 
@@ -20,8 +21,15 @@ from musiq.images.decode import prepare
 from musiq.images.find import evenly, find_images
 from musiq.images.fit import Image
 from musiq.images.opencv import without_decoder_noise
+from musiq.scoring.plan import MAX_TOKENS
+from musiq.spec import PATCH
 
-CHUNK = 16  # images decoded ahead: bounds memory whatever an image's size
+from .job import DecodedFiles, Opened
+
+CHUNK = 16  # images decoded ahead: bounds memory, where they have a model's size
+
+Seen = tuple[int | None, int | None, str]
+"""What a model sees: height and width, both None where the policy after them says what sizes images get."""
 
 SMALLEST_CLASS = 1 / 16
 """Megapixels below which all images are one class."""
@@ -112,26 +120,41 @@ class ImageSet:
     broken: list[tuple[Path, str]] = field(default_factory=list)
     fitted: int = 0
     unlabelled: int = 0
-    _decoded: dict[tuple[int, int], Path] = field(default_factory=dict)
+    _decoded: dict[Seen, Path] = field(default_factory=dict)
+    _sizes: dict[Seen, list[tuple[int, int]]] = field(default_factory=dict)
 
-    def decoded(self, height: int, width: int, progress: Progress = lambda done, of: None) -> Path:
-        """A file of raw uint8 (len(self.files), height, width, 3); the first call takes broken images out of `files`.
+    def decoded(
+        self,
+        height: int | None,
+        width: int | None,
+        resize: str = "",
+        progress: Progress = lambda done, of: None,
+    ) -> Path:
+        """A file of raw uint8 (len(self.files), height, width, 3), or of one (h, w, 3) after the other where images have
+        the size that the policy `resize` gives them; the first call takes broken images out of `files`.
 
         Raises MusiqError where no image can be decoded, or the disk is full.
         """
-        if (height, width) not in self._decoded:
-            raw = self.scratch / f"{width}x{height}.u8"
+        seen = height, width, resize
+        if seen not in self._decoded:
+            raw = self.scratch / (f"{width}x{height}.u8" if height else f"{resize}.u8")
             try:
                 with without_decoder_noise():
-                    self._write(raw, height, width, progress)
+                    self._write(raw, seen, progress)
             except OSError as problem:
-                need = len(self.files) * height * width * 3 / 2**30
+                need = f"; they need {len(self.files) * height * width * 3 / 2**30:.1f} GiB" if height and width else ""
                 raise MusiqError(
-                    f"Cannot keep the decoded images in {self.scratch} ({problem.strerror}); they need {need:.1f} GiB. "
-                    "Set TMPDIR to a folder with room, or give a smaller --max-images."
+                    f"Cannot keep the decoded images in {self.scratch} ({problem.strerror}){need}. Set TMPDIR to a folder "
+                    "with room, or give a smaller --max-images."
                 ) from problem
-            self._decoded[height, width] = raw
-        return self._decoded[height, width]
+            self._decoded[seen] = raw
+        return self._decoded[seen]
+
+    def for_model(self, opened: Opened, progress: Progress) -> DecodedFiles:
+        """The images as an opened model takes them."""
+        raw = self.decoded(opened.height, opened.width, opened.resize, progress)
+        sizes = None if opened.height else self._sizes[None, None, opened.resize]
+        return DecodedFiles(str(raw), [str(file.absolute()) for file in self.files], sizes)
 
     def describe(self, folders: Sequence[Path]) -> dict[str, Any]:
         """What the report says of them."""
@@ -144,37 +167,59 @@ class ImageSet:
             "broken": [{"path": str(path), "reason": reason} for path, reason in self.broken],
         }
 
-    def _write(self, raw: Path, height: int, width: int, progress: Progress) -> None:
-        readable, broken, fitted = [], [], 0
+    def _write(self, raw: Path, seen: Seen, progress: Progress) -> None:
+        readable, broken, fitted, sizes = [], [], 0, []
         with raw.open("wb") as file:
-            for path, image, how in decode_all(self.files, height, width):
+            for path, image, how in decode_all(self.files, *seen):
                 if image is None:
                     broken.append((path, how))
                 else:
                     file.write(image.tobytes())
                     readable.append(path)
                     fitted += bool(how)
+                    sizes.append((image.shape[0], image.shape[1]))
                 progress(len(readable) + len(broken), len(self.files))
         if broken and self._decoded:
-            raise MusiqError(f"{broken[0][0]} could be read before, and cannot now: leave the images alone meanwhile.")
+            raise MusiqError(
+                f"{broken[0][0]} could be scored by other models, and cannot by this one ({broken[0][1]}): leave it out of "
+                "--images, and the images alone meanwhile."
+            )
         if not readable:
             raise MusiqError(f"None of {len(broken)} images can be read; the first, {broken[0][0]}: {broken[0][1]}")
-        self.files, self.fitted = readable, max(fitted, self.fitted)
+        self.files, self.fitted, self._sizes[seen] = readable, max(fitted, self.fitted), sizes
         self.broken += broken
 
 
-def decode_all(files: Sequence[Path], height: int, width: int) -> Generator[tuple[Path, Image | None, str], None, None]:
-    """Each file's (path, image, how it was fitted), or (path, None, why it cannot be read)."""
+def decode_all(
+    files: Sequence[Path], height: int | None, width: int | None, resize: str = ""
+) -> Generator[tuple[Path, Image | None, str], None, None]:
+    """Each file's (path, image, how it was fitted or resized), or (path, None, why it cannot be read or scored)."""
 
     def one(path: Path) -> tuple[Path, Image | None, str]:
         try:
-            return path, *prepare(path, height, width)
+            image, how = prepare(path, height, width, resize=resize or "native")
+            return (path, image, how) if height else _checked(path, image, how)
         except ImageError as problem:
             return path, None, str(problem)
 
-    with ThreadPoolExecutor(available_cpus()) as pool:
-        for start in range(0, len(files), CHUNK):
-            yield from pool.map(one, files[start : start + CHUNK])
+    threads = available_cpus()
+    chunk = CHUNK if height else threads  # images at their own size may be large
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(files), chunk):
+            yield from pool.map(one, files[start : start + chunk])
+
+
+def _checked(path: Path, image: Image, how: str) -> tuple[Path, Image | None, str]:
+    """An image for a model of any size, unless it has more patches than are scored by default."""
+    patches = math.prod(-(-side // PATCH) for side in image.shape[:2])
+    if patches <= MAX_TOKENS:
+        return path, image, how
+    size = f"{image.shape[1]}x{image.shape[0]}"
+    return (
+        path,
+        None,
+        f"It has {patches:,} patches at {size}; models of any size are measured with {MAX_TOKENS:,} at most.",
+    )
 
 
 def size_class(height: int, width: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,9 @@ class Job:
         warmup_seconds: Seconds before these, at least.
         end_to_end_calls: Timed calls that begin with files.
         threads: CPU threads; None for what the process may use.
-        height: Of the images, where the file itself allows any; so `width`.
+        height: Of the images, where a checkpoint is to be opened for another size than its own; so `width`.
+        any_size: Whether a checkpoint is opened for images of any size.
+        resize: The policy that gives images their sizes, for a model of any; "" for its own.
         score: Whether all images are scored too.
         compiled: Whether a checkpoint goes through torch.compile.
         cache: The folder for what PyTorch's compiler makes.
@@ -37,6 +39,8 @@ class Job:
     threads: int | None = None
     height: int | None = None
     width: int | None = None
+    any_size: bool = False
+    resize: str = ""
     score: bool = True
     compiled: bool = False
     cache: str | None = None
@@ -45,22 +49,26 @@ class Job:
 
 @dataclass(frozen=True)
 class DecodedFiles:
-    """The images that a process shall use: the file `raw` of their decoded bytes, and the `files` themselves."""
+    """The images that a process shall use: the file `raw` of their decoded bytes, and the `files` themselves; `sizes` are
+    the (height, width) of each for a model of any size."""
 
     raw: str
     files: list[str]
+    sizes: list[tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What an opened model says of itself. `load_s` is the seconds that opening took, imports included."""
+    """What an opened model says of itself. `load_s` is the seconds that opening took, imports included; `height` and
+    `width` are None where images may have any, and `resize` is then the policy that gives them theirs."""
 
     provider: str
     load_s: float
     threads: int
-    height: int
-    width: int
+    height: int | None
+    width: int | None
     target: str
+    resize: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class Times:
         end_to_end_ms: Each timed call from files on disk to scores.
         scores: Of all images in their order; empty where the job did not ask for them.
         seen: The scores of timed calls by the index of their image, a string as JSON has it.
+        sizes: The (height, width) of the images in each timed call, for a model of any size; else empty.
     """
 
     cold_start_ms: float
@@ -80,9 +89,10 @@ class Times:
     end_to_end_ms: list[float]
     scores: list[float]
     seen: dict[str, float]
+    sizes: list[tuple[int, int]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figures(Times):
     """All that one round has measured.
 

@@ -27,6 +27,8 @@ class Candidate:
         record: What its exporter wrote beside it.
         height: Set, as `width` is, for a checkpoint that is the reference of artifacts, whose image size may be another
             than its own.
+        any_size: Whether it is such a reference of an artifact for any size, with the artifact's `resize`.
+        resize: The resize policy that gives images their sizes; "" for the file's own.
         cast: The precision that PyTorch runs a checkpoint in.
         device: Where it shall run, as `musiq.runtimes.open_runtime` takes it.
     """
@@ -37,6 +39,8 @@ class Candidate:
     record: Record | None = field(default=None, compare=False)
     height: int | None = None
     width: int | None = None
+    any_size: bool = False
+    resize: str = ""
     cast: str = "fp32"
     device: str = "auto"
 
@@ -146,7 +150,10 @@ def reference_of(exported: Candidate, checkpoint: Candidate | None) -> tuple[Can
     note = "" if digest else f"no record says that it was exported from {found.path.name}"
     if exported.record is None:
         return found, note
-    return replace(found, height=exported.record.spec.height, width=exported.record.spec.width), note
+    spec = exported.record.spec
+    if spec.any_size:
+        return replace(found, any_size=True, resize=spec.resize or "native"), note
+    return replace(found, height=spec.height, width=spec.width), note
 
 
 def _search(exported: Path, name: Path, digest: str) -> Candidate | None:

@@ -15,7 +15,7 @@ from ..plan.cases import BenchSettings, Case
 from ..plan.images import ImageSet
 from ..plan.job import Opened, Round
 from ..plan.models import Candidate
-from .latency import Latency, summarise
+from .latency import Latency, by_size, summarise
 from .quality import LabelAgreement, ReferenceAgreement, against_labels, against_reference, without_reference
 from .schema import INTERRUPTED, ReportRow
 
@@ -114,9 +114,9 @@ def _recorded(candidate: Candidate) -> list[str]:
     ]
 
 
-def _size(case: Case) -> tuple[int, int]:
+def _size(case: Case) -> tuple[int | None, int | None, str]:
     opened = case.successful[0].opened
-    return opened.height, opened.width
+    return opened.height, opened.width, opened.resize
 
 
 def _put_reference_agreement(row: ReportRow, found: ReferenceAgreement, images: ImageSet) -> None:
@@ -180,6 +180,7 @@ def _put_status(row: ReportRow, case: Case, settings: BenchSettings) -> None:
 def _put_opened(row: ReportRow, opened: Opened) -> None:
     row.provider, row.threads, row.target = opened.provider, opened.threads, opened.target
     row.height, row.width = opened.height, opened.width
+    row.any_size, row.resize = opened.height is None, opened.resize or None
 
 
 def _put_times(row: ReportRow, rounds: Sequence[Round], compiled: bool) -> None:
@@ -198,8 +199,11 @@ def _put_times(row: ReportRow, rounds: Sequence[Round], compiled: bool) -> None:
     )
     clocks = [each.gpu_clock_mhz for each in figures if each.gpu_clock_mhz is not None]
     row.gpu_clock_mhz = median(clocks) if clocks else None
-    row.latency_ms = summarise([each.latencies_ms for each in figures])
-    row.end_to_end_ms = summarise([each.end_to_end_ms for each in figures])
+    row.latency_ms = summarise([each.latencies_ms for each in figures], row.any_size)
+    row.end_to_end_ms = summarise([each.end_to_end_ms for each in figures], row.any_size)
+    if row.any_size:
+        calls = [call for each in figures for call in zip(each.latencies_ms, each.sizes, strict=True)]
+        row.by_size = by_size([ms for ms, _ in calls], [size for _, size in calls])
     row.images_per_s = _images_per_s(row.latency_ms, row.batch)
     row.end_to_end_images_per_s = _images_per_s(row.end_to_end_ms, row.batch)
 

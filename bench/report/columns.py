@@ -102,13 +102,13 @@ def runs_on(row: ReportRow) -> str:
 
 
 def size(row: ReportRow) -> str:
-    """Width and height of the images that the model takes; empty where it was never opened."""
-    return f"{row.width}x{row.height}" if row.width else ""
+    """Width and height of the images that the model takes, or "any"; empty where it was never opened."""
+    return "any" if row.any_size else f"{row.width}x{row.height}" if row.width else ""
 
 
 def sizes(rows: Sequence[ReportRow]) -> list[str]:
-    """Those of the rows' images, small ones first."""
-    pixels = {size(row): (row.width or 0) * (row.height or 0) for row in rows if row.width}
+    """Those of the rows' images, small ones first, "any" last."""
+    pixels = {size(row): (row.any_size, (row.width or 0) * (row.height or 0)) for row in rows if size(row)}
     return sorted(pixels, key=pixels.__getitem__)
 
 
@@ -165,7 +165,7 @@ COLUMNS = (
 
 def columns_of(report: Report, page: bool = False) -> list[Column]:
     """Those that say something of such a report; with `page` those of the HTML page as well."""
-    several = len(sizes(report.rows)) > 1
+    several = len(sizes(report.rows)) > 1 or any(row.any_size for row in report.rows)
     return [
         column
         for column in COLUMNS

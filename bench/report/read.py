@@ -9,7 +9,7 @@ from typing import Any
 
 from musiq.errors import MusiqError
 
-from .latency import Latency
+from .latency import ClassLatency, Latency
 from .schema import SCHEMA, Report, ReportRow
 
 BEFORE = "musiq-bench/1"
@@ -63,6 +63,7 @@ def _row(values: dict[str, Any]) -> ReportRow:
     for clock in ("latency_ms", "end_to_end_ms"):
         # Reports of the first releases kept no samples.
         known[clock] = Latency(**{"samples": [], **_known(Latency, known[clock])}) if known.get(clock) else None
+    known["by_size"] = [ClassLatency(**_known(ClassLatency, each)) for each in known.get("by_size", ())]
     return ReportRow(**known)
 
 

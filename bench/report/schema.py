@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .latency import Latency
+from .latency import ClassLatency, Latency
 from .quality import Interval
 
 SCHEMA = "musiq-bench/2"
@@ -38,7 +38,9 @@ class ReportRow:
         provider: What really ran, as the runtime calls it.
         status: "ok", "failed", "missing package", "out of memory", "crashed", "timed out", "fallback" or INTERRUPTED.
         reason: Why the status is not "ok"; empty when it is.
-        height: Pixels of the images that the model takes; so `width`.
+        height: Pixels of the images that the model takes; so `width`. None where it takes any, or was never opened.
+        any_size: Whether it takes images of any size, and got them at their own.
+        resize: The policy that gave images their sizes, for a model of any: "native", "longer=512".
         target: What the scores were trained to predict.
         precision_inside: What its exporter counted in the finished file, in words.
         layers: Layers that do the work and how many others, as its exporter counted them.
@@ -49,6 +51,7 @@ class ReportRow:
         load_s: Seconds to open it, imports included; median over rounds.
         cold_start_ms: The first call; median over rounds, of the first round alone for what PyTorch compiles.
         latency_ms: The model's clock: uint8 images in host memory to scores there.
+        by_size: The same by size class, for a model of any size.
         images_per_s: Batch over the mean of `latency_ms`.
         end_to_end_ms: Files on disk to scores, one after another.
         end_to_end_images_per_s: Batch over the mean of `end_to_end_ms`.
@@ -85,6 +88,8 @@ class ReportRow:
     reason: str = ""
     height: int | None = None
     width: int | None = None
+    any_size: bool = False
+    resize: str | None = None
     target: str | None = None
     precision_inside: str | None = None
     layers: str | None = None
@@ -95,6 +100,7 @@ class ReportRow:
     load_s: float | None = None
     cold_start_ms: float | None = None
     latency_ms: Latency | None = None
+    by_size: list[ClassLatency] = field(default_factory=list)
     images_per_s: float | None = None
     end_to_end_ms: Latency | None = None
     end_to_end_images_per_s: float | None = None

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .columns import Column, columns_of, runs_on, size, sizes
-from .latency import NOISY
+from .columns import Column, columns_of, milliseconds, runs_on, size, sizes
+from .latency import NOISY, ClassLatency
 from .schema import Report, ReportRow
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def _shown(report: Report, width: int) -> tuple[list[Column], bool]:
 def caption(report: Report) -> str:
     """What the figures are of: images, sizes, target, split, n, and both comparisons."""
     images, labels = report.images, report.labels
-    sentences = [f"{images['used']} images at {', '.join(sizes(report.rows)) or 'no size'}"]
+    at = ["their own sizes" if size == "any" else size for size in sizes(report.rows)]
+    sentences = [f"{images['used']} images at {', '.join(at) or 'no size'}"]
     if images["broken"]:
         sentences.append(f" ({len(images['broken'])} that cannot be read left out)")
     if labels and images.get("unlabelled"):
@@ -117,7 +118,9 @@ def _unsteady(rows: Sequence[ReportRow]) -> list[str]:
 
 def _name(row: ReportRow, sized: bool) -> str:
     """Model and runtime, and where they are not the same for all (`sized`) the size of its images."""
-    return f"{row.model} on {runs_on(row)}" + (f" at {size(row)}" if sized and row.width else "")
+    return f"{row.model} on {runs_on(row)}" + (
+        f" at {'any size' if row.any_size else size(row)}" if sized and size(row) else ""
+    )
 
 
 def _remarks(row: ReportRow, paired: bool) -> list[str]:
@@ -129,4 +132,13 @@ def _remarks(row: ReportRow, paired: bool) -> list[str]:
     if paired and row.srcc_delta and row.srcc_delta_interval is not None:
         low, high = row.srcc_delta_interval
         remarks.append(f"SRCC {row.srcc_delta:+.5f} from PyTorch's, 95% interval {low:+.5f} to {high:+.5f}")
+    if row.by_size:
+        remarks.append(f"by size: {', '.join(map(_class_in_words, row.by_size))}")
     return remarks + row.notes
+
+
+def _class_in_words(found: ClassLatency) -> str:
+    """The median, and the 90th and 99th percentiles where there are calls enough."""
+    percentiles = [("p50", found.p50), ("p90", found.p90), ("p99", found.p99)]
+    known = [f"{name} {milliseconds(value)}" for name, value in percentiles if value is not None]
+    return f"{found.size} {' '.join(known) or f'mean {milliseconds(found.mean)}'} ms (n = {found.n})"

@@ -97,6 +97,8 @@ def flatten(row: ReportRow) -> dict[str, Any]:
         elif name in ("latency_ms", "end_to_end_ms"):
             fields = [f.name for f in dataclasses.fields(Latency) if f.name not in ("rounds_p50", "samples")]
             flat.update({f"{name}.{key}": value and value[key] for key in fields})
+        elif name == "by_size":
+            flat[name] = "; ".join(f"{each['size']}: {each['n']} calls, mean {each['mean']:.2f} ms" for each in value)
         elif name == "words":
             flat[name] = "; ".join(f"{key}: {word}" for key, word in value.items())
         elif name == "notes":

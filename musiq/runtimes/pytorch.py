@@ -16,6 +16,7 @@ from musiq.hardware import available_cpus, cuda_index, is_x86
 from musiq.runtimes.base import Images, RuntimeOptions, Scores, check_device
 from musiq.runtimes.batching import KEYS, PRECISION, Feed
 from musiq.runtimes.concurrency import IN_FLIGHT, Pool, not_closed
+from musiq.spec import Spec
 
 
 class TorchRuntime:
@@ -82,6 +83,16 @@ class Compiled:
         return tuple(output[:count] for output in self._run(*tensors))
 
 
+def _compiled(module: Callable[..., Any], spec: Spec, path: Path) -> Compiled:
+    """Raises MusiqError for a model for any size, whose every new size would take half a minute."""
+    if spec.any_size:
+        raise MusiqError(
+            f"{path.name} takes images of any size, and torch.compile makes code for one: run it without, or take a model "
+            "for one size (musiq-export --size 1024x768)."
+        )
+    return Compiled(module)
+
+
 def _numpy(outputs: Sequence[Any]) -> list[NDArray[Any]]:
     return [output.float().cpu().numpy() for output in outputs]
 
@@ -92,6 +103,7 @@ def open_checkpoint(
     *,
     height: int | None = None,
     width: int | None = None,
+    any_size: bool = False,
     compiled: bool = False,
     precision: str = "fp32",
 ) -> TorchRuntime:
@@ -102,11 +114,13 @@ def open_checkpoint(
         options: Its device may be "cuda-compile:0", which implies `compiled`.
         height: Pixels of the images' height; None for the checkpoint's own.
         width: Pixels of the images' width; None for the checkpoint's own.
+        any_size: For images of any size, whatever the checkpoint was trained for.
         compiled: Through torch.compile.
         precision: "fp32", or "fp16" or "bf16" for the weights and all that `in_precision` casts.
 
     Raises:
-        MusiqError: PyTorch is not installed, the device is not there, or the file is no checkpoint.
+        MusiqError: PyTorch is not installed, the device is not there, the file is no checkpoint, or a model for any size is
+            to be compiled.
     """
     check_device(options.device, path)
     set_up(path, options.threads)
@@ -115,9 +129,9 @@ def open_checkpoint(
 
     device = torch_device(options.device)
     compiled = compiled or options.device.startswith("cuda-compile")
-    model = checkpoint.load(path, height, width)
+    model = checkpoint.load(path, height, width, any_size=any_size)
     model = (in_precision(model, precision) if precision != "fp32" else model).to(device)
-    predict = Compiled(model.predict) if compiled else model.predict
+    predict = _compiled(model.predict, model.spec, path) if compiled else model.predict
     return TorchRuntime(predict, Feed(model.spec), device, "torch.compile" if compiled else "PyTorch")
 
 
@@ -155,7 +169,7 @@ def open_pt2(path: Path, options: RuntimeOptions) -> TorchRuntime:
     _warn_if_slow(path, _texts(extra)[PRECISION], device)
     if not options.device.startswith("cuda-compile"):
         return TorchRuntime(module, feed, device, "torch.export")
-    return TorchRuntime(Compiled(module), feed, device, "torch.export compiled")
+    return TorchRuntime(_compiled(module, feed.spec, path), feed, device, "torch.export compiled")
 
 
 def _warn_if_slow(path: Path, precision: str, device: Any) -> None:
