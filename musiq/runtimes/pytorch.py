@@ -112,8 +112,8 @@ def open_checkpoint(
     Args:
         path: The checkpoint.
         options: Its device may be "cuda-compile:0", which implies `compiled`.
-        height: Pixels of the images' height; None for the checkpoint's own.
-        width: Pixels of the images' width; None for the checkpoint's own.
+        height: Pixels of the images' height; None for the checkpoint's own, which may be any.
+        width: Pixels of the images' width; None for the checkpoint's own, which may be any.
         any_size: For images of any size, whatever the checkpoint was trained for.
         compiled: Through torch.compile.
         precision: "fp32", or "fp16" or "bf16" for the weights and all that `in_precision` casts.
