@@ -117,7 +117,7 @@ def _gaussian(place: Tensor, inputs: Size, outputs: Size) -> tuple[Tensor, Tenso
 def _cubic(place: Tensor, inputs: Size, outputs: Size) -> tuple[Tensor, Tensor]:
     """Taps of the cubic kernel; the place between two inputs is exact, in integers."""
     numerator = (2 * place + 1) * inputs - outputs
-    floor = torch.div(numerator, 2 * outputs, rounding_mode="floor")
+    floor = torch.floor_divide(numerator, 2 * outputs)
     part = (numerator - floor * 2 * outputs).float()[:, None] / (2 * _float(outputs, place))
     a = CUBIC_A
     outer, inner, inner2, outer2 = part + 1, part, 1 - part, 2 - part
@@ -136,7 +136,7 @@ def _cubic(place: Tensor, inputs: Size, outputs: Size) -> tuple[Tensor, Tensor]:
 def scaled_size(spec: Spec, scale: Scale, height: Size, width: Size) -> tuple[Size, Size]:
     """`Spec.size` of a scale with a length, in arithmetic that a graph can hold."""
     assert scale.length is not None
-    side = width if scale.side == "width" else _larger(height, width)
+    side = width if scale.side == "width" else larger(height, width)
     if spec.rounding == "nearest-float32":
         return _nearest_float32(height, scale.length, side), _nearest_float32(width, scale.length, side)
     return _nearest(height, scale.length, side), _nearest(width, scale.length, side)
@@ -147,10 +147,11 @@ def _nearest(pixels: Size, length: int, side: Size) -> Size:
     doubled = 2 * pixels * length + side
     rounded = doubled // (2 * side)
     is_tie = 1 - _smaller(doubled % (2 * side), 1)
-    return _larger(rounded - is_tie * (rounded % 2), 1)
+    return larger(rounded - is_tie * (rounded % 2), 1)
 
 
-def _larger(size: Size, other: Size) -> Size:
+def larger(size: Size, other: Size) -> Size:
+    """The larger of two sizes, as integers of any kind."""
     return size.clamp(min=other) if isinstance(size, Tensor) else torch.sym_max(size, other)
 
 
@@ -223,4 +224,4 @@ class AnySizeEmbeddings(nn.Module):
         grid, place = self.spec.position_grid, _count(places, self.position)
         if self.spec.position_rule == "float32":
             return (place.float() * (grid / _float(places, place))).floor().long()
-        return torch.div(place * grid, places, rounding_mode="floor")
+        return torch.floor_divide(place * grid, places)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from musiq.model.any_size import is_tracing, larger
+
 PIXELS_AT_ONCE = 2**17
 """Pixels of the images that a CPU takes through a ResNet at once: an image of 1024x768 alone, two of 256x224."""
 
@@ -39,9 +41,10 @@ def each_patch(
     """
     per_image = patches.shape[1]
     if open_parts:
-        found = torch.cat([features(part) for part in _open_parts(patches.flatten(0, 1))])
-        torch._check(found.shape[0] == patches.shape[0] * per_image)
-        return found.unflatten(0, (-1, per_image))
+        tokens = torch.cat([features(part) for part in _open_parts(patches.flatten(0, 1))])
+        if not is_tracing():
+            torch._check(tokens.shape[0] == patches.shape[0] * per_image)
+        return tokens.unflatten(0, (-1, per_image))
     if at_once and at_once < per_image:
         parts = patches.split(_even(per_image, at_once), dim=1)
         return torch.cat([features(x.flatten(0, 1)).unflatten(0, (-1, x.shape[1])) for x in parts], dim=1)
@@ -55,7 +58,7 @@ def each_patch(
 def _open_parts(patches: Tensor) -> list[Tensor]:
     """OPEN_PARTS parts of patches (P, 3, 32, 32), the later ones empty unless there are many."""
     count = patches.shape[0]
-    size = torch.sym_max(LEAST_OPEN, (count + OPEN_PARTS - 1) // OPEN_PARTS)
+    size = larger((count + OPEN_PARTS - 1) // OPEN_PARTS, LEAST_OPEN)
     return [patches[i * size : (i + 1) * size] for i in range(OPEN_PARTS)]
 
 
@@ -63,7 +66,7 @@ def _all_at_once(x: Tensor) -> bool:
     """Whether parts do not pay, as on a GPU, which would wait for their launches, or must not end in a graph."""
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return True
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
+    return is_tracing()
 
 
 def _even(n: int, most: int) -> int:
