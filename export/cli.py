@@ -73,7 +73,9 @@ class Limit(click.FloatRange):
     default="image",
     help="One uint8 image; its normalised scales; or for any size the patches that it is cut into, as engines need it.",
 )
-@click.option("--padded", is_flag=True, help="For patches: images of different numbers of tokens in one call, with lengths.")
+@click.option(
+    "--padded", is_flag=True, help="For patches: different numbers of tokens in one call, with their lengths."
+)
 @click.option(
     "--tokens",
     show_default="1.., engines: 16..4096",

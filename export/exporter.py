@@ -121,10 +121,10 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
 def run_check(path: Path, record: Record, reference: Reference, limits: Limits, say: Say) -> Check:
     """Score the reference images with the runtime that users get, one by one in their order, which mixes sizes, and in the
     largest batch (8 where there is no limit) of each size, and compare."""
+    reference = _fitting(record, reference)
     runtime = open_runtime(path)
     try:
-        chosen = _fitting(record, reference.images)
-        images, scores = [reference.images[index] for index in chosen], reference.scores[chosen]
+        images, scores = reference.images, reference.scores
         found = np.empty_like(scores)
         for call in _calls(runtime, images, max(1, record.batch[0])):
             found[call] = runtime([images[index] for index in call])
@@ -156,13 +156,15 @@ def worse_of(alone: Scores, together: Scores, reference: Scores) -> Scores:
     return found
 
 
-def _fitting(record: Record, images: Sequence[Images]) -> list[int]:
-    """Indices of the images that the artifact is for: one of patches has limits of tokens. Raises MusiqError for none."""
+def _fitting(record: Record, reference: Reference) -> Reference:
+    """The original with the images that the artifact is for: one of patches has limits of tokens. Raises MusiqError where
+    there are none."""
     feed = Feed.from_record(record)
-    fitting = [index for index, image in enumerate(images) if not feed.why_not(*image.shape[:2])]
-    if not fitting:
-        raise MusiqError(f"No image can be checked. {feed.why_not(*images[0].shape[:2])}")
-    return fitting
+    reasons = [feed.why_not(*image.shape[:2]) for image in reference.images]
+    if all(reasons):
+        raise MusiqError(f"No image can be checked. {reasons[0]}")
+    images = [image for image, reason in zip(reference.images, reasons, strict=True) if not reason]
+    return replace(reference, images=images) if any(reasons) else reference
 
 
 def _calls(runtime: Runtime, images: Sequence[Images], size: int) -> list[list[int]]:

@@ -62,7 +62,8 @@ def _divide(trunk: FoldedPatchTrunk, request: Request) -> None:
     """Tell the trunk in what parts it works on patches."""
     on_cpu, spec = request.tuned_for == "cpu", request.model.spec
     if feed(request).has_open_sizes:
-        trunk.open_parts = on_cpu and not request.whole_attention
+        # Parts of patches that are the inputs would be made for large images alone.
+        trunk.open_parts = on_cpu and not request.whole_attention and not feed(request).takes_patches
         return
     patches = (request.tokens[1] if spec.any_size else spec.tokens) - 1
     trunk.at_once = max(PATCHES_AT_ONCE, -(-patches // MOST_PARTS)) if on_cpu else patches

@@ -169,8 +169,9 @@ class Feed:
         with zeros the number of each image's own, (B,)."""
         specs = [self.spec.at(*image.shape[:2]) for image in images]
         counts = [spec.tokens - 1 for spec in specs]
-        for image, count in zip(images, counts, strict=True):
-            self._check_tokens(image, count + 1)
+        for image in images:
+            if reason := self.why_not(*image.shape[:2]):
+                raise MusiqError(reason)
         if self.inputs == PATCHES and len(set(counts)) > 1:
             raise MusiqError(
                 f"The images of one call have {min(counts) + 1} to {max(counts) + 1} tokens; this model takes images of as "
@@ -185,17 +186,24 @@ class Feed:
         arrays = [patches, positions, rows]
         return arrays if self.inputs == PATCHES else [*arrays, np.array(counts, np.int32)]
 
-    def _check_tokens(self, image: Images, tokens: int) -> None:
-        """Raise MusiqError for an image that the artifact has no room for, or in an engine no kernels."""
+    def why_not(self, height: int, width: int) -> str:
+        """Why an artifact of patches is not for images of a size, and what to do; empty for those that it is for."""
         fewest, most = self.tokens
-        too_few, too_many = tokens < fewest and self.inputs == PATCHES, 0 < most < tokens
-        if too_few or too_many:
-            height, width = image.shape[:2]
-            remedy = ", or make the image smaller (--resize longer=N)" if too_many else ""
-            raise MusiqError(
-                f"An image of {width}x{height} has {tokens} tokens; this file was exported for {fewest} to {most}. Export "
-                f"it again with --tokens {min(fewest, tokens)}..{max(most, tokens)}{remedy}."
-            )
+        tokens = self.spec.at(height, width).tokens if self.takes_patches else 0
+        if not self.takes_patches or (
+            (fewest <= tokens or self.inputs == PADDED_PATCHES) and (tokens <= most or not most)
+        ):
+            return ""
+        limits, wanted = f"{fewest} to {most}", f"{min(fewest, tokens)}..{max(most, tokens)}"
+        if not most:
+            limits, wanted = f"{fewest} or more", f"{tokens}.."
+        elif fewest == most:
+            limits, wanted = f"{most} at most", str(tokens)
+        smaller = ", or make the image smaller (--resize longer=N)" if tokens > fewest else ""
+        return (
+            f"An image of {width}x{height} has {tokens} tokens; this file was exported for {limits}. Export it again with "
+            f"--tokens {wanted}{smaller}."
+        )
 
 
 def _limits(text: str) -> tuple[int, int]:

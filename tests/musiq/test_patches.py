@@ -17,7 +17,7 @@ from tests.recipe import photo
 
 PAPER, PYIQA = (PRESETS[name].at_any_size() for name in ("musiq", "musiq-pyiqa"))
 SIZES = [(1, 1), (20, 25), (96, 6700), (6700, 96), (47, 33), (33, 47), (480, 640), (512, 512), (288, 512), (640, 384)]
-"""Height and width: those after the first few have ratios of 5/3 and 4/3 to a scale, where the Gaussian's radius decides."""
+"""Height and width: the last four have ratios of 4/3 and 5/3 to a scale, where the radius of the Gaussian decides."""
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
