@@ -23,14 +23,16 @@ from musiq.spec import Spec, preset
 HEIGHT, WIDTH = 64, 96
 
 
-def mean_spec(outputs: int = 1, height: int = HEIGHT, width: int = WIDTH, **facts: Any) -> Spec:
-    return dataclasses.replace(preset("tiny", height, width), outputs=outputs, **facts)
+def mean_spec(outputs: int = 1, height: int | None = HEIGHT, width: int | None = WIDTH, **facts: Any) -> Spec:
+    return dataclasses.replace(preset("tiny"), height=height, width=width, outputs=outputs, **facts)
 
 
-def save_mean_model(path: Path, outputs: int = 1, height: int = HEIGHT, width: int = WIDTH, **facts: Any) -> Path:
+def save_mean_model(
+    path: Path, outputs: int = 1, height: int | None = HEIGHT, width: int | None = WIDTH, **facts: Any
+) -> Path:
     """An ONNX file whose score is the mean of all samples; with `outputs` > 1, its shares are all 1 / outputs.
 
-    `facts` are those of its Spec that are not as in the preset `tiny`.
+    Without height and width it takes images of any size. `facts` are those of its Spec that are not as in the preset `tiny`.
     """
     spec = mean_spec(outputs, height, width, **facts)
     nodes = [
@@ -47,7 +49,7 @@ def save_mean_model(path: Path, outputs: int = 1, height: int = HEIGHT, width: i
         nodes.append(helper.make_node("Unsqueeze", ["zeros", "last"], ["column"]))
         nodes.append(helper.make_node("Add", ["column", "share"], ["shares"]))
         results.append(helper.make_tensor_value_info("shares", TensorProto.FLOAT, ["N", outputs]))
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height or "H", width or "W", 3])
     graph = helper.make_graph(nodes, "mean", [image], results, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     helper.set_model_props(model, {SPEC: spec.to_json()})
@@ -81,6 +83,7 @@ class FakeRuntime:
 
     def __init__(self, spec: Spec, in_flight: int = 1) -> None:
         self.spec, self.provider, self.in_flight, self.default_batch = spec, "fake", in_flight, 8
+        self.call_shares = "size"
         self.batches: list[int] = []
         self.closed = False
 
