@@ -8,7 +8,7 @@ from typing import Any
 
 from musiq.artifact import Details, Record, write_record
 from musiq.files import sha256
-from musiq.spec import preset
+from musiq.spec import Spec, preset
 from musiq_bench.plan.cases import BenchSettings, Case, plan_cases
 from musiq_bench.plan.job import Figures, Opened, Outcome
 from musiq_bench.plan.models import describe
@@ -16,11 +16,15 @@ from musiq_bench.plan.models import describe
 TWO = BenchSettings(batches=(1, 8))
 
 
-def artifact(path: Path, checkpoint: Path, batch: tuple[int, int] = (1, 0), **details: Any) -> Path:
+def artifact(
+    path: Path, checkpoint: Path, batch: tuple[int, int] = (1, 0), spec: Spec | None = None, **details: Any
+) -> Path:
     """A file that is no graph, and a record beside it that says it was made of `checkpoint`."""
     path.write_bytes(b"graph " + path.name.encode())
     named = {"name": checkpoint.name, "sha256": sha256(checkpoint)}
-    record = Record(preset("tiny"), "onnx", "fp16", sha256(path), named, batch=batch, details=Details(**details))
+    record = Record(
+        spec or preset("tiny"), "onnx", "fp16", sha256(path), named, batch=batch, details=Details(**details)
+    )
     write_record(path, record)
     return path
 

@@ -13,9 +13,10 @@ import cv2
 import onnx
 from onnx import TensorProto, helper
 
-from musiq.spec import preset
+from musiq.spec import Spec, preset
 
 SPEC = preset("tiny", 64, 96)
+ANY = SPEC.at_any_size()
 QUICK = ("--calls", "6", "--seconds", "0", "--rounds", "2", "--warmup", "0")
 
 
@@ -43,9 +44,10 @@ def without_torch(folder: Path) -> str:
     )
 
 
-def brightness_model(path: Path, shift: float = 0.0) -> Path:
+def brightness_model(path: Path, shift: float = 0.0, spec: Spec = SPEC) -> Path:
     """An artifact whose scores numpy can tell: the mean of all samples, plus `shift`; NaN for a shift of NaN."""
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", SPEC.height, SPEC.width, 3])
+    sides = spec.height or "height", spec.width or "width"
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", *sides, 3])
     score = helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n"])
     nodes = [
         helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT),
@@ -58,7 +60,7 @@ def brightness_model(path: Path, shift: float = 0.0) -> Path:
     ]
     graph = helper.make_graph(nodes, "brightness", [image], [score], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, {"musiq.spec": SPEC.to_json()})
+    helper.set_model_props(model, {"musiq.spec": spec.to_json()})
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, str(path))
     return path

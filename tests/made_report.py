@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from musiq_bench.report.latency import summarise
+from musiq_bench.report.latency import by_size, summarise
 from musiq_bench.report.schema import Report, ReportRow
 
 RUNTIMES = [("pytorch", "PyTorch cpu", "fp32", 1.2), ("onnx", "CPUExecutionProvider", "fp32", 0.8)]
@@ -75,6 +75,15 @@ def small_report(*rows: ReportRow, labels: bool = True) -> Report:
     described = {"source": "labels.csv", "target": "mos of set/labels.csv", "split": "test", "n": 48}
     images = {"used": 48, "broken": [{"path": "x.jpg", "reason": "empty"}]}
     return Report("now", "musiq-bench", where, {}, images, described if labels else None, "a caption", list(rows))
+
+
+def any_row(n: int = 120, **fields: object) -> ReportRow:
+    """A row of a model for any size: two calls of each image of 640x480 to one of 1920x1080, four times as slow."""
+    ms = np.linspace(10, 20, n).tolist()
+    sizes = [(480, 640), (480, 640), (1080, 1920)] * (n // 3)
+    taken = [each * (4 if size[0] == 1080 else 1) for each, size in zip(ms, sizes, strict=True)]
+    figures = {"any_size": True, "resize": "native", "by_size": by_size(taken, sizes), "images_per_s": 33.3}
+    return plain_row(**{"model": "any", "latency_ms": summarise([taken], mixed=True), **figures, **fields})
 
 
 def measured_row(n: int = 100, **fields: object) -> ReportRow:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from musiq.file_formats import FILE_FORMATS
 
-from .latency import Latency
+from .latency import ClassLatency, Latency
 from .schema import Report, ReportRow
 
 RUNTIMES = {"pytorch": FILE_FORMATS["pytorch"].runtime, "onnx": "ORT"}
@@ -161,6 +162,31 @@ COLUMNS = (
     Column("GPU MiB", figure("device_memory_mib", ".0f"), rank=9),
     Column("file MB", figure("file_mb", ".1f"), rank=10),
 )
+
+
+BY_SIZE = "p50 (p90) in ms by megapixels, of models for any size:"
+
+
+def cells_by_size(rows: Sequence[ReportRow]) -> list[list[str]]:
+    """A table of the latencies by size class, its heading first: the median of each class, else its mean, and the 90th
+    percentile where there are calls enough. Nothing where no model takes any size."""
+    found = [(row, {each.size: each for each in row.by_size}) for row in rows if row.by_size]
+    if not found:
+        return []
+    known_classes = {name for _, known in found for name in known}
+    classes = sorted(known_classes, key=lambda name: float(re.findall(r"[\d.]+", name)[-1]))  # by its upper end
+    heading = ["model", "runs on", "type", "batch", *(name.removesuffix(" MP") for name in classes)]
+    return [heading] + [
+        [row.model, runs_on(row), row.precision, str(row.batch), *(_in_class(known.get(name)) for name in classes)]
+        for row, known in found
+    ]
+
+
+def _in_class(found: ClassLatency | None) -> str:
+    if found is None:
+        return ""
+    p90 = "" if found.p90 is None else f" ({milliseconds(found.p90)})"
+    return milliseconds(found.mean if found.p50 is None else found.p50) + p90
 
 
 def columns_of(report: Report, page: bool = False) -> list[Column]:

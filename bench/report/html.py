@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from musiq.errors import MusiqError
 
 from ..machine.environment import in_one_line
-from .columns import Column, columns_of
+from .columns import Column, cells_by_size, columns_of
 from .plots import Plot
 from .schema import Report
 from .table import remarks
@@ -51,6 +51,7 @@ def page(report: Report, plots: Sequence[Plot], no_plots_because: str = "") -> s
         # As small on paper as the columns need; 6.5 points is what a page across has room for with 23 of them.
         print_points=f"{min(9.0, 150 / len(columns)):.1f}",
         remarks=remarks(measured, paired=False),
+        by_size=cells_by_size(report.rows),
         plots=plots,
         no_plots_because=no_plots_because,
         settings=_measured_with(report),

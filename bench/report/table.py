@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .columns import Column, columns_of, milliseconds, runs_on, size, sizes
-from .latency import NOISY, ClassLatency
+from .columns import BY_SIZE, Column, cells_by_size, columns_of, runs_on, size, sizes
+from .latency import NOISY
 from .schema import Report, ReportRow
 
 if TYPE_CHECKING:
@@ -50,6 +50,14 @@ def show(report: Report, console: Console) -> None:
     for row in report.rows:
         table.add_row(*(Text(column.text(row), style="" if row.status == "ok" else "red") for column in shown))
     console.print(table)
+    if by_size := cells_by_size(report.rows):
+        classes = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for index, title in enumerate(by_size[0]):
+            classes.add_column(title, justify="right" if index > 2 else "left", overflow="fold")
+        for cells in by_size[1:]:
+            classes.add_row(*map(Text, cells))
+        console.print(BY_SIZE, highlight=False)
+        console.print(classes)
     for line in (report.caption, *remarks(report)):
         console.print(line, highlight=False, markup=False)
 
@@ -71,8 +79,10 @@ def _shown(report: Report, width: int) -> tuple[list[Column], bool]:
 def caption(report: Report) -> str:
     """What the figures are of: images, sizes, target, split, n, and both comparisons."""
     images, labels = report.images, report.labels
-    at = ["their own sizes" if size == "any" else size for size in sizes(report.rows)]
-    sentences = [f"{images['used']} images at {', '.join(at) or 'no size'}"]
+    fixed = ", ".join(name for name in sizes(report.rows) if name != "any")
+    own = "their own sizes" if any(row.any_size for row in report.rows) else ""
+    at = " and ".join(filter(None, (fixed, own))) or "no size"
+    sentences = [f"{images['used']} images at {at}"]
     if images["broken"]:
         sentences.append(f" ({len(images['broken'])} that cannot be read left out)")
     if labels and images.get("unlabelled"):
@@ -132,13 +142,4 @@ def _remarks(row: ReportRow, paired: bool) -> list[str]:
     if paired and row.srcc_delta and row.srcc_delta_interval is not None:
         low, high = row.srcc_delta_interval
         remarks.append(f"SRCC {row.srcc_delta:+.5f} from PyTorch's, 95% interval {low:+.5f} to {high:+.5f}")
-    if row.by_size:
-        remarks.append(f"by size: {', '.join(map(_class_in_words, row.by_size))}")
     return remarks + row.notes
-
-
-def _class_in_words(found: ClassLatency) -> str:
-    """The median, and the 90th and 99th percentiles where there are calls enough."""
-    percentiles = [("p50", found.p50), ("p90", found.p90), ("p99", found.p99)]
-    known = [f"{name} {milliseconds(value)}" for name, value in percentiles if value is not None]
-    return f"{found.size} {' '.join(known) or f'mean {milliseconds(found.mean)}'} ms (n = {found.n})"

@@ -15,7 +15,7 @@ from musiq.errors import MusiqError
 from musiq.files import atomic_write
 
 from ..machine.environment import in_one_line
-from .columns import columns_of
+from .columns import BY_SIZE, cells_by_size, columns_of
 from .html import page
 from .latency import Latency
 from .plots import NAMES, Plot, draw
@@ -119,4 +119,6 @@ def markdown_of(report: Report) -> str:
     notes = [f"- {remark}" for remark in remarks(report)]
     foot = f"{in_one_line(where)}. Python {where['python']}, {packages}. {report.created}."
     command = f"    {report.command}"
+    if by_size := cells_by_size(report.rows):
+        table += f"\n\n{BY_SIZE}\n\n{markdown.table(by_size[0], by_size[1:], range(3, len(by_size[0])))}"
     return "\n".join([report.caption, "", table, "", *notes, *([""] if notes else []), foot, "", command, ""])

@@ -11,13 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import jsonschema
 import numpy as np
 import pytest
 from scipy import stats
 
 from musiq_bench.report import schema
-from tests.bench_place import QUICK, at_start, bench, mean_pixels, report_of, without_torch
+from tests.bench_place import ANY, QUICK, SPEC, at_start, bench, brightness_model, mean_pixels, report_of, without_torch
+from tests.recipe import photo
 
 pytest_plugins = ["tests.bench_fixtures"]
 
@@ -67,6 +69,43 @@ def test_artifacts_are_measured_without_torch_and_a_corrupt_one_is_a_row(place: 
     assert "failed" in done.stdout
     assert max(map(len, done.stdout.split("Written:")[0].splitlines())) <= 100
     assert done.stderr == ""
+
+
+def test_a_model_for_any_size_is_measured_over_the_mixture_beside_one_for_a_fixed_size(
+    place: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    rows = ["image,mos"]
+    for number in range(8):
+        image = photo(40 + 30 * (number % 3), 60 + 20 * number, number)
+        cv2.imwrite(str(tmp_path / "photos" / f"{number}.png"), image)
+        rows.append(f"photos/{number}.png,{number * number % 7}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    brightness_model(tmp_path / "exports" / "any.onnx", spec=ANY)
+    brightness_model(tmp_path / "exports" / "one.onnx")
+    asked = ("--images", "photos", "--labels", "labels.csv", "--split", "all", "--batch", 1, "--batch", 2)
+    done = bench(*asked, *QUICK, "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = report_of(tmp_path / "out")
+    jsonschema.validate(found, json.loads(SCHEMA_FILE.read_text()))
+    by_name = {(each["model"], each["batch"]): each for each in found["rows"]}
+    assert set(by_name) == {(name, batch) for name in ("any", "one") for batch in (1, 2)}
+    means = list(mean_pixels(tmp_path).values())
+    labels = [number * number % 7 for number in range(8)]
+    for batch in (1, 2):
+        row = by_name["any", batch]
+        assert (row["status"], row["any_size"], row["width"], row["resize"]) == ("ok", True, None, "native")
+        assert row["srcc"] == pytest.approx(stats.spearmanr(means, labels).statistic)
+        assert sum(each["n"] for each in row["by_size"]) == row["latency_ms"]["n"] == 6
+        assert row["images_per_s"] == pytest.approx(1000 * batch / row["latency_ms"]["mean"])
+        assert row["batch_difference"] < 1e-4
+        assert (by_name["one", batch]["width"], by_name["one", batch]["by_size"]) == (SPEC.width, [])
+    assert "8 images at 96x64 and their own sizes." in " ".join(done.stdout.split())
+    assert "p50 (p90) in ms by megapixels, of models for any size:" in done.stdout
+    again = bench(*asked, *QUICK, "--out", "out", "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert report_of(tmp_path / "out")["resumed"] == 8
+    assert report_of(tmp_path / "out")["rows"] == found["rows"]
 
 
 def test_pytorch_and_its_export_stand_side_by_side(torch_place: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from musiq_bench.compare.reports import compare, show_comparison
 from musiq_bench.report.latency import summarise
 from musiq_bench.report.schema import Report
-from tests.made_report import RUNTIMES, made_report
+from tests.made_report import RUNTIMES, any_row, made_report, measured_row, small_report
 
 
 def shown(old: Report, new: Report, width: int = 100) -> str:
@@ -35,6 +35,13 @@ def test_a_paired_difference_tells_what_the_wide_intervals_cannot() -> None:
     assert words == ["same", "worse", "same", "same"]
     new.rows[0].sha256 = "cd" * 32  # another reference: nothing is paired any more
     assert [pair.quality.word for pair in compare(old, new) if pair.quality] == ["same"] * 4
+
+
+def test_a_model_at_a_fixed_size_is_not_compared_with_it_at_any() -> None:
+    fixed, mixed = measured_row(model="m", role="reference"), any_row(model="m", role="reference")
+    pairs = compare(small_report(fixed, mixed), small_report(mixed, fixed))
+    assert [(pair.old is fixed, pair.new is fixed) for pair in pairs] == [(True, True), (False, False)]
+    assert all(pair.latency and pair.latency.difference == 0 for pair in pairs)
 
 
 def test_without_labels_the_agreement_with_pytorch_is_compared() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from musiq.errors import MusiqError
+from musiq.spec import preset
 from musiq_bench.measure.resume import Journal, resume
 from musiq_bench.plan.job import Outcome
-from tests.bench_cases import TWO, cases_of, outcome
+from tests.bench_cases import TWO, artifact, cases_of, outcome
 
 pytest_plugins = ["tests.bench_fixtures"]
 
@@ -29,6 +30,37 @@ def test_finished_rounds_are_taken_over_and_failed_ones_are_not(two: list[Path],
     assert resume(path, again, TWO, CONDITIONS) == 1
     assert again[0].outcomes == [scored]
     assert not any(case.outcomes for case in again[1:])
+
+
+def test_rounds_at_any_size_are_taken_over_with_their_sizes_and_not_for_a_fixed_size(
+    two: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "measured.jsonl"
+    artifact(two[1], two[0], spec=preset("tiny").at_any_size())
+    journal, cases = Journal(path, CONDITIONS), cases_of(two)
+    mixed = outcome(scores=[1.0], sizes=[[20, 30]] * 5)
+    for case in (cases[0], cases[2]):
+        journal.add(case, 0, mixed)
+    again = cases_of(two)
+    assert resume(path, again, TWO, CONDITIONS) == 2
+    assert again[0].outcomes == again[2].outcomes == [mixed]
+    artifact(two[1], two[0])
+    fixed = cases_of(two)
+    assert resume(path, fixed, TWO, CONDITIONS) == 1, "the file's, which are the same bytes"
+    assert not fixed[0].outcomes
+
+
+def test_a_journal_of_an_earlier_release_goes_on(two: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "measured.jsonl"
+    journal, case = Journal(path, CONDITIONS), cases_of(two)[0]
+    journal.add(case, 0, outcome(scores=[1.0]))
+    head, line = map(json.loads, path.read_text().splitlines())
+    for later in ("sizes", "resize"):
+        del line["outcome"]["figures"][later]
+    path.write_text(f"{json.dumps(head)}\n{json.dumps(line)}\n")
+    again = cases_of(two)
+    assert resume(path, again, TWO, CONDITIONS) == 1
+    assert again[0].outcomes == [outcome(scores=[1.0])]
 
 
 def test_rounds_measured_otherwise_are_refused(two: list[Path], tmp_path: Path) -> None:

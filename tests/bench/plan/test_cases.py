@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from musiq.errors import MusiqError
+from musiq.spec import preset
 from musiq_bench.plan.cases import BenchSettings, check_baselines, job_of, plan_cases
 from musiq_bench.plan.models import describe
 from tests.bench_cases import TWO, artifact, cases_of
@@ -63,6 +64,20 @@ def test_of_several_devices_each_file_goes_where_its_kind_runs(two: list[Path]) 
     )
     assert alone.reference is not None
     assert (alone.candidate.device, alone.reference.device) == ("cuda-graph:1", "cuda:1")  # and its row says why not
+
+
+def test_a_checkpoint_is_run_for_each_of_its_artifacts_sizes_and_for_any(two: list[Path]) -> None:
+    folder = two[0].parent
+    large = artifact(folder / "large.onnx", two[0], spec=preset("tiny", 512, 512))
+    any_size = artifact(folder / "any.onnx", two[0], spec=preset("tiny").at_any_size())
+    cases = plan_cases([describe(path) for path in (two[1], large, any_size)], None, BenchSettings())
+    jobs = [job_of(case, BenchSettings(), True) for case in cases if case.role == "reference"]
+    assert [(job.height, job.width, job.any_size) for job in jobs] == [
+        (192, 256, False),
+        (512, 512, False),
+        (None, None, True),
+    ]
+    assert [case.reference for case in cases[3:]] == [case.candidate for case in cases[:3]]
 
 
 def test_a_baseline_without_a_checkpoint_is_an_error(two: list[Path]) -> None:

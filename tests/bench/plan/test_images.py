@@ -10,6 +10,7 @@ import pytest
 
 from musiq.errors import MusiqError
 from musiq_bench.plan.images import Labels, choose, find_labels
+from musiq_bench.plan.job import Opened
 from tests.bench_place import SPEC
 
 pytest_plugins = ["tests.bench_fixtures"]
@@ -45,6 +46,49 @@ def test_images_are_thinned_evenly_and_kept_for_each_size(place: Path, tmp_path:
     assert few.fitted == 0
     assert few.decoded(32, 32).stat().st_size == 4 * 32 * 32 * 3
     assert few.fitted == 4
+
+
+@pytest.fixture
+def three_sizes(tmp_path: Path) -> Path:
+    folder = tmp_path / "three"
+    folder.mkdir()
+    for number, (height, width) in enumerate([(64, 96), (30, 20), (100, 50)]):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((height, width, 3), 50 * number, np.uint8))
+    return folder
+
+
+def opened(resize: str) -> Opened:
+    return Opened("CPUExecutionProvider", 1.0, 2, None, None, "mos", resize)
+
+
+def test_a_model_of_any_size_gets_every_image_as_its_policy_says(three_sizes: Path, tmp_path: Path) -> None:
+    images = choose([three_sizes], None, 0, tmp_path)
+    given = images.for_model(opened("native"), lambda done, of: None)
+    assert given.sizes == [(64, 96), (30, 20), (100, 50)]
+    assert [Path(file).name for file in given.files] == ["0.png", "1.png", "2.png"]
+    raw = np.fromfile(given.raw, np.uint8)
+    assert raw.size == 3 * (64 * 96 + 30 * 20 + 100 * 50)
+    assert [raw[0], raw[3 * 64 * 96], raw[-1]] == [0, 50, 100]
+    assert images.fitted == 0
+    assert images.for_model(opened("longer=50"), lambda done, of: None).sizes == [(33, 50), (30, 20), (50, 25)]
+    assert images.fitted == 2
+    fixed = Opened("CPUExecutionProvider", 1.0, 2, 64, 96, "mos")
+    assert images.for_model(fixed, lambda done, of: None).sizes is None
+
+
+def test_an_image_that_is_too_large_for_models_of_any_size_is_left_out_and_named(
+    three_sizes: Path, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(three_sizes / "large.png"), np.zeros((32 * 111, 32 * 111, 3), np.uint8))
+    images = choose([three_sizes], None, 0, tmp_path)
+    images.decoded(None, None, "native")
+    ((path, why),) = images.broken
+    assert (path.name, len(images.files)) == ("large.png", 3)
+    assert why == "It has 12,321 patches at 3552x3552; models of any size are measured with 12,288 at most."
+    images = choose([three_sizes], None, 0, tmp_path)
+    images.decoded(64, 96)
+    with pytest.raises(MusiqError, match=r"large.png could be scored by other models, and cannot by this one \(It has"):
+        images.decoded(None, None, "native")
 
 
 def test_labels_for_other_images_are_an_error(place: Path, tmp_path: Path) -> None:

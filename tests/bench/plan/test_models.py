@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def test_an_artifact_finds_the_checkpoint_that_it_was_exported_from(
     reference, why = reference_of(found, describe(weights))
     assert reference is None
     assert "it was not exported from best.safetensors" in why
+
+
+def test_the_reference_of_an_artifact_for_any_size_gets_its_images_and_its_policy(two: list[Path]) -> None:
+    for resize, policy in (("", "native"), ("longer=512", "longer=512")):
+        spec = dataclasses.replace(preset("tiny").at_any_size(), resize=resize)
+        reference, doubt = reference_of(describe(artifact(two[1], two[0], spec=spec)), describe(two[0]))
+        assert reference is not None
+        assert (reference.any_size, reference.resize, reference.height, doubt) == (True, policy, None, "")
 
 
 def test_a_foreign_artifact_takes_the_given_checkpoint_with_a_doubt(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from musiq_bench.report.latency import Latency, summarise
+from musiq_bench.report.latency import Latency, by_size, summarise
 
 
 def test_percentiles_are_numpys_over_all_rounds_together() -> None:
@@ -21,6 +21,21 @@ def test_percentiles_are_numpys_over_all_rounds_together() -> None:
     np.testing.assert_allclose([found.p50, found.p90, found.p95, found.p99], expected)
     assert found.cv == pytest.approx(stats.variation(pooled, ddof=1))
     assert found.rounds_p50 == pytest.approx([np.median(each) for each in rounds])
+
+
+def test_latencies_are_given_by_the_size_of_the_images_small_ones_first() -> None:
+    rng = np.random.default_rng(2)
+    small, large = rng.gamma(3, size=120), rng.gamma(9, size=60)
+    taken = [*large[:30], *small, *large[30:]]
+    sizes = [*[(1000, 1500)] * 30, *[(300, 400)] * 60, *[(400, 300)] * 60, *[(1500, 1000)] * 30]
+    found = by_size(taken, sizes)
+    assert [(each.size, each.n) for each in found] == [("0.0625-0.125 MP", 120), ("1-2 MP", 60)]
+    assert (found[0].p50, found[0].p90) == pytest.approx((np.quantile(small, 0.5), np.quantile(small, 0.9)))
+    assert (found[1].mean, found[1].max) == pytest.approx((large.mean(), large.max()))
+    assert found[1].p90 is None
+    mixture = summarise([taken], mixed=True)
+    assert mixture is not None
+    assert mixture.cv is None, "calls with images of many sizes differ by nature"
 
 
 @pytest.mark.parametrize(

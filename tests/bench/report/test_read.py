@@ -12,11 +12,12 @@ from musiq.errors import MusiqError
 from musiq_bench.report.read import read
 from musiq_bench.report.schema import SCHEMA
 from musiq_bench.report.write import write
-from tests.made_report import made_report
+from tests.made_report import any_row, made_report
 
 
 def test_a_report_reads_back_as_it_was_written(tmp_path: Path) -> None:
     report = made_report()
+    report.rows.append(any_row())
     write(report, tmp_path)
     assert asdict(read(tmp_path)) == asdict(report)
     values = json.loads((tmp_path / "report.json").read_text())
@@ -47,6 +48,7 @@ def test_a_report_of_the_version_before_is_read_as_one_of_this(tmp_path: Path) -
     (tmp_path / "report.json").write_text(BEFORE)
     found = read(tmp_path)
     assert (found.images["used"], found.rows[0].images) == (200, 200)
+    assert (found.rows[0].any_size, found.rows[0].by_size) == (False, [])
     assert found.settings["devices"] == ["auto"]
     assert found.schema == SCHEMA
     write(found, tmp_path / "again")

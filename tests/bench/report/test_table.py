@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from musiq_bench.report.schema import Report
-from musiq_bench.report.table import remarks, show
-from tests.made_report import MORE, RUNTIMES, made_report, measured_row, plain_row, small_report
+from musiq_bench.report.table import caption, remarks, show
+from tests.made_report import MORE, RUNTIMES, any_row, made_report, measured_row, plain_row, small_report
 
 PT2 = ("pt2", "PyTorch cpu", "fp32", 1.0)
 
@@ -96,6 +97,27 @@ def test_images_of_several_sizes_are_told_apart() -> None:
     assert lines[1].split().index("size") < lines[1].split().index("batch")
     assert [word for line in lines[3:5] for word in line.split() if "x" in word] == ["1024x768", "4000x3000"]
     assert "model on PyTorch cpu at 4000x3000, batch 1: not timed" in remarks(report)
+
+
+def test_a_model_for_any_size_stands_beside_one_for_a_fixed_size_and_below_by_size() -> None:
+    fixed = measured_row(width=1024, height=768)
+    report = small_report(fixed, any_row(notes=["not checked"]), plain_row(status="failed", reason="no room"))
+    lines = text_of(report, 120).splitlines()
+    assert "size" in lines[1].split()
+    assert "1024x768" in lines[3].split()
+    assert "any" in lines[4].split()[1:]
+    (below,) = [line for line in lines if line.startswith("p50 (p90) in ms by megapixels")]
+    heading, _, row = lines[lines.index(below) + 2 : lines.index(below) + 5]
+    assert heading.split()[-2:] == ["0.25-0.5", "2-4"]
+    small = [ms for place, ms in enumerate(np.linspace(10, 20, 120)) if place % 3 < 2]
+    assert row.split()[-2] == f"{np.median(small):.1f}", "80 calls have no 90th percentile"
+    assert "any on ORT CPU at any size, batch 1: not checked" in remarks(report)
+    assert not any(line.startswith("Latencies vary") and "any on" in line for line in remarks(report))
+    assert caption(report).startswith("48 images at 1024x768 and their own sizes (1 that cannot be read left out).")
+    assert caption(small_report(any_row())).startswith("48 images at their own sizes")
+    assert "any" in text_of(small_report(any_row()), 100).splitlines()[3].split()[1:], (
+        "not as a fixed size, which is said"
+    )
 
 
 def test_the_paired_difference_is_told_below_the_table_and_not_where_it_has_a_column() -> None:

@@ -14,7 +14,7 @@ from musiq.errors import MusiqError
 from musiq_bench.report.plots import draw
 from musiq_bench.report.schema import SCHEMA, ReportRow
 from musiq_bench.report.write import write
-from tests.made_report import made_report, measured_row, plain_row, small_report
+from tests.made_report import any_row, made_report, measured_row, plain_row, small_report
 
 
 def test_the_three_files_hold_the_same_rows(tmp_path: Path) -> None:
@@ -31,6 +31,19 @@ def test_the_three_files_hold_the_same_rows(tmp_path: Path) -> None:
     lines = [line for line in md_path.read_text().splitlines() if line.startswith("|")]
     assert len(lines) == 4
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+
+
+def test_latencies_by_size_stand_in_every_file(tmp_path: Path) -> None:
+    json_path, csv_path, md_path, page, *_ = write(small_report(measured_row(), any_row()), tmp_path)
+    fixed, mixed = json.loads(json_path.read_text())["rows"]
+    assert fixed["by_size"] == []
+    assert [(each["size"], each["n"]) for each in mixed["by_size"]] == [("0.25-0.5 MP", 80), ("2-4 MP", 40)]
+    assert [row["by_size"] for row in csv.DictReader(csv_path.open(newline=""))] == [
+        "",
+        "; ".join(f"{each['size']}: {each['n']} calls, mean {each['mean']:.2f} ms" for each in mixed["by_size"]),
+    ]
+    assert f"| any | ORT CPU | fp32 | 1 | {mixed['by_size'][0]['p50']:.1f} | " in md_path.read_text()
+    assert '<th scope="col" class="number">0.25-0.5</th>' in page.read_text()
 
 
 def test_without_matplotlib_the_report_is_written_and_says_what_is_missing(
