@@ -314,6 +314,23 @@ def test_prepare_is_decode_then_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         assert got[1] == want[1]
 
 
+def test_prepare_for_any_size_leaves_an_image_as_it_is_or_resizes_it_by_a_policy() -> None:
+    data = saved(scene(5, 90, 200), "png")
+    image, said = prepare(data)
+    np.testing.assert_array_equal(image, decode(data))
+    assert said == ""
+    assert [
+        (*prepare(data, resize=how)[0].shape[:2], prepare(data, resize=how)[1]) for how in ("longer=100", "native")
+    ] == [
+        (45, 100, "resized 0.5x"),
+        (90, 200, ""),
+    ]
+    with pytest.raises(MusiqError, match="a height without a width"):
+        prepare(data, 40)
+    with pytest.raises(MusiqError, match="no resize policy 'half'"):
+        prepare(data, resize="half")
+
+
 def jpeg(height: int, width: int, orientation: int = 1) -> bytes:
     """A photograph-like JPEG: large shapes and some grain."""
     return saved(photo(height, width, 3), "jpeg", quality=92, exif=exif(orientation))

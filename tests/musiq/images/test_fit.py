@@ -1,4 +1,4 @@
-"""Images of any size are made to fit by covering and cropping."""
+"""Images of any size are made to fit by covering and cropping, or get the size that a policy says."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 
 from musiq.errors import MusiqError
 from musiq.images import fit
+from musiq.images.fit import Resize, scale_to
 from tests.score_samples import scene
 
 RGB = scene(1, 40, 60)
@@ -60,3 +61,64 @@ def test_fit_always_covers_whatever_the_aspect() -> None:
 def test_sizes_below_1_are_refused() -> None:
     with pytest.raises(MusiqError, match="height is 0; expected a whole number of at least 1"):
         fit(np.zeros((4, 4, 3), np.uint8), 0, 5)
+
+
+@pytest.mark.parametrize("text", ["native", "cover", "longer=512", "shorter=1", "longer=65535,enlarge"])
+def test_a_policy_is_named_as_it_is_written(text: str) -> None:
+    assert str(Resize.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "Native",
+            "native=3",
+            "longer",
+            "longer=",
+            "longer=0",
+            "longer=-5",
+            "longer=1e3",
+            "longer=65536",
+            "longer= 5",
+        ),
+        *("longer=012", "shorter=12.5", "wider=5", "longer=5,enlarge,enlarge", "cover,enlarge", "longer=5 ", None, 5),
+    ],
+)
+def test_what_names_no_policy_is_refused(text: str) -> None:
+    with pytest.raises(MusiqError, match=r"There is no resize policy .* expected native, cover, longer=N or shorter=N"):
+        Resize.parse(text)
+
+
+def test_a_resized_side_has_its_length_and_the_other_keeps_the_aspect() -> None:
+    draw = np.random.default_rng(3)
+    for height, width, length in draw.integers(1, 3000, (500, 3)).tolist():
+        for kind, side in (("longer", max), ("shorter", min)):
+            size = Resize(kind, length, enlarges=True).size(height, width)
+            assert side(size) == length
+            for pixels, exact in zip(size, (height * length, width * length), strict=True):
+                assert abs(pixels - exact / side(height, width)) <= 0.5 or pixels == 1
+            kept = Resize(kind, length).size(height, width)
+            assert kept == (size if length < side(height, width) else (height, width))
+    assert Resize("native").size(7, 9) == (7, 9)
+
+
+def test_extreme_shapes_keep_at_least_a_pixel() -> None:
+    assert Resize("longer", 100).size(1, 65535) == (1, 100)
+    assert Resize("shorter", 2).size(3, 60000) == (2, 40000)
+    for shape, size in (((1, 65535), (1, 100)), ((65535, 2), (40000, 1)), ((1, 1), (9, 9)), ((1, 700), (60, 42000))):
+        image, _ = scale_to(np.full((*shape, 3), 77, np.uint8), *size)
+        assert image.shape == (*size, 3)
+        assert (image == 77).all()
+
+
+def test_a_whole_image_is_shrunk_by_averaging_areas_and_said_so() -> None:
+    large = scene(4, 80, 120)
+    image, said = scale_to(large, 40, 60)
+    assert np.abs(image - large.reshape(40, 2, 60, 2, 3).mean(axis=(1, 3))).max() <= 0.5
+    assert said == "resized 0.5x"
+    assert scale_to(large, 160, 240)[1] == "resized 2x"
+    assert scale_to(large, 40, 60, reduction=2)[1] == "decoded at 1/2; resized 0.5x"
+    same, said = scale_to(large, 80, 120)
+    assert (same is large, said) == (True, "")
