@@ -57,8 +57,8 @@ class BatchScorer:
 
         Args:
             model: The path of an artifact or checkpoint, or several, as `musiq.load` takes them.
-            column: The column of images: bytes of files, paths, or uint8 arrays (H, W, 3). None: the first of `bytes`,
-                `image`, `path` that a batch has.
+            column: The column of images: bytes of files, paths, or uint8 arrays (H, W, 3) of one size or of many, in Arrow
+                also as lists. None: the first of `bytes`, `image`, `path` that a batch has.
             device: As for `musiq.load`; inside Ray "auto" means a GPU only where the actor was given one (`num_gpus`).
             threads: Threads that decode, and as many that compute. None: inside Ray the CPUs that it gave the actor
                 (`num_cpus`), elsewhere those that this process may use.
@@ -113,7 +113,7 @@ class BatchScorer:
         """
         names = list(getattr(batch, "column_names", batch))
         column = pick_column(names, self.column, "The batch")
-        sources = _values(batch, column)
+        sources = [_as_array(value) for value in _values(batch, column)]
         paths = _values(batch, "path") if "path" in names else [s if isinstance(s, str) else "" for s in sources]
         return _joined(batch, paths, list(self.scorer.score_many(sources)), self.scorer.spec.outputs)
 
@@ -121,6 +121,16 @@ class BatchScorer:
 def _values(batch: Any, column: str) -> list[Any]:
     values = batch[column]
     return list(values.to_pylist() if hasattr(values, "to_pylist") else values)
+
+
+def _as_array(value: Any) -> Any:
+    """Pixels that came as lists; what is none of an image stays as it is, and will be its row's error."""
+    if not isinstance(value, list):
+        return value
+    try:
+        return np.array(value, np.uint8)
+    except (ValueError, TypeError, OverflowError):
+        return value
 
 
 def _joined(batch: Any, paths: list[Any], rows: list[Row], outputs: int) -> Any:

@@ -54,9 +54,9 @@ def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-def local_rows(model: Path, sources: list[str]) -> list[tuple[str, float | None, str, str]]:
-    with musiq.load(model) as scorer:
-        return [(row.path, row.score, row.fitted, row.error) for row in scorer.score_many(sources)]
+def local_rows(model: Path, sources: list[str], resize: str | None = None) -> list[tuple[str, float | None, str, str]]:
+    with musiq.load(model, resize=resize) as scorer:
+        return [(row.path, row.score, row.size + row.fitted, row.error) for row in scorer.score_many(sources)]
 
 
 def photos(top: Path) -> list[str]:
@@ -84,6 +84,7 @@ def test_a_batch_of_any_kind_keeps_its_columns_and_gains_those_of_the_scores(top
         assert np.isnan(batch["score"][1])
         assert "no image of a known kind" in batch["error"][1]
         assert batch["fitted"][2] == "resized 0.8x"
+        assert list(batch["size"]) == ["96x64", "", "96x64"]
     assert as_table["score"].to_pylist()[1] is None
 
 
@@ -136,7 +137,8 @@ def test_an_actor_pool_of_ray_data_gives_the_scores_of_a_local_scorer(cluster: s
     )
     rows = sorted(scored.take_all(), key=lambda row: row["id"])
     want = local_rows(top / "mean.onnx", photos(top))
-    assert [(row["path"], row["fitted"], row["error"]) for row in rows] == [(p, f, e) for p, _, f, e in want]
+    got = [(row["path"], row["size"] + row["fitted"], row["error"]) for row in rows]
+    assert got == [(path, seen, error) for path, _, seen, error in want]
     assert [None if np.isnan(row["score"]) else row["score"] for row in rows] == [score for _, score, _, _ in want]
     assert {row["threads"] for row in rows} == {1}  # of two CPUs of this machine: what Ray gave the actor
     assert os.getpid() not in {row["pid"] for row in rows}
@@ -173,7 +175,65 @@ def test_with_its_workers_killed_midway_nothing_is_lost_doubled_or_out_of_order(
                 after |= {worker.pid for worker in workers()}
     assert killed
     assert after - killed  # the killed ones had work left, for which others were started
-    assert [(row.path, row.score, row.fitted, row.error) for row in rows] == local_rows(top / "mean.onnx", sources)
+    got = [(row.path, row.score, row.size + row.fitted, row.error) for row in rows]
+    assert got == local_rows(top / "mean.onnx", sources)
+
+
+SHAPES = [(64, 96), (31, 77), (100, 20), (1, 1), (64, 96)]
+
+
+def test_images_of_many_sizes_in_one_batch_are_scored_at_their_own(tmp_path: Path) -> None:
+    scorer = BatchScorer(save_mean_model(tmp_path / "any.onnx", height=None, width=None), threads=1, resize="longer=80")
+    images = [scene(seed, *shape) for seed, shape in enumerate(SHAPES)]
+    column = np.empty(len(images), object)
+    column[:] = images
+    batches = [
+        {"image": column},
+        {"bytes": np.array([saved(image, "png") for image in images], object)},
+        pd.DataFrame({"image": images}),
+        pa.table({"image": [image.tolist() for image in images]}),  # as lists of lists
+    ]
+    for batch in batches:
+        sizes = scorer(batch)["size"]
+        assert list(map(str, sizes)) == ["80x53", "77x31", "16x80", "1x1", "80x53"]
+    wrong = scorer(pa.table({"image": [[[[1, 2, 3], [4]]], [[[1, 2, 300]]]]}))
+    assert all("give a path, bytes, an array" in error for error in wrong["error"].to_pylist())
+    again = pickle.loads(pickle.dumps(scorer))
+    assert again.scorer.resize == "longer=80"
+
+
+def test_a_ray_dataset_of_arrays_of_many_sizes_is_scored(cluster: str, tmp_path: Path) -> None:
+    model = save_mean_model(tmp_path / "any.onnx", height=None, width=None)
+    images = [scene(seed, *SHAPES[seed % 5]) for seed in range(10)]
+    dataset = ray.data.from_items([{"id": number, "image": image} for number, image in enumerate(images)])
+    for kind in ("numpy", "pyarrow"):
+        scored = dataset.map_batches(
+            BatchScorer,
+            fn_constructor_kwargs={"model": str(model)},
+            batch_size=5,
+            batch_format=kind,
+            compute=ray.data.ActorPoolStrategy(size=1),
+        ).drop_columns(["image"])
+        rows = sorted(scored.take_all(), key=lambda row: row["id"])
+        assert [row["size"] for row in rows] == [f"{image.shape[1]}x{image.shape[0]}" for image in images]
+        assert [row["score"] for row in rows] == pytest.approx([image.mean() for image in images], abs=1e-3)
+
+
+def test_the_engine_scores_a_mixed_folder_as_a_local_scorer_does(cluster: str, tmp_path: Path) -> None:
+    from musiq.distributed.ray_scorer import RayScorer
+
+    model = save_mean_model(tmp_path / "any.onnx", height=None, width=None)
+    for number, shape in enumerate(SHAPES):
+        (tmp_path / f"{number}.png").write_bytes(saved(scene(number, *shape), "png"))
+    (tmp_path / "5.png").write_bytes(b"")
+    sources = sorted(map(str, tmp_path.glob("*.png")))
+    for resize in (None, "shorter=20"):
+        with RayScorer(model, ScorerOptions(resize=resize)) as scorer:
+            assert scorer.resize == (resize or "native")
+            rows = [(row.path, row.score, row.size + row.fitted, row.error) for row in scorer.score_many(sources)]
+        assert rows == local_rows(model, sources, resize)
+    with pytest.raises(MusiqError, match="--resize cover is for models of one size"):
+        RayScorer(model, ScorerOptions(resize="cover"))
 
 
 def test_shards_and_files_in_one_command_are_rows_in_order(cluster: str, top: Path, tmp_path: Path) -> None:
