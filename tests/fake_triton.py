@@ -42,9 +42,18 @@ def check_fits(config: Any, session: onnxruntime.InferenceSession) -> None:
             first, rest = real.shape[0], real.shape[1:]
             if config.max_batch_size:
                 assert isinstance(first, str), "a model that Triton batches is dynamic in its first dimension"
-                assert shape == rest
+                assert shape == sides(rest)
             else:
-                assert shape == real.shape
+                assert shape == sides(real.shape)
+
+
+def sides(shape: list[int | str]) -> list[int]:
+    """A shape as a configuration has it: -1 for what is open."""
+    return [side if isinstance(side, int) else -1 for side in shape]
+
+
+def allowed(shape: list[int], dims: list[int]) -> bool:
+    return len(shape) == len(dims) and all(dim in (-1, side) for side, dim in zip(shape, dims, strict=True))
 
 
 def type_name(tensor: Any) -> str:
@@ -76,9 +85,7 @@ class Model:
         for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
             (known,) = (one for one in self.config.input if one.name == tensor.name)
             batch, *rest = tensor.shape
-            fits = (
-                list(tensor.shape) == list(known.dims) if not self.config.max_batch_size else rest == list(known.dims)
-            )
+            fits = allowed(rest if self.config.max_batch_size else tensor.shape, known.dims)
             if not fits or (self.config.max_batch_size and not 1 <= batch <= self.config.max_batch_size):
                 raise ValueError(f"unexpected shape {list(tensor.shape)} for input '{tensor.name}'")
             feeds[tensor.name] = np.frombuffer(raw, NUMPY[type_name(known)]).reshape(tensor.shape)

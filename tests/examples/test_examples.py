@@ -8,6 +8,7 @@ import importlib
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from click.testing import CliRunner
 import musiq
 from tests.fake_triton import serving
 from tests.recipe import photo
+from tests.score_samples import save_mean_model, saved
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -131,6 +133,61 @@ def test_http_service_answers_a_broken_image_with_422_and_the_reason(
     nothing = httpx.post(f"{service}/score")
     assert (nothing.status_code, nothing.json()["detail"][0]["loc"]) == (422, ["body", "image"])
     assert post(service, photos / "00.png").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def any_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model for images of any size, whose score is the mean of all samples."""
+    return save_mean_model(tmp_path_factory.mktemp("any") / "any.onnx", height=None, width=None)
+
+
+def test_http_service_scores_images_of_any_size_and_refuses_too_large_ones(
+    any_size: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    module = importlib.import_module("http_service")
+    with musiq.load(any_size, max_tokens=700) as module.app.state.scorer:
+        image = photo(300, 200, 1)
+        data = saved(image, "png")
+        assert module.rate(io.BytesIO(data)) == {
+            "score": pytest.approx(image.mean(), abs=1e-3),
+            "size": "200x300",
+            "fitted": "",
+        }
+        with pytest.raises(module.HTTPException, match="would see 1024x768 pixels") as told:
+            module.rate(io.BytesIO(saved(photo(768, 1024, 1), "png")))
+        assert told.value.status_code == 422
+    with pytest.raises(module.HTTPException, match="This model was closed") as told:
+        module.rate(io.BytesIO(data))
+    assert told.value.status_code == 500
+
+
+def test_scripts_score_images_of_any_size_as_the_library_does(any_size: Path, photos: Path, tmp_path: Path) -> None:
+    with musiq.load(any_size) as scorer:
+        rows = list(scorer.score_many(sorted(photos.iterdir())))
+    assert {row.size for row in rows} == {"256x192", "300x300", ""}
+    done = run("score_folder.py", any_size, photos)
+    got = [(line["path"], line["size"]) for line in csv.DictReader(io.StringIO(done.stdout))]
+    assert got == [(row.path, row.size) for row in rows]
+    (tmp_path / "repository" / "any" / "1").mkdir(parents=True)
+    shutil.copy(any_size, tmp_path / "repository" / "any" / "1" / "model.onnx")
+    (tmp_path / "repository" / "any" / "config.pbtxt").write_text(ANY_SIZE)
+    with serving(tmp_path / "repository") as (_, address):
+        done = run("triton_client.py", "any", photos, address)
+    assert done.returncode == 0, done.stderr
+    said = [line.split("\t")[1] for line in done.stdout.splitlines()]
+    for text, row in zip(said, rows, strict=True):
+        assert text == f"error: {row.error}" if row.score is None else float(text) == pytest.approx(row.score, abs=1e-3)
+
+
+ANY_SIZE = """
+name: "any"
+default_model_filename: "model.onnx"
+max_batch_size: 8
+input [ { name: "image", data_type: TYPE_UINT8, dims: [ -1, -1, 3 ] } ]
+output [ { name: "score", data_type: TYPE_FP32, dims: [ 1 ], reshape: { shape: [ ] } } ]
+backend: "onnxruntime"
+"""
 
 
 def test_http_service_has_two_images_in_work_however_many_come(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,20 +49,21 @@ LOCAL = {
 
 @pytest.fixture(scope="module")
 def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """mean.onnx, nine images and a broken one."""
+    """mean.onnx, any.onnx for any size, nine images of as many sizes and a broken one."""
     top = tmp_path_factory.mktemp("spark")
     save_mean_model(top / "mean.onnx")
+    save_mean_model(top / "any.onnx", height=None, width=None)
     (top / "photos").mkdir()
     for number in range(9):
-        (top / "photos" / f"{number}.png").write_bytes(saved(scene(number), "png"))
+        (top / "photos" / f"{number}.png").write_bytes(saved(scene(number, 64 + number, 96), "png"))
     (top / "photos" / "bad.jpg").write_bytes(b"This is not an image.\n")
     return top
 
 
-def expected(top: Path) -> dict[str, tuple[float | None, str]]:
-    with musiq.load(top / "mean.onnx") as scorer:
+def expected(top: Path, model: str = "mean.onnx") -> dict[str, tuple[float | None, str, str]]:
+    with musiq.load(top / model) as scorer:
         rows = scorer.score_many(sorted((top / "photos").iterdir()))
-        return {Path(row.path).name: (row.score, row.error) for row in rows}
+        return {Path(row.path).name: (row.score, row.size, row.error) for row in rows}
 
 
 def test_the_example_scores_a_folder_as_a_local_scorer_does(top: Path) -> None:
@@ -73,7 +74,7 @@ def test_the_example_scores_a_folder_as_a_local_scorer_does(top: Path) -> None:
     want = expected(top)
     assert [Path(path).name for path in rows] == sorted(want)
     for path, said in rows.items():
-        score, error = want[Path(path).name]
+        score, _, error = want[Path(path).name]
         assert (said == error) if score is None else (float(said) == pytest.approx(score, abs=1e-5))
 
 
@@ -100,16 +101,16 @@ def test_a_column_of_paths_scores_too_and_the_model_is_opened_once_a_worker(spar
     paths = [str(path) for path in sorted((top / "photos").iterdir())] + [None]
     frame = spark.createDataFrame([(path,) for path in paths * 3], "path string").repartition(6)
     for _ in range(2):
-        rows = frame.select("path", scoring(str(top / "mean.onnx"))("path").alias("q")).select("path", "q.*").collect()
+        rows = frame.select("path", scoring(str(top / "any.onnx"))("path").alias("q")).select("path", "q.*").collect()
     assert len(rows) == len(paths) * 3
-    want = expected(top)
+    want = expected(top, "any.onnx")
     for row in rows:
         if row.path is None:
             assert row.score is None
             assert "give a path" in row.error
         else:
-            score, error = want[Path(row.path).name]
-            assert row.error == error
+            score, size, error = want[Path(row.path).name]
+            assert (row.size, row.error) == (size, error)
             assert row.score == (None if score is None else pytest.approx(score, abs=1e-5))
     opened = udf(lambda _: f"{os.getpid()} {kept_scorer.cache_info().misses}")
     counts = {row[0] for row in frame.select(opened("path")).collect()}
