@@ -35,13 +35,16 @@ SIZES = (
 
 OF_EACH_SIZE = 3
 
+LARGEST = 1152, 2048
+"""Of one more: graphs for any size have parts that smaller images leave empty."""
+
 MOST_PIXELS = prod(USUAL_SIZE)
 """Of a user's image for a model of any size: a check, and a calibration, are to take minutes."""
 
 
 def generated_sizes() -> list[Images]:
-    """OF_EACH_SIZE images of each of SIZES, uint8 (height, width, 3), one size after another in turn."""
-    return [_generated(*size, seed) for seed, size in enumerate(SIZES * OF_EACH_SIZE)]
+    """OF_EACH_SIZE of each of SIZES, one size after another in turn, and one of LARGEST: each uint8 (height, width, 3)."""
+    return [_generated(*size, seed) for seed, size in enumerate((*SIZES * OF_EACH_SIZE, LARGEST))]
 
 
 def generated(height: int, width: int) -> Images:

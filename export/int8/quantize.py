@@ -61,7 +61,8 @@ def quantize(request: Request, symmetric: bool = False) -> Quantized:
     options = calibration.options_of(request)
     known = _known.setdefault(options.calibration, {})
     graph = request.model, request.inputs, request.batch, request.opset, request.tuned_for, has_parts(request)
-    key = *graph, options.limits, options.weight_bits, symmetric
+    parts_of_any_size = request.model.spec.any_size and request.whole_attention
+    key = *graph, parts_of_any_size, options.limits, options.weight_bits, symmetric
     if key not in known:
         known[key] = _measured(request, symmetric)
     return known[key]
@@ -72,8 +73,10 @@ def _measured(request: Request, symmetric: bool) -> Quantized:
     images = [options.calibration.images[index] for index in calibration.split(options.calibration)[0]]
     bits = weight_bits(options.weight_bits, symmetric)
     plain = _plain(request)
-    ranges = calibration.activation_ranges(request, plain, images, symmetric)
-    quantizer = Quantizer(plain, groups_of(plain), ranges, symmetric, bits)
+    ranges, groups = calibration.activation_ranges(request, plain, images, symmetric), groups_of(plain)
+    if request.model.spec.any_size:
+        _share_ranges(ranges, _products(plain, groups))
+    quantizer = Quantizer(plain, groups, ranges, symmetric, bits)
     quantizer = replace(quantizer, weights=_weights(request, quantizer, images))
     sensitivity = _sensitivity(request, quantizer)
     model = quantizer.graph([name for name in quantizer.groups if name not in sensitivity.kept_fp32])
@@ -85,6 +88,20 @@ def _measured(request: Request, symmetric: bool) -> Quantized:
     activations = "int8 symmetric" if symmetric else "uint8"
     files = calibration.files(options.calibration)
     return model, Int8Details(products, bits, activations, ROUNDING, files, sensitivity)
+
+
+def _products(plain: onnx.ModelProto, groups: Groups) -> Products:
+    return Products(plain, [node for group in groups.values() for node in group])
+
+
+def _share_ranges(ranges: Any, products: Products) -> None:
+    """Give the parts of one product the range of all: where images may have any size, the later parts are empty until an
+    image is larger than those of the calibration."""
+    for weight in products.by_weight:
+        parts = [ranges[name] for name in products.inputs(weight)]
+        lowest, highest = min(part.lowest for part in parts), max(part.highest for part in parts)
+        for part in parts:
+            part.lowest, part.highest = lowest, highest
 
 
 def weight_bits(asked: int | None, symmetric: bool) -> int:
@@ -160,7 +177,7 @@ class Quantizer:
 
 def _weights(request: Request, quantizer: Quantizer, images: Sequence[Images]) -> Weights:
     """The int8 values of the transformer's weights, each rounded so as to make up for the others."""
-    products = Products(quantizer.plain, [node for group in quantizer.groups.values() for node in group])
+    products = _products(quantizer.plain, quantizer.groups)
     few = images[:: -(-len(images) // COVARIANCES_FROM)]
 
     def run(graph: onnx.ModelProto) -> Iterator[dict[str, Any]]:
