@@ -270,13 +270,22 @@ def possible(formats: list[Format], request: Request, skip_impossible: bool) -> 
 def show_result(path: Path, record: artifact.Record, images: Path | None) -> None:
     size = path.stat().st_size / 1e6
     nodes = f", {record.details.nodes} nodes" if record.details.nodes else ""
-    click.echo(f"{path}  {size:.1f} MB{nodes}, built in {record.details.build_s} s")
+    limits = tokens_in_words(*record.details.tokens) if record.details.tokens else ""
+    click.echo(f"{path}  {size:.1f} MB{nodes}{limits}, built in {record.details.build_s} s")
     if record.unverified:
         click.echo(f"[-] unverified: {record.unverified}")
         click.echo(f"next:  musiq-export --verify {path} --checkpoint CHECKPOINT, where it can run")
         return
     photos = images or "PHOTOS/"
     click.echo(f"next:  musiq-score {photos} --model {path}\n       musiq-bench --images {photos} --models {path}")
+
+
+def tokens_in_words(fewest: int, most: int) -> str:
+    """What a file of patches says of the images that it is for; nothing where it is for all."""
+    if fewest == most:
+        return f", images padded to {most} tokens"
+    limits = [f"{fewest} or more" if fewest > 1 else "", f"{fewest} to {most}"][bool(most)]
+    return f", for images of {limits} tokens" if limits else ""
 
 
 def newest_checkpoint(runs: Path) -> Path:

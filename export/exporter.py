@@ -112,7 +112,7 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
             if record.check and not record.check.passed:
                 raise MusiqError(f"{_disagreement(path, reference)}, so it was not kept. {REMEDY}")
             if request.precision == "int8":
-                record = compare_speed(format, request, record, part, reference.images, say)
+                record = compare_speed(format, request, record, part, _fitting(record, reference).images, say)
             artifact.write_record(part, record)
         publish([*(folder / file.name for file in built.files), artifact.record_path(part), part], path.parent)
     return record

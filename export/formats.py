@@ -152,8 +152,6 @@ def check_patches(request: Request) -> None:
         raise MusiqError(
             f"--inputs patches is for images of any size, not for {spec.size_name} alone. Leave --size out, or --inputs."
         )
-    if request.precision == "int8":
-        raise MusiqError("int8 is not made for --inputs patches. Leave --inputs out, or give fp32, fp16 or bf16.")
 
 
 def check_possible(format: Format, request: Request) -> None:

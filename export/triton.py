@@ -7,9 +7,12 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
+
 from musiq import artifact
 from musiq.artifact import Record
 from musiq.errors import MusiqError
+from musiq.runtimes.batching import DTYPES
 
 from .exporter import Reference, Say, export
 from .request import Format, Limits, Request, feed
@@ -122,8 +125,8 @@ def config(name: str, file: str, request: Request, record: Record) -> str:
 
 def _inputs(request: Request) -> list[tuple[str, str, list[int]]]:
     """Name, type and shape of each input, without the batch."""
-    type = "TYPE_UINT8" if request.inputs == "image" else "TYPE_FP32"
-    return [(name, type, list(shape)) for name, shape in feed(request).shapes().items()]
+    types = {np.uint8: "TYPE_UINT8", np.int32: "TYPE_INT32", np.float32: "TYPE_FP32"}
+    return [(name, types[DTYPES.get(name, np.float32)], list(shape)) for name, shape in feed(request).shapes().items()]
 
 
 def _outputs(request: Request) -> list[tuple[str, str, list[int]]]:

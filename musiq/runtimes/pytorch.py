@@ -16,7 +16,6 @@ from musiq.hardware import available_cpus, cuda_index, is_x86
 from musiq.runtimes.base import Images, RuntimeOptions, Scores, check_device
 from musiq.runtimes.batching import KEYS, PRECISION, Feed
 from musiq.runtimes.concurrency import IN_FLIGHT, Pool, not_closed
-from musiq.spec import Spec
 
 
 class TorchRuntime:
@@ -83,9 +82,9 @@ class Compiled:
         return tuple(output[:count] for output in self._run(*tensors))
 
 
-def _compiled(module: Callable[..., Any], spec: Spec, path: Path) -> Compiled:
+def _compiled(module: Callable[..., Any], feed: Feed, path: Path) -> Compiled:
     """Raises MusiqError for a model for any size, whose every new size would take half a minute."""
-    if spec.any_size:
+    if feed.has_open_sizes:
         raise MusiqError(
             f"{path.name} takes images of any size, and torch.compile makes code for one: run it without, or take a model "
             "for one size (musiq-export --size 1024x768)."
@@ -131,8 +130,9 @@ def open_checkpoint(
     compiled = compiled or options.device.startswith("cuda-compile")
     model = checkpoint.load(path, height, width, any_size=any_size)
     model = (in_precision(model, precision) if precision != "fp32" else model).to(device)
-    predict = _compiled(model.predict, model.spec, path) if compiled else model.predict
-    return TorchRuntime(predict, Feed(model.spec), device, "torch.compile" if compiled else "PyTorch")
+    feed = Feed(model.spec)
+    predict = _compiled(model.predict, feed, path) if compiled else model.predict
+    return TorchRuntime(predict, feed, device, "torch.compile" if compiled else "PyTorch")
 
 
 def open_torchscript(path: Path, options: RuntimeOptions) -> TorchRuntime:
@@ -169,7 +169,7 @@ def open_pt2(path: Path, options: RuntimeOptions) -> TorchRuntime:
     _warn_if_slow(path, _texts(extra)[PRECISION], device)
     if not options.device.startswith("cuda-compile"):
         return TorchRuntime(module, feed, device, "torch.export")
-    return TorchRuntime(_compiled(module, feed.spec, path), feed, device, "torch.export compiled")
+    return TorchRuntime(_compiled(module, feed, path), feed, device, "torch.export compiled")
 
 
 def _warn_if_slow(path: Path, precision: str, device: Any) -> None:
