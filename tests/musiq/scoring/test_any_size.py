@@ -306,14 +306,19 @@ def test_the_score_of_an_image_alone_is_its_score_in_any_mixture(tiny: Path, tmp
         check_mixtures(scorer, 100)
 
 
-def test_it_is_so_of_an_export_too(tmp_path: Path) -> None:
-    facts = {"layers": 1, "scales": (Scale(),), "scale_embeddings": 1}  # a graph of more takes longer to trace
+@pytest.mark.parametrize(
+    ("inputs", "call_shares"), [("image", "size"), ("patches", "tokens"), ("padded-patches", "nothing")]
+)
+def test_it_is_so_of_exports_whatever_the_images_of_a_call_share(tmp_path: Path, inputs: str, call_shares: str) -> None:
+    facts: dict[str, Any] = {"layers": 1}
+    if inputs == "image":  # a graph with a pyramid takes long to trace
+        facts |= {"scales": (Scale(),), "scale_embeddings": 1}
     model = lively_model("tiny", height=None, width=None, **facts)
-    onnx.save(float_onnx(Request(simplify(model))), tmp_path / "tiny.onnx")
+    onnx.save(float_onnx(Request(simplify(model), inputs=inputs)), tmp_path / "tiny.onnx")
     with pytest.warns(UserWarning, match="unverified: it has no record"):
         scorer = musiq.load(tmp_path / "tiny.onnx", "cpu", batch_size=8, threads=1, workers=1)
     with scorer:
-        assert scorer.spec == model.spec
+        assert (scorer.spec, scorer.runtimes[0].call_shares) == (model.spec, call_shares)
         check_mixtures(scorer, 200)
 
 
