@@ -103,6 +103,8 @@ class MixedImages:
 
 
 def in_one_piece(images: list[Images]) -> Images | list[Images]:
+    if len(images) == 1:
+        return images[0][None]  # large ones are not copied
     return images if len({image.shape for image in images}) > 1 else np.stack(images)
 
 

@@ -1,4 +1,4 @@
-"""The eager MUSIQ of the package pyiqa, which others are measured beside: in its own process of decoding and scoring."""
+"""The eager MUSIQ of the package pyiqa, which others are measured beside: on images, and its own way from files."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from musiq.file_formats import FILE_FORMATS, SPECIAL_DEVICES
 from musiq.terminal import Command
 
 from ..plan.models import COMPILED
+from .columns import size
 from .read import read
 from .schema import ReportRow
 
@@ -44,6 +45,9 @@ class Line:
         return "" if not median else f"{median:.0f}" if median >= 100 else f"{median:.1f}"
 
     def speedup(self) -> str:
+        """The ratio of medians; over images of many sizes, whose median says little of the whole, that of images/s."""
+        if self.row.any_size and self.eager and self.eager.images_per_s and self.row.images_per_s:
+            return f"{self.row.images_per_s / self.eager.images_per_s:.2f}"
         eager, median = _p50(self.eager), _p50(self.row)
         return f"{eager / median:.2f}" if eager and median else ""
 
@@ -102,6 +106,7 @@ def _runs_on(line: Line) -> str:
 COLUMNS: dict[str, Callable[[Line], str]] = {
     "runs on": _runs_on,
     "precision": _precision,
+    "size": lambda line: size(line.row),
     "MB": _figure("file_mb", ".0f"),
     "p50 ms": Line.p50,
     "times as fast as PyTorch": Line.speedup,
@@ -144,6 +149,8 @@ def summary_table(
     chosen = {title: COLUMNS[title] for title in columns or (("runs on", "precision") if by_batch else COLUMNS)}
     chosen |= per_batch(rows) if by_batch else {}
     measured = [line for line in lines if line.row.status == "ok" and line.row.latency_ms]
+    if not any(line.row.any_size for line in lines):
+        chosen.pop("size", None)
     shown = {title: text for title, text in chosen.items() if any(text(line) for line in measured)}
     written, named = [], ""
     for line in lines:
@@ -169,22 +176,22 @@ def per_batch(rows: Sequence[ReportRow]) -> dict[str, Callable[[Line], str]]:
 
 
 def _lines(rows: Sequence[ReportRow], models: Sequence[str]) -> list[Line]:
-    groups: dict[tuple[str, str, str, str, str], list[ReportRow]] = {}
+    groups: dict[tuple[str, str, str, bool, str, str], list[ReportRow]] = {}
     for row in sorted(rows, key=lambda row: row.batch):
         name = Path(row.reference or row.path).stem
-        groups.setdefault((name, row.precision, row.format, row.path, row.device), []).append(row)
+        groups.setdefault((name, row.precision, row.format, row.any_size, row.path, row.device), []).append(row)
     order = list(models) or list(dict.fromkeys(name for name, *_ in groups))
-    eager: dict[str, ReportRow] = {}  # of several devices the first's
-    for (name, precision, format, *_), group in groups.items():
+    eager: dict[tuple[str, bool], ReportRow] = {}  # of several devices the first's
+    for (name, precision, format, any_size, *_), group in groups.items():
         if (format, precision) == ("pytorch", "fp32"):
-            eager.setdefault(name, group[0])
+            eager.setdefault((name, any_size), group[0])
 
-    def place(key: tuple[str, ...]) -> tuple[int | str, ...]:
-        name, precision, format, *others = key
-        return order.index(name), PRECISIONS.index(precision), FORMATS.index(format), *others
+    def place(key: tuple[str, str, str, bool, str, str]) -> tuple[int | str, ...]:
+        name, precision, format, any_size, *others = key
+        return order.index(name), PRECISIONS.index(precision), FORMATS.index(format), any_size, *others
 
     chosen = sorted((key for key in groups if key[0] in order), key=place)
-    return [Line(groups[key], key[0], eager.get(key[0])) for key in chosen]
+    return [Line(groups[key], key[0], eager.get((key[0], key[3]))) for key in chosen]
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})

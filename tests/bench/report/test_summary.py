@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from musiq_bench.report.schema import ReportRow
 from musiq_bench.report.summary import main, summary_table
 from musiq_bench.report.write import write
-from tests.made_report import MORE, RUNTIMES, label, made_report, made_row
+from tests.made_report import MORE, RUNTIMES, any_row, label, made_report, made_row
 
 PYTORCH, ONNX = RUNTIMES
 INT8 = MORE[0]
@@ -70,6 +70,17 @@ def test_each_device_has_a_line_and_pytorch_in_half_precision_is_no_measure() ->
     assert column(lines, "precision") == ["fp32", "fp32", "fp32", "fp16", "int8"]
     assert column(lines, "times as fast as PyTorch")[0] == "1.00"
     assert column(lines, "times as fast as PyTorch")[1] == column(lines, "times as fast as PyTorch")[2]
+
+
+def test_a_model_for_any_size_is_held_against_pytorch_at_any_size_by_images_per_second() -> None:
+    fixed = made()[1:]
+    theirs = {"model": "model", "reference": "exports/model.pytorch"}
+    eager = any_row(format="pytorch", path="exports/model.pytorch", role="reference", images_per_s=10.0, **theirs)
+    lines = table([*fixed, eager, any_row(images_per_s=25.0, **theirs)])
+    assert column(lines, "size") == ["1024x768", "any", "1024x768", "any"]
+    assert column(lines, "runs on")[::2] == ["PyTorch eager", "ONNX Runtime"]
+    assert column(lines, "times as fast as PyTorch")[1::2] == ["1.00", "2.50"]
+    assert "size" not in cells(table(fixed)[0])
 
 
 def test_half_precision_that_openvino_computes_in_fp32_is_named_so() -> None:
