@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import Any
 
+from onnxscript import FLOAT, script
 from onnxscript import opset18 as op
-from onnxscript import BFLOAT16, FLOAT, FLOAT16, script
 
 from ..request import MOST_PARTS, Request
 
@@ -20,11 +20,9 @@ time, and gain nothing at 1024x768, whose weights take 20 MB."""
 OPEN_WEIGHTS_AT_ONCE = 128 * 2**20
 """The same where a graph does not know how many tokens it gets, for all images of a call."""
 
-Floats = TypeVar("Floats", FLOAT, FLOAT16, BFLOAT16)
-
 
 @script(default_opset=op)
-def attended_in_parts(query: Floats, key: Floats, value: Floats) -> Floats:
+def attended_in_parts(query: FLOAT, key: FLOAT, value: FLOAT) -> FLOAT:  # of any float type, by the name of one
     """Attention for any number of tokens: whole, or where its weights are large in a loop over parts of the queries."""
     sizes = op.Shape(query)
     row = op.ReduceProd(sizes[0:2], keepdims=0) * op.ReduceProd(op.Shape(key)[2:3], keepdims=0) * 4
@@ -108,5 +106,3 @@ def _queries_at_once(heads: int, queries: int, tokens: int) -> int:
     WEIGHTS_AT_ONCE at most, and there are no more than MOST_PARTS parts."""
     parts = min(MOST_PARTS, math.ceil(4 * heads * queries * tokens / WEIGHTS_AT_ONCE))
     return math.ceil(queries / parts)
-
-
