@@ -107,7 +107,8 @@ class FakeEngine:
         return [(batch, *self.get_tensor_shape(name)[1:]) for batch in (1, self.largest, self.largest)]
 
     def get_tensor_dtype(self, name: str) -> str:
-        return {"tensor(uint8)": "uint8", "tensor(float)": "float32"}[self.tensors[name].type]
+        types = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(int32)": "int32"}
+        return types[self.tensors[name].type]
 
     def create_execution_context(self) -> FakeContext:
         return FakeContext(self)
@@ -118,6 +119,7 @@ class FakeContext:
         self.engine = engine
         self.addresses: dict[str, int] = {}
         self.batch = 0
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.inside = threading.Lock()
 
     def set_tensor_address(self, name: str, address: int) -> bool:
@@ -125,11 +127,11 @@ class FakeContext:
         return address in self.engine.cuda.blocks
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.batch = shape[0]
+        self.batch, self.shapes[name] = shape[0], shape
         return shape[0] <= self.engine.largest
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (self.batch, *self.engine.get_tensor_shape(name)[1:])
+        return self.shapes.get(name) or (self.batch, *self.engine.get_tensor_shape(name)[1:])
 
     def execute_async_v3(self, stream: int) -> bool:
         self.engine.cuda.streams[stream].work.append(self._execute)

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from click.testing import CliRunner
 
 from musiq import artifact, hardware
+from musiq.artifact import Details
 from musiq.errors import MusiqError
 from musiq.runtimes import cuda, onnxruntime_cuda
 from musiq.runtimes import onnxruntime as onnxruntime_cpu
-from musiq.runtimes.batching import Feed
+from musiq.runtimes.batching import PADDED_PATCHES, Feed
 from musiq.runtimes.registry import open_runtime
 from musiq_export.cli import main
 from tests.fake_gpu import FakeCuda, FakeCudaSession, FakeRunOptions
@@ -192,6 +194,61 @@ def test_without_cuda_python_the_gpu_is_used_plainly_and_it_says_so(
     assert fake.sessions[0].runs == []
     with pytest.raises(MusiqError, match="cuda-python"):
         open_runtime(small["two"], "cuda-graph:0")
+
+
+MIXED = [photo(*size, seed) for seed, size in enumerate([(64, 96), (33, 47), (1, 1), (96, 64), (40, 70)])]
+MOST = 48
+"""Tokens; none of those images has more."""
+
+
+def mixed_scores(model: Any) -> Any:
+    """The oracle: the model in PyTorch, one image at a time."""
+    with torch.no_grad():
+        return [model.predict(torch.from_numpy(image[None]))[0].item() for image in MIXED]
+
+
+def test_images_of_any_size_go_through_bound_memory_that_grows_and_no_convolution_is_searched_anew(
+    fake: SimpleNamespace, patch_model: Any, patch_file: Callable[..., Path]
+) -> None:
+    runtime = open_runtime(patch_file("onnx", PADDED_PATCHES), "cuda:0")
+    options = {"device_id": 0, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
+    assert fake.asked[0] == [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+    expected = mixed_scores(patch_model)
+    for image, score in zip(MIXED, expected, strict=True):
+        np.testing.assert_allclose(runtime([image]), [score], atol=1e-5)
+    np.testing.assert_allclose(runtime(MIXED), expected, atol=1e-5)
+    runtime.close()
+    assert fake.cuda.blocks == {}
+
+
+def test_a_cuda_graph_scores_images_of_any_size_padded_to_one_number_of_tokens(
+    fake: SimpleNamespace, patch_model: Any, patch_file: Callable[..., Path]
+) -> None:
+    runtime = open_runtime(patch_file("onnx", PADDED_PATCHES, (MOST, MOST), 2), "cuda-graph:0")
+    assert "cudnn_conv_algo_search" not in fake.asked[0][0][1]  # of one shape the best is worth its search
+    np.testing.assert_allclose(runtime(MIXED), mixed_scores(patch_model), atol=1e-5)
+    assert {graph for graph, _ in fake.sessions[0].runs} == {"1", "2"}
+
+
+def test_a_cuda_graph_of_any_number_of_tokens_is_refused_with_what_to_do(
+    fake: SimpleNamespace, patch_file: Callable[..., Path]
+) -> None:
+    with pytest.raises(MusiqError, match=r"of any size.*--padded --tokens 1024, --batch 8\), or use --device cuda:0"):
+        open_runtime(patch_file("onnx", PADDED_PATCHES), "cuda-graph:0")
+
+
+def test_tensorrt_gets_the_limits_of_tokens_too_and_without_limits_none(
+    patch_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    record = artifact.read_record(patch_file("onnx", PADDED_PATCHES))
+    assert record is not None
+    limited = dataclasses.replace(record, batch=(1, 4), details=Details(tokens=(16, 512)))
+    options = onnxruntime_cuda.tensorrt_options(limited)
+    assert options["trt_profile_min_shapes"] == "patches:1x15x3x32x32,positions:1x15,scales:1x15,lengths:1"
+    assert options["trt_profile_max_shapes"] == "patches:4x511x3x32x32,positions:4x511,scales:4x511,lengths:4"
+    unlimited = dataclasses.replace(record, batch=(1, 4))
+    assert not [key for key in onnxruntime_cuda.tensorrt_options(unlimited) if "profile" in key]
 
 
 def test_the_tensorrt_provider_is_asked_for_first(

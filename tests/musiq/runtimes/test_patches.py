@@ -15,17 +15,12 @@ import torch
 from click.testing import CliRunner
 
 import musiq
-from musiq import artifact, files
-from musiq.artifact import Record
 from musiq.cli import main
 from musiq.errors import MusiqError
 from musiq.runtimes.batching import PADDED_PATCHES, PATCHES, Feed
 from musiq.runtimes.registry import open_runtime
 from musiq.spec import PRESETS
-from musiq_export.formats import find
-from musiq_export.graph.simplify import simplify
-from musiq_export.request import BatchRange, Request
-from tests.recipe import lively_model, photo
+from tests.recipe import photo
 
 SIZES = [(64, 96), (33, 47), (96, 64), (1, 1), (100, 10), (130, 200), (20, 25)]
 IMAGES = [photo(*size, seed) for seed, size in enumerate(SIZES)]
@@ -33,45 +28,18 @@ SPEC = PRESETS["tiny"].at_any_size()
 TOKENS = [SPEC.at(*size).tokens for size in SIZES]
 
 
-Build = Callable[..., Path]
-
-
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return lively_model("tiny", layers=2, height=None, width=None)
-
-
-@pytest.fixture(scope="module")
-def expected(model: Any) -> np.ndarray:
+def expected(patch_model: Any) -> np.ndarray:
     """The oracle: the model for any size in PyTorch, with its pyramid in the graph, one image at a time."""
     with torch.no_grad():
-        return np.array([model.predict(torch.from_numpy(image[None]))[0].item() for image in IMAGES])
-
-
-@pytest.fixture(scope="module")
-def build(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """A file of patches in a format, with the record that it gets; each made once. The check is the command's."""
-    folder, simple = tmp_path_factory.mktemp("patches"), simplify(model)
-
-    def get(format: str, inputs: str, tokens: tuple[int, int] = (1, 0), batch: int = 0) -> Path:
-        batches = BatchRange(batch, batch, batch) if batch else BatchRange()
-        request = Request(simple, inputs=inputs, tokens=tokens, batch=batches)
-        path = folder / f"{inputs}-{tokens[1]}-{batch}{find(format).suffix}"
-        if not path.exists():
-            built = find(format).build(request, path)
-            more = {file.suffix: files.sha256(file) for file in built.files}
-            record = Record(simple.spec, format, "fp32", files.sha256(path), files=more, inputs=inputs)
-            details = dataclasses.replace(built.details, tokens=tokens)
-            limits = batches.smallest, batches.largest
-            artifact.write_record(path, dataclasses.replace(record, batch=limits, details=details))
-        return path
-
-    return get
+        return np.array([patch_model.predict(torch.from_numpy(image[None]))[0].item() for image in IMAGES])
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "pt2", "torchscript"])
-def test_an_image_scores_the_same_alone_and_in_any_mixture(build: Build, expected: np.ndarray, format: str) -> None:
-    runtime = open_runtime(build(format, PADDED_PATCHES), "cpu")
+def test_an_image_scores_the_same_alone_and_in_any_mixture(
+    patch_file: Callable[..., Path], expected: np.ndarray, format: str
+) -> None:
+    runtime = open_runtime(patch_file(format, PADDED_PATCHES), "cpu")
     assert runtime.call_shares == "nothing"
     np.testing.assert_allclose([runtime([image])[0] for image in IMAGES], expected, rtol=0, atol=1e-5)
     draw = np.random.default_rng(0)
@@ -81,8 +49,10 @@ def test_an_image_scores_the_same_alone_and_in_any_mixture(build: Build, expecte
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "pt2"])
-def test_without_padding_images_of_as_many_tokens_share_a_call(build: Build, expected: np.ndarray, format: str) -> None:
-    runtime = open_runtime(build(format, PATCHES), "cpu")
+def test_without_padding_images_of_as_many_tokens_share_a_call(
+    patch_file: Callable[..., Path], expected: np.ndarray, format: str
+) -> None:
+    runtime = open_runtime(patch_file(format, PATCHES), "cpu")
     assert runtime.call_shares == "tokens"
     np.testing.assert_allclose([runtime([image])[0] for image in IMAGES], expected, rtol=0, atol=1e-5)
     assert TOKENS[0] == TOKENS[2]  # 64x96 and 96x64
@@ -92,10 +62,10 @@ def test_without_padding_images_of_as_many_tokens_share_a_call(build: Build, exp
 
 
 def test_images_padded_to_one_number_of_tokens_have_one_shape_and_larger_ones_a_reason(
-    build: Build, expected: np.ndarray
+    patch_file: Callable[..., Path], expected: np.ndarray
 ) -> None:
     most = max(TOKENS[:5])
-    path = build("onnx", PADDED_PATCHES, (most, most), 2)
+    path = patch_file("onnx", PADDED_PATCHES, (most, most), 2)
     shapes = [[size.dim_value for size in put.type.tensor_type.shape.dim] for put in onnx.load(path).graph.input]
     assert shapes == [[2, most - 1, 3, 32, 32], [2, most - 1], [2, most - 1], [2]]
     runtime = open_runtime(path, "cpu")
@@ -109,13 +79,13 @@ def test_images_padded_to_one_number_of_tokens_have_one_shape_and_larger_ones_a_
 
 
 def test_a_path_is_scored_like_with_any_other_file_and_an_image_too_large_costs_no_other(
-    build: Build, expected: np.ndarray, tmp_path: Path
+    patch_file: Callable[..., Path], expected: np.ndarray, tmp_path: Path
 ) -> None:
     for index, image in enumerate(IMAGES):
         cv2.imwrite(str(tmp_path / f"{index}.png"), image[..., ::-1])
-    with musiq.load(build("onnx", PATCHES), "cpu") as scorer:
+    with musiq.load(patch_file("onnx", PATCHES), "cpu") as scorer:
         assert scorer.score(tmp_path / "5.png") == pytest.approx(expected[5], abs=1e-5)
-    limited = build("onnx", PADDED_PATCHES, (max(TOKENS[:5]),) * 2, 2)
+    limited = patch_file("onnx", PADDED_PATCHES, (max(TOKENS[:5]),) * 2, 2)
     result = CliRunner().invoke(main, [str(tmp_path), "--model", str(limited), "--device", "cpu"])
     rows = [line.split(",", 2) for line in result.stdout.splitlines()[1:]]
     assert [bool(row[1]) for row in rows] == [True] * 5 + [False, True]

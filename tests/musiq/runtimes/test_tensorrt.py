@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from musiq.model import checkpoint
 from musiq.pyramid import scales
 from musiq.runtimes import cuda, tensorrt
 from musiq.runtimes.base import RuntimeOptions
+from musiq.runtimes.batching import PADDED_PATCHES
 from musiq.runtimes.registry import open_runtime
 from musiq_export.builders.tensorrt import RTX_TARGETS
 from tests.exporting import run
@@ -88,6 +90,25 @@ def test_an_engine_of_scales_gets_them_from_its_runtime(
     with torch.inference_mode():
         expected = checkpoint.load(tiny_checkpoint, **SMALL).predict(torch.from_numpy(images))[0].numpy()
     np.testing.assert_allclose(runtime(images), expected, atol=2e-5)
+
+
+def test_an_engine_of_patches_scores_images_of_any_size_within_its_limits(
+    patch_model: Any, patch_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, source = FakeCuda(), patch_file("onnx", PADDED_PATCHES)
+    monkeypatch.setattr(cuda, "import_cuda", lambda: gpu)
+    monkeypatch.setattr(tensorrt, "import_tensorrt", lambda _: fake_tensorrt(FakeEngine(source, 3, gpu)))
+    runtime = open_runtime(as_engine(tmp_path / "p.engine", source, details=Details(tokens=(16, 64))))
+    assert len(gpu.blocks) == 4  # scores, on both sides, twice: how large images will be is not known
+    images = [photo(*size, seed) for seed, size in enumerate([(1, 1), (33, 47), (64, 96), (20, 25)])]
+    with torch.no_grad():
+        expected = [patch_model.predict(torch.from_numpy(image[None]))[0].item() for image in images]
+    np.testing.assert_allclose([runtime([image])[0] for image in images], expected, atol=1e-5)
+    np.testing.assert_allclose(runtime(images), expected, atol=1e-5)
+    with pytest.raises(MusiqError, match=r"200x200 has 75 tokens.* for 16 to 64\. Export it .*16\.\.75"):
+        runtime([photo(200, 200, 1)])
+    runtime.close()
+    assert gpu.blocks == {}
 
 
 def test_threads_share_an_engine_and_closing_gives_everything_back(
