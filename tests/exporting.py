@@ -41,6 +41,7 @@ def traced_once(weights: Callable[[Request], Hashable]) -> Iterator[None]:
             request.precision,
             request.inputs,
             request.batch,
+            request.tokens,
             request.opset,
             request.tuned_for,
             symmetric,

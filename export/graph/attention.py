@@ -60,13 +60,14 @@ def attention_for(request: Request) -> Any:
     ) -> Any:
         assert scale == 1.0, "simplify() puts the scale into the query projection"
         assert not is_causal
+        if attn_mask is not None:  # for the operator Attention with a mask engines have no kernel in fp32
+            weights = op.Add(op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2])), attn_mask)
+            return op.MatMul(op.Softmax(weights, axis=-1), value)
         if request.opset >= ATTENTION_OPSET:
-            return opset23.Attention(query, key, value, attn_mask, scale=1.0)[0]
-        if has_parts(request) and request.model.spec.any_size and attn_mask is None:
+            return opset23.Attention(query, key, value, scale=1.0)[0]
+        if has_parts(request) and request.model.spec.any_size:
             return attended_in_parts(query, key, value)
         keys = op.Transpose(key, perm=[0, 1, 3, 2])
-        if attn_mask is not None:
-            return op.MatMul(op.Softmax(op.Add(op.MatMul(query, keys), attn_mask), axis=-1), value)
         found = [_attended(part, keys, value) for part in _query_parts(request, query, key.shape[2])]
         return op.Concat(*found, axis=2) if len(found) > 1 else found[0]
 

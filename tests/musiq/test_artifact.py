@@ -50,6 +50,7 @@ def record(**changes: Any) -> Record:
         Details(),
         Details(18, 166, 0.2451, 13.6, "cpu", tf32=False, weight_types={"float16": 661972, "float32": 65750}),
         Details(gpus=(75, 86), compatible=True, profile=(1, 4, 4), pyramid_precision="fp16", tf32=True),
+        Details(gpus=(86,), profile=(1, 4, 4), tokens=(16, 4096)),
         Details(int8=INT8, speed=SPEED),
         Details(int8=Int8Details(products=3)),
     ],

@@ -109,6 +109,53 @@ def test_a_static_batch_needs_no_profile(tiny: Any, tmp_path: Path) -> None:
     assert tensorrt.build(request, tmp_path / "e", "tensorrt_rtx").batch == BatchRange(3, 3, 3)
 
 
+@pytest.fixture(scope="module")
+def any_size_tiny() -> Any:
+    return simplify(lively_model("tiny", layers=1, height=None, width=None))
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("inputs", "precision", "opset", "tokens", "batch", "limits"),
+    [
+        ("patches", "fp16", 18, (1, 0), BatchRange(), (16, 4096)),
+        ("padded-patches", "fp32", 23, (8, 512), BatchRange(2, 2, 2), (8, 512)),
+        ("padded-patches", "bf16", 22, (128, 128), BatchRange(1, 3, 2), (128, 128)),
+    ],
+)
+def test_an_engine_of_patches_is_for_a_range_of_tokens(
+    inputs: str,
+    precision: str,
+    opset: int,
+    tokens: tuple[int, int],
+    batch: BatchRange,
+    limits: tuple[int, int],
+    any_size_tiny: Any,
+    tmp_path: Path,
+) -> None:
+    request = request_for(any_size_tiny, precision, inputs, gpus=(86,))
+    built = tensorrt.build(
+        dataclasses.replace(request, opset=opset, tokens=tokens, batch=batch, tuned_for="gpu"),
+        tmp_path / "e",
+        "tensorrt_rtx",
+    )
+    assert built.details.tokens == limits
+    assert built.batch is not None
+    assert built.batch.largest == (batch.largest or 4)
+    products = {key.split()[1] for key in built.layers if key.split()[0] in tensorrt_layers.PRODUCTS}
+    assert products == {precision}
+    assert (tmp_path / "e").read_bytes()[:4] == b"vtrt"
+
+
+@needs_rtx
+def test_a_profile_over_tokens_is_fastest_at_those_of_a_usual_image(any_size_tiny: Any) -> None:
+    request = dataclasses.replace(request_for(any_size_tiny, inputs="patches"), tokens=(16, 4096))
+    usual = any_size_tiny.spec.at(768, 1024).tokens
+    assert tensorrt.token_profile(request) == (16, usual, 4096)
+    assert tensorrt.token_profile(dataclasses.replace(request, tokens=(16, 100))) == (16, 100, 100)
+    assert tensorrt.token_profile(dataclasses.replace(request, tokens=(usual + 1, 4096)))[1] == usual + 1
+
+
 @needs_rtx
 def test_turing_gets_an_engine_whose_pyramid_is_fp16_too(tiny: Any, tmp_path: Path) -> None:
     built = tensorrt.build(request_for(tiny, gpus=(75, 86)), tmp_path / "e", "tensorrt_rtx")
