@@ -27,23 +27,11 @@ from musiq_export.graph.simplify import gflop, simplify
 from musiq_export.graph.sized import sized
 from musiq_export.request import LIMITS, Request
 from musiq_export.sizes import Size, size_line, spec_for
-from tests.exporting import run, traced_once
+from tests.export.conftest import FILES
+from tests.exporting import run
 from tests.recipe import lively_model, photo
 
-FILES = ("onnx", "openvino", "pt2", "torchscript")
 OTHER_SIZES = ((70, 111), (1, 1), (131, 47), (20, 25), (33, 500), (400, 300), (128, 128))
-
-
-@pytest.fixture(scope="module")
-def any_size_export(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """The small model, which was trained at one size, in every format for any size, by the real command."""
-    out = tmp_path_factory.mktemp("any")
-    wanted = [part for name in FILES for part in ("--format", name)]
-    # Tuned for GPUs: a graph without parts is traced in a third of the time.
-    with traced_once(lambda request: id(request.model)):
-        result = run("--checkpoint", small_checkpoint, "--size", "any", *wanted, "--out", out, "--tune-for", "gpu")
-    assert result.exit_code == 0, result.output
-    return out, result
 
 
 def made(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[dict[str, str], str]:

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 import tritonclient.grpc as triton
+from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 import musiq
@@ -26,7 +27,7 @@ from musiq.runtimes.registry import open_runtime
 from musiq_export import exporter, formats, request
 from musiq_export.builders import tensorrt
 from musiq_export.request import BatchRange, Request
-from musiq_export.triton import LARGEST_BATCH, QUEUE_DELAY_US
+from musiq_export.triton import LARGEST_BATCH, QUEUE_DELAY_US, config
 from tests.exporting import run, traced_once
 from tests.fake_triton import check_fits, read_config, serving
 from tests.recipe import lively_model, photo
@@ -109,6 +110,15 @@ def test_the_model_inside_was_checked_has_its_record_and_scores_without_triton(
     assert "| m/1/model.onnx | triton | fp32 |" in run("--table", repository).output
 
 
+def test_any_height_and_width_is_minus_one_in_the_configuration() -> None:
+    model = lively_model("tiny", height=None, width=None, layers=1, outputs=5)
+    for batch, dims in (((1, 0), [-1, -1, 3]), ((4, 4), [4, -1, -1, 3])):
+        record = artifact.Record(spec=model.spec, format="triton", precision="fp32", sha256="", batch=batch)
+        text = config("m", "model.onnx", Request(model, batch=BatchRange(*batch)), record)
+        (image,) = text_format.Parse(text, model_config_pb2.ModelConfig()).input
+        assert (image.name, image.data_type, list(image.dims)) == ("image", model_config_pb2.TYPE_UINT8, dims)
+
+
 def test_a_client_gets_scores_and_shares_of_one_image_and_of_a_batch(repository: Path) -> None:
     images = np.stack([photo(64, 96, seed) for seed in range(LARGEST_BATCH + 1)])
     local = open_runtime(repository / "m" / "1" / "model.onnx", "cpu").run(images)
@@ -146,6 +156,20 @@ def test_scales_as_inputs_are_named_and_typed_as_in_the_model(tiny_checkpoint: P
     folder = exported(tiny_checkpoint, tmp_path, "--inputs", "pyramid", "--precision", "fp16")
     config = read_config(folder)
     assert len(config.input) == 3
+    check_fits(config, session_of(folder))
+
+
+def test_patches_as_inputs_are_named_and_typed_as_in_the_model(small_checkpoint: Path, tmp_path: Path) -> None:
+    asked = ("--checkpoint", small_checkpoint, "--format", "triton", "--inputs", "patches", "--padded")
+    assert run(*asked, "--out", tmp_path, "--name", "m").exit_code == 0
+    folder = tmp_path / "m"
+    config = read_config(folder)
+    assert [(put.name, list(put.dims)) for put in config.input] == [
+        ("patches", [-1, 3, 32, 32]),
+        ("positions", [-1]),
+        ("scales", [-1]),
+        ("lengths", [1]),  # reshaped to nothing, as a score is
+    ]
     check_fits(config, session_of(folder))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from musiq.model import checkpoint
 from musiq.runtimes.registry import open_runtime
 from musiq_export import exporter
 from musiq_export.check.compare import compare
-from musiq_export.check.float64 import find_uncertain
+from musiq_export.check.float64 import find_uncertain, reference_scores
 from musiq_export.check.images import generated
 from musiq_export.cli import main
+from musiq_export.graph.simplify import simplify
 from musiq_export.request import LIMITS
-from tests.recipe import lively_model
+from tests.recipe import lively_model, photo
 
 
 class Cancelling(torch.nn.Module):
@@ -88,6 +90,23 @@ def test_many_differences_are_the_artifacts() -> None:
     found = scored(Cancelling(0.0), photos())
     found[10:20] += 0.01
     assert aside(found) == []
+
+
+def test_images_of_several_sizes_are_set_aside_alike() -> None:
+    sizes = [image if index % 2 else image[:4] for index, image in enumerate(photos())]
+    model, exact = Cancelling(1e8), scored(Cancelling(0.0), sizes)
+    uncertain = find_uncertain([model, Cancelling(3e7)], sizes, exact, scored(model, sizes), 1e-3)
+    assert np.flatnonzero(uncertain).tolist() == [DARK]
+
+
+def test_a_model_of_any_size_is_its_own_judge_in_float64() -> None:
+    model = lively_model("tiny", height=None, width=None, layers=1)
+    images = [photo(40, 50, 0), photo(70, 33, 1), photo(20, 25, 2)]
+    reference = reference_scores(model, images)
+    wrong = reference + np.float32(0.01) * (np.arange(3) == 1).astype(np.float32)
+    assert not find_uncertain([model, simplify(model)], images, wrong, reference, 1e-3).any()
+    exact = reference_scores(copy.deepcopy(model).double(), images)
+    np.testing.assert_allclose(reference, exact, atol=1e-5)
 
 
 def test_nan_is_never_set_aside() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from musiq import artifact
@@ -16,7 +17,7 @@ from musiq_export.graph.simplify import simplify
 from musiq_export.int8 import calibration
 from musiq_export.request import Int8Options, Request
 from tests.exporting import run
-from tests.recipe import photo
+from tests.recipe import lively_model, photo
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +50,23 @@ def test_a_slower_file_is_kept_when_forced_and_says_so(
     assert found == replace(record, details=replace(record.details, speed=found.details.speed))
     assert lines == ["[✗] 0.50 times the speed of fp32: 2000.0 against 1000.0 ms, batch 1"]
     assert sorted(path.parent.iterdir()) == before
+
+
+def test_at_any_size_the_speed_is_that_at_the_most_usual_size(
+    every_float_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, batches = artifact.read_record(every_float_file / "s.onnx"), list[np.ndarray]()
+    assert record is not None
+
+    def took(*given: object) -> tuple[float, float]:
+        assert isinstance(given[-1], np.ndarray)
+        batches.append(given[-1])
+        return 0.001, 0.003
+
+    monkeypatch.setattr(speed, "_latencies", took)
+    request = Request(lively_model("tiny", height=None, width=None, layers=1), "int8")
+    images = [photo(height, width, 0) for height, width in ((20, 25), (700, 1100), (1152, 2048), (64, 96))]
+    lines: list[str] = []
+    speed.compare_speed(FORMATS["onnx"], request, record, Path("s.onnx"), images, lines.append)
+    assert [batch.shape for batch in batches] == [(1, 700, 1100, 3)]
+    assert lines == ["[✓] 3.00 times the speed of fp32: 1.0 against 3.0 ms, batch 1, 1100x700"]

@@ -20,7 +20,7 @@ from musiq.model import checkpoint
 from musiq_export.graph import traced
 from musiq_export.graph.simplify import simplify
 from musiq_export.int8 import calibration, quantize
-from musiq_export.int8.gptq import Weights
+from musiq_export.int8.gptq import Products, Weights
 from musiq_export.request import BatchRange, CalibrationImages, Int8Options, Limits, Request
 from tests.exporting import run, scores
 from tests.recipe import lively_model, photo
@@ -241,3 +241,46 @@ def test_every_part_of_the_dense_layer_is_int8_from_one_weight(monkeypatch: pyte
     found = scores(made, images)
     assert np.corrcoef(found, expected)[0, 1] > 0.9
     assert np.abs(found - expected).max() > 1e-4  # it is no fp32
+
+
+def test_a_graph_for_any_size_is_int8_where_it_learns_and_exact_where_it_resizes(
+    any_size_export: tuple[Path, Result], small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced_graph = onnx.load(any_size_export[0] / "tiny-any.onnx")  # tracing it again takes the longest
+    monkeypatch.setattr(quantize, "float_onnx", lambda request: traced_graph)
+    sizes = ((64, 96), (97, 61), (20, 25), (31, 200), (128, 128))
+    images = [photo(*sizes[seed % 5], seed) for seed in range(32)]
+    given = CalibrationImages(tuple(map(str, range(32))), images)
+    model = simplify(checkpoint.load(small_checkpoint, any_size=True))
+    made, details = quantize.quantize(Request(model, "int8", int8=Int8Options(given, LIMITS_HERE)))
+    assert details.products >= 5
+    quantised = {name for node in made.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    for node in made.graph.node:
+        if quantised & set(node.input):
+            assert node.op_type in ("Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool"), node.op_type
+            assert node.input[1] in quantised, "a product of two activations"
+    for size in ((64, 96), (333, 250), (1, 1), (25, 400)):
+        tests = np.stack([photo(*size, seed) for seed in range(100, 108)])
+        with torch.inference_mode():
+            expected = checkpoint.load(small_checkpoint, any_size=True).predict(torch.from_numpy(tests))[0].numpy()
+        found = scores(made, tests)
+        assert 0 < np.abs(found - expected).max() <= 0.3, size
+
+
+def test_the_parts_of_one_product_share_a_range_that_none_of_them_leaves() -> None:
+    from onnx import TensorProto, helper
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+
+    weight = numpy_helper.from_array(np.ones((4, 3), np.float32), "w")
+    other = numpy_helper.from_array(np.ones((4, 3), np.float32), "v")
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 4]) for name in "abc"]
+    outputs = [helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, [None, 3]) for name in "abc"]
+    nodes = [helper.make_node("MatMul", [x, y], [f"{x}_out"], name=x) for x, y in (("a", "w"), ("b", "w"), ("c", "v"))]
+    model = helper.make_model(helper.make_graph(nodes, "parts", inputs, outputs, [weight, other]))
+    reached = {"a": (-1.0, 2.0), "b": (np.inf, -np.inf), "c": (-9.0, 9.0)}  # the second part was always empty
+    given = {
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in reached.items()
+    }
+    ranges = TensorsData(CalibrationMethod.MinMax, given)
+    quantize._share_ranges(ranges, Products(model, ["a", "b", "c"]))
+    assert {name: ranges[name].range_value for name in "abc"} == {"a": (-1, 2), "b": (-1, 2), "c": (-9, 9)}
