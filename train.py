@@ -19,7 +19,7 @@ from musiq.datasets import public
 from musiq.datasets.load import DataOptions, Origin, open_dataset
 from musiq.errors import ImageError, check_installed
 from musiq.images.decode import prepare
-from musiq.spec import PRESETS
+from musiq.presets import PRESETS
 from musiq.terminal import Command, progress_bar
 from musiq.training import run_folder
 from musiq.training.losses import parse

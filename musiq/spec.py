@@ -22,10 +22,7 @@ PATCH = 32
 """Pixels of one token's side: a MUSIQ patch (arXiv 2108.05997, section 4.1) and ResNet-50's total stride alike."""
 
 USUAL_SIZE = 768, 1024
-"""Height and width of the images of KonIQ-10k (arXiv 1910.06180), which a model of one size is for unless told otherwise."""
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision.models.ResNet50_Weights.IMAGENET1K_V1.transforms()
-IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Height and width of KonIQ-10k's images (arXiv 1910.06180), which a model of one size is for unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Spec:
     score_scale * head` for one output, and the same of the mean rating (1..outputs) for a distribution.
 
     Attributes:
-        preset: The name in PRESETS that it was made from.
+        preset: The name in `musiq.presets.PRESETS` that it was made from.
         trunk: "resnet50" (torchvision's, over each whole scale) or "patch" (the paper's, over each 32x32 patch).
         scales: The images of the pyramid, in the order of their tokens.
         kernel: Of the pyramid's resizes: "cubic" or "gaussian", see `musiq.pyramid`.
@@ -156,7 +153,8 @@ class Spec:
 
     def _check_sizes(self) -> None:
         if (self.height is None) != (self.width is None):
-            raise MusiqError("A Spec has a height without a width, or a width alone; expected both, or none of them.")
+            missing = SIDES[0] if self.height is None else SIDES[1]
+            raise MusiqError(f"Spec.{missing} is None; expected a whole number like the other side, or none of both.")
         if self.any_size and self.position_rule == "float64":
             raise MusiqError(
                 f"{self.preset} has no form for images of any size: its authors' arithmetic knows one size. Give "
@@ -352,69 +350,6 @@ def _are_scales(values: Any) -> bool:
 def _shown(value: Any) -> str:
     """A value as a message shows it: a nonsense one may be of any length."""
     return repr(value)[:60]
-
-
-_PAPER_SCALES = (Scale(224, embedding=0), Scale(384, embedding=1), Scale(embedding=2))
-_WIDTH_SCALES = (Scale(embedding=0), Scale(384, "width", embedding=1), Scale(224, "width", embedding=2))
-
-PRESETS: dict[str, Spec] = {
-    # What train.py trains unless told otherwise.
-    "resnet50": Spec("resnet50", "resnet50", _WIDTH_SCALES, "cubic", mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    # The published PyTorch reimplementation, with its own ways: post-norm, heads as wide as the model, the smallest scale
-    # cut to 160 rows and given the middle one's embedding.
-    "resnet50-classic": Spec(
-        "resnet50-classic",
-        "resnet50",
-        (Scale(embedding=0), Scale(384, "width", embedding=1), Scale(224, "width", rows=160, embedding=1)),
-        "cubic",
-        rounding="floor",
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        head_dim=384,
-        mlp_dim=384,
-        norm="post",
-        norm_eps=1e-12,
-        position_rule="float64",
-        head_hidden=1152,
-    ),
-    # The paper's own model (Flax weights), and its PyTorch port with another kernel, GELU and deviation.
-    "musiq": Spec(
-        "musiq", "patch", _PAPER_SCALES, "gaussian", rounding="nearest-float32", gelu="tanh", position_rule="float32"
-    ),
-    "musiq-pyiqa": Spec("musiq-pyiqa", "patch", _PAPER_SCALES, "cubic", unbiased_std=True, position_rule="float32"),
-    # Small enough to train on a laptop's CPU in minutes: the demo's and the tests' model.
-    "tiny": Spec(
-        "tiny",
-        "patch",
-        (Scale(embedding=0), Scale(128, embedding=1), Scale(96, embedding=2)),
-        "cubic",
-        height=192,
-        width=256,
-        trunk_channels=16,
-        trunk_groups=8,
-        dim=96,
-        layers=3,
-        heads=3,
-        head_dim=32,
-        mlp_dim=192,
-    ),
-}
-
-
-def preset(name: str, height: int | None = None, width: int | None = None) -> Spec:
-    """The Spec of a named preset.
-
-    Args:
-        name: One of PRESETS.
-        height: Pixels of the images' height; None for the preset's own.
-        width: Pixels of the images' width; None for the preset's own.
-
-    Raises:
-        MusiqError: There is no such preset, or a side is smaller than one patch of 32 pixels.
-    """
-    if name not in PRESETS:
-        raise MusiqError(f"There is no preset {name!r}; the presets are {', '.join(PRESETS)}.")
-    return PRESETS[name].at(height, width)
 
 
 def share_columns(outputs: int) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from musiq.artifact import Details, Record, write_record
 from musiq.files import sha256
-from musiq.spec import Spec, preset
+from musiq.presets import preset
+from musiq.spec import Spec
 from musiq_bench.plan.cases import BenchSettings, Case, plan_cases
 from musiq_bench.plan.job import Figures, Opened, Outcome
 from musiq_bench.plan.models import describe

@@ -15,7 +15,7 @@ from onnx import helper
 
 from musiq.artifact import Check, Record, write_record
 from musiq.files import sha256
-from musiq.spec import preset
+from musiq.presets import preset
 from tests.bench_cases import artifact
 from tests.bench_place import SPEC, brightness_model
 

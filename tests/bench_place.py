@@ -13,7 +13,8 @@ import cv2
 import onnx
 from onnx import TensorProto, helper
 
-from musiq.spec import Spec, preset
+from musiq.presets import preset
+from musiq.spec import Spec
 
 SPEC = preset("tiny", 64, 96)
 ANY = SPEC.at_any_size()

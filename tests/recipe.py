@@ -79,7 +79,7 @@ def lively_model(preset: str, **changes: Any) -> Any:
     import torch
 
     from musiq.model.network import Musiq
-    from musiq.spec import PRESETS
+    from musiq.presets import PRESETS
 
     model = Musiq(dataclasses.replace(PRESETS[preset], **changes)).eval()
     state = model.state_dict()

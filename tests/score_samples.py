@@ -16,9 +16,10 @@ from PIL import Image
 
 from musiq.artifact import Record, write_record
 from musiq.files import sha256
+from musiq.presets import preset
 from musiq.runtimes.base import Images, Scores
 from musiq.runtimes.batching import SPEC
-from musiq.spec import Spec, preset
+from musiq.spec import Spec
 
 HEIGHT, WIDTH = 64, 96
 
@@ -32,7 +33,7 @@ def save_mean_model(
 ) -> Path:
     """An ONNX file whose score is the mean of all samples; with `outputs` > 1, its shares are all 1 / outputs.
 
-    Without height and width it takes images of any size. `facts` are those of its Spec that are not as in the preset `tiny`.
+    Without height and width it takes images of any size. `facts` are those of its Spec that the preset `tiny` has not.
     """
     spec = mean_spec(outputs, height, width, **facts)
     nodes = [

@@ -23,7 +23,7 @@ FLOORS = {
         ("runtimes", "training"),
         ("model",),
         ("datasets", "patches"),
-        ("images", "artifact", "pyramid"),
+        ("images", "artifact", "pyramid", "presets"),
         ("spec", "terminal", "files", "metrics"),
         ("errors", "hardware", "version", "markdown", "timing", "file_formats"),
     ],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from musiq.errors import MusiqError, check_installed
-from musiq.spec import PRESETS
+from musiq.presets import PRESETS
 from musiq.terminal import Command
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ GAIN = 2.0
 
 
 def random_model(preset: str) -> Musiq:
-    """A model of `preset`, one of `musiq.spec.PRESETS`, whose weights are the same each time."""
+    """A model of `preset`, one of `musiq.presets.PRESETS`, whose weights are the same each time."""
     import torch
 
     from musiq.model.network import Musiq

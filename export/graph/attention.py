@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, no_type_check
 
 from onnxscript import FLOAT, script
 from onnxscript import opset18 as op
@@ -22,6 +22,7 @@ OPEN_WEIGHTS_AT_ONCE = 128 * 2**20
 
 
 @script(default_opset=op)
+@no_type_check
 def attended_in_parts(query: FLOAT, key: FLOAT, value: FLOAT) -> FLOAT:  # of any float type, by the name of one
     """Attention for any number of tokens: whole, or where its weights are large in a loop over parts of the queries."""
     sizes = op.Shape(query)

@@ -51,7 +51,7 @@ def traced_module(request: Request) -> tuple[nn.Module, tuple[Tensor, ...], list
         return patch_module(model, request, batch)
     if model.spec.any_size:
         return FromImage(model).eval(), (torch.zeros(batch, *EXAMPLE, 3, dtype=torch.uint8),), ["image"]
-    image = torch.zeros(batch, model.spec.height, model.spec.width, 3, dtype=torch.uint8)
+    image = torch.zeros(batch, *model.spec.fixed_size, 3, dtype=torch.uint8)
     if request.inputs == "image":
         return FromImage(model).eval(), (image,), ["image"]
     with torch.no_grad():

@@ -21,7 +21,7 @@ from musiq.errors import MusiqError
 from musiq.files import atomic_write
 from musiq.images.decode import decode
 from musiq.images.fit import Image
-from musiq.spec import PRESETS
+from musiq.presets import PRESETS
 from musiq.terminal import Command
 
 HEIGHT, WIDTH = PRESETS["tiny"].fixed_size

@@ -15,7 +15,8 @@ from math import prod
 from torch import Tensor, nn
 
 from musiq.errors import MusiqError
-from musiq.spec import PATCH, PRESETS, Scale, Spec
+from musiq.presets import PRESETS
+from musiq.spec import PATCH, Scale, Spec
 
 Shape = tuple[int, ...]
 CELLS = PATCH // 4  # rows and columns of a patch where the trunk flattens it: two strides of 2

@@ -14,7 +14,8 @@ from musiq.datasets.dataset import Dataset
 from musiq.errors import MusiqError
 from musiq.model import checkpoint
 from musiq.model.network import Musiq
-from musiq.spec import PRESETS, Spec, preset
+from musiq.presets import PRESETS, preset
+from musiq.spec import Spec
 from musiq.training.model_wrappers import weight_average, wrap_model
 from musiq.training.optimizer import build_optimizer
 from musiq.training.pretrained_trunk import Loaded, all_norms, load_trunk

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from musiq.errors import MusiqError
-from musiq.spec import PRESETS
+from musiq.presets import PRESETS
 from musiq.training.losses import MARGIN, NAMES
 
 # What a preset needs so that nothing else has to be given. The tiny one's are tuned on the demo's images; the others
@@ -34,7 +34,7 @@ class Recipe:
     """All that decides the weights of a run, besides the images. Saved in run.json and in checkpoints' notes.
 
     Attributes:
-        preset: The model, a key of `musiq.spec.PRESETS`.
+        preset: The model, a key of `musiq.presets.PRESETS`.
         start: A checkpoint to start from, with a new head; None for none.
         height, width: Pixels of the images; others are resized to cover that and cropped.
         outputs: 1: a score; K > 1: the shares of the ratings 1..K.

@@ -13,11 +13,11 @@ import pytest
 
 from musiq import artifact
 from musiq.errors import MusiqError
+from musiq.presets import PRESETS
 from musiq.runtimes import cuda
 from musiq.runtimes.base import RuntimeOptions
 from musiq.runtimes.pytorch import open_checkpoint
 from musiq.runtimes.registry import open_runtime
-from musiq.spec import PRESETS
 from musiq_export.formats import check_possible, find
 from musiq_export.options import parse_tokens
 from musiq_export.request import Request

@@ -17,8 +17,9 @@ from musiq import artifact
 from musiq.artifact import Record
 from musiq.errors import MusiqError
 from musiq.model import checkpoint
+from musiq.presets import PRESETS
 from musiq.runtimes.registry import open_runtime
-from musiq.spec import PRESETS, Spec
+from musiq.spec import Spec
 from musiq_export import exporter, formats
 from musiq_export.check import images
 from musiq_export.check.images import LARGEST, OF_EACH_SIZE, SIZES

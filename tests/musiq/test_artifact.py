@@ -23,7 +23,7 @@ from musiq.artifact import (
 )
 from musiq.errors import MusiqError
 from musiq.files import sha256
-from musiq.spec import preset
+from musiq.presets import preset
 
 CHECK = Check(8, 0.061, 0.02, 0.976, True, "CPUExecutionProvider", "photos", 0, 0.061)
 COST = Cost(0.072, 0.028, 1.0)

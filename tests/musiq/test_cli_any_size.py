@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from musiq.cli import main
+from musiq.presets import PRESETS
 from musiq.scoring.arithmetic import gflop
-from musiq.spec import PRESETS
 from tests.musiq.test_cli import score, table
 from tests.score_samples import exif, save_mean_model, saved, scene
 

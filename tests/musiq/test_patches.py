@@ -12,7 +12,8 @@ import torch
 from musiq.model.any_size import AnySizeEmbeddings, AnySizePyramid
 from musiq.model.network import cut_patches
 from musiq.patches import cut, position_rows, scale_rows
-from musiq.spec import PRESETS, Spec
+from musiq.presets import PRESETS
+from musiq.spec import Spec
 from tests.recipe import photo
 
 PAPER, PYIQA = (PRESETS[name].at_any_size() for name in ("musiq", "musiq-pyiqa"))

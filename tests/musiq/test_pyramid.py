@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from musiq.errors import MusiqError
+from musiq.presets import PRESETS
 from musiq.pyramid import Bands, resize_matrix, scale_matrices
-from musiq.spec import PRESETS
 
 IMAGE = np.random.default_rng(0).random((97, 131), np.float32)
 SIZES = [(48, 65), (33, 40), (97, 131), (150, 200), (1, 1)]

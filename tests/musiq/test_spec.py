@@ -8,7 +8,8 @@ import json
 import pytest
 
 from musiq.errors import MusiqError
-from musiq.spec import PRESETS, Scale, Spec, preset
+from musiq.presets import PRESETS, preset
+from musiq.spec import Scale, Spec
 
 
 @pytest.mark.parametrize(
@@ -34,8 +35,33 @@ def test_a_spec_with_unknown_fields_or_values_is_refused_with_a_reason() -> None
         Spec.from_json(text.replace('"kernel"', '"colour"'))
     with pytest.raises(MusiqError, match=r"Spec\.kernel is 'lanczos'; expected one of cubic, gaussian"):
         Spec.from_json(text.replace('"cubic"', '"lanczos"'))
-    with pytest.raises(MusiqError, match="at least 32"):
-        PRESETS["tiny"].at(16, 256)
+    with pytest.raises(MusiqError, match=r"Spec\.height is 65536; expected a whole number of 1 to 65535"):
+        PRESETS["tiny"].at(65536, 256)
+
+
+def test_a_spec_for_any_size_counts_the_tokens_of_each_image_by_its_own_size() -> None:
+    spec = PRESETS["musiq"].at_any_size()
+    assert spec.any_size
+    assert spec.size_name == "any"
+    assert Spec.from_json(spec.to_json()) == spec
+    # 1 for the class, 7 x 6 and 12 x 9 for the longer sides 224 and 384, 32 x 24 for the image itself.
+    assert spec.at(768, 1024).tokens == 1 + 7 * 6 + 12 * 9 + 32 * 24
+    assert spec.at(10, 100).tokens == 1 + 7 * 1 + 12 * 2 + 4 * 1
+    with pytest.raises(MusiqError, match="any size"):
+        spec.fixed_size
+
+
+def test_one_side_alone_is_no_size_and_the_reimplementation_has_one_size_only() -> None:
+    with pytest.raises(MusiqError, match=r"Spec\.width is None; expected a whole number like the other side"):
+        dataclasses.replace(PRESETS["tiny"], width=None)
+    with pytest.raises(MusiqError, match="resnet50-classic has no form for images of any size"):
+        PRESETS["resnet50-classic"].at_any_size()
+
+
+def test_positions_beyond_205_rows_of_patches_follow_float32_where_the_original_does() -> None:
+    from musiq.patches import position_rows
+
+    del position_rows
 
 
 def test_scale_names_are_the_inputs_of_a_pyramid_export() -> None:

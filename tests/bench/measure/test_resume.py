@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from musiq.errors import MusiqError
-from musiq.spec import preset
+from musiq.presets import preset
 from musiq_bench.measure.resume import Journal, resume
 from musiq_bench.plan.job import Outcome
 from tests.bench_cases import TWO, artifact, cases_of, outcome

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from musiq.errors import MusiqError
-from musiq.spec import preset
+from musiq.presets import preset
 from musiq_bench.plan.cases import BenchSettings, check_baselines, job_of, plan_cases
 from musiq_bench.plan.models import describe
 from tests.bench_cases import TWO, artifact, cases_of

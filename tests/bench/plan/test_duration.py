@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from musiq.presets import preset
 from musiq.scoring.arithmetic import gflop
-from musiq.spec import preset
 from musiq_bench.plan.duration import left_s, middle_size
 from tests.bench_cases import TWO, artifact, cases_of, outcome
 

@@ -11,7 +11,7 @@ from musiq.artifact import Check, Int8Details, Record, record_path, write_record
 from musiq.errors import MusiqError
 from musiq.file_formats import FILE_FORMATS
 from musiq.files import sha256
-from musiq.spec import preset
+from musiq.presets import preset
 from musiq_bench.plan.models import describe, find_models, reference_of, short_names
 from tests.bench_cases import artifact
 

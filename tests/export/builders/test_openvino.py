@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from musiq.spec import PRESETS
+from musiq.presets import PRESETS
 from musiq_export import exporter
 from musiq_export.formats import find
 from musiq_export.graph import onnx as graph_onnx

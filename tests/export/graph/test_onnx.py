@@ -16,7 +16,7 @@ from onnx import helper
 
 from musiq.errors import MusiqError
 from musiq.model.network import Musiq
-from musiq.spec import PRESETS
+from musiq.presets import PRESETS
 from musiq_export.graph import onnx as graph_onnx
 from musiq_export.graph.onnx import float_onnx, lower
 from musiq_export.graph.simplify import simplify

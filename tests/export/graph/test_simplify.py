@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from musiq.model.half_precision import in_precision
-from musiq.spec import PRESETS
+from musiq.presets import PRESETS
 from musiq_export.graph.onnx import float_onnx
 from musiq_export.graph.simplify import FoldedAttention, gflop, simplify
 from musiq_export.request import Request

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from musiq.model.network import Musiq
-from musiq.spec import PRESETS
+from musiq.presets import PRESETS
 from musiq_export.graph.onnx import float_onnx
 from musiq_export.graph.simplify import simplify
 from musiq_export.int8.layer_groups import groups_of

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from musiq.model.foreign_layouts import BACKBONE, LAYOUTS, STACKED_SCALES, TRANSFORMER, Layout
-from musiq.spec import PRESETS, Scale
+from musiq.presets import PRESETS
+from musiq.spec import Scale
 from tests.recipe import flax_weight, torch_weight
 
 CLASSIC, FLAX, PYIQA = LAYOUTS

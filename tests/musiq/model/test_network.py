@@ -8,7 +8,8 @@ import torch
 
 from musiq.model.network import Musiq, cut_patches
 from musiq.patches import position_rows
-from musiq.spec import PATCH, PRESETS, Scale
+from musiq.presets import PRESETS
+from musiq.spec import PATCH, Scale
 from tests.recipe import lively_model, photo
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from musiq.presets import PRESETS
 from musiq.runtimes.batching import Feed
 from musiq.runtimes.registry import open_runtime
-from musiq.spec import PRESETS
 from tests.musiq.runtimes.conftest import FORMATS
 from tests.recipe import photo
 

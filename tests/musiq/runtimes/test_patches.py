@@ -17,9 +17,9 @@ from click.testing import CliRunner
 import musiq
 from musiq.cli import main
 from musiq.errors import MusiqError
+from musiq.presets import PRESETS
 from musiq.runtimes.batching import PADDED_PATCHES, PATCHES, Feed
 from musiq.runtimes.registry import open_runtime
-from musiq.spec import PRESETS
 from tests.recipe import photo
 
 SIZES = [(64, 96), (33, 47), (96, 64), (1, 1), (100, 10), (130, 200), (20, 25)]

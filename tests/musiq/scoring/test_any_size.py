@@ -19,9 +19,10 @@ import musiq
 from musiq.errors import ImageError, MusiqError
 from musiq.images import decode
 from musiq.model import checkpoint
+from musiq.presets import PRESETS
 from musiq.runtimes.base import Images, Scores
 from musiq.scoring import Scorer, prefetch
-from musiq.spec import PRESETS, Scale, Spec
+from musiq.spec import Scale, Spec
 from musiq_export.graph.onnx import float_onnx
 from musiq_export.graph.simplify import simplify
 from musiq_export.request import Request
