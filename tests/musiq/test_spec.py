@@ -48,7 +48,7 @@ def test_a_spec_for_any_size_counts_the_tokens_of_each_image_by_its_own_size() -
     assert spec.at(768, 1024).tokens == 1 + 7 * 6 + 12 * 9 + 32 * 24
     assert spec.at(10, 100).tokens == 1 + 7 * 1 + 12 * 2 + 4 * 1
     with pytest.raises(MusiqError, match="any size"):
-        spec.fixed_size
+        spec.size(spec.scales[0])
 
 
 def test_one_side_alone_is_no_size_and_the_reimplementation_has_one_size_only() -> None:
@@ -56,12 +56,6 @@ def test_one_side_alone_is_no_size_and_the_reimplementation_has_one_size_only() 
         dataclasses.replace(PRESETS["tiny"], width=None)
     with pytest.raises(MusiqError, match="resnet50-classic has no form for images of any size"):
         PRESETS["resnet50-classic"].at_any_size()
-
-
-def test_positions_beyond_205_rows_of_patches_follow_float32_where_the_original_does() -> None:
-    from musiq.patches import position_rows
-
-    del position_rows
 
 
 def test_scale_names_are_the_inputs_of_a_pyramid_export() -> None:
