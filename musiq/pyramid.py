@@ -76,14 +76,15 @@ def resize_taps(inputs: int, outputs: int, kernel: str) -> tuple[NDArray[np.int6
 
 
 def _gaussian_taps(inputs: int, outputs: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """With TensorFlow's float32 rounding of distances: the kernel jumps from 0.011 to 0 at its radius, and at ratios such
-    as 4/3 many pixels lie on it, so that the rounding decides what counts."""
+    """The kernel jumps from 0.011 to 0 at its radius, and at ratios such as 4/3 many pixels lie on it: what counts is
+    decided by TensorFlow's float32 rounding of distances, how much by the distances themselves."""
     inverse = np.float32(1) / (np.float32(outputs) / np.float32(inputs))
-    centres = (np.arange(outputs, dtype=np.float32) + np.float32(0.5)) * inverse
-    index = np.floor(centres).astype(np.int64)[:, None] + np.arange(-2, 3)
-    distance = np.abs(index.astype(np.float32) + np.float32(0.5) - centres[:, None]).astype(np.float64)
-    counts = (distance < GAUSSIAN_RADIUS) & (index >= 0) & (index < inputs)
-    return index, np.where(counts, np.exp(-(distance**2) / (2 * GAUSSIAN_SIGMA**2)), 0.0)
+    rounded = (np.arange(outputs, dtype=np.float32) + np.float32(0.5)) * inverse
+    index = np.floor(rounded).astype(np.int64)[:, None] + np.arange(-1, 2)  # others are further than the radius
+    near = np.abs(index.astype(np.float32) + np.float32(0.5) - rounded[:, None]) < GAUSSIAN_RADIUS
+    distance = index + 0.5 - ((np.arange(outputs) + 0.5) * inputs / outputs)[:, None]
+    weights = np.exp(-(distance**2) / (2 * GAUSSIAN_SIGMA**2))
+    return index, np.where(near & (index >= 0) & (index < inputs), weights, 0.0)
 
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
