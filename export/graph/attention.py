@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, no_type_check
+from typing import Any
 
 from onnxscript import FLOAT, script
 from onnxscript import opset18 as op
@@ -22,19 +22,18 @@ OPEN_WEIGHTS_AT_ONCE = 128 * 2**20
 
 
 @script(default_opset=op)
-@no_type_check
 def attended_in_parts(query: FLOAT, key: FLOAT, value: FLOAT) -> FLOAT:  # of any float type, by the name of one
     """Attention for any number of tokens: whole, or where its weights are large in a loop over parts of the queries."""
     sizes = op.Shape(query)
-    row = op.ReduceProd(sizes[0:2], keepdims=0) * op.ReduceProd(op.Shape(key)[2:3], keepdims=0) * 4
-    queries = op.ReduceProd(sizes[2:3], keepdims=0)
+    row = op.ReduceProd(sizes[0:2], keepdims=0) * op.ReduceProd(op.Shape(key)[2:3], keepdims=0) * 4  # type: ignore[index]
+    queries = op.ReduceProd(sizes[2:3], keepdims=0)  # type: ignore[index]
     if row * queries > OPEN_WEIGHTS_AT_ONCE:
         keys = op.Transpose(key, perm=[0, 1, 3, 2])
         at_once = op.Max(op.Constant(value_int=OPEN_WEIGHTS_AT_ONCE) / row, op.Constant(value_int=1))
-        found = query[:, :, 0:0, :]
+        found = query[:, :, 0:0, :]  # type: ignore[index]
         for i in range((queries + at_once - 1) / at_once):
-            start = op.Unsqueeze(i * at_once, op.Constant(value_ints=[0]))
-            end = op.Unsqueeze((i + 1) * at_once, op.Constant(value_ints=[0]))
+            start = op.Unsqueeze(i * at_once, op.Constant(value_ints=[0]))  # type: ignore[arg-type]
+            end = op.Unsqueeze((i + 1) * at_once, op.Constant(value_ints=[0]))  # type: ignore[arg-type]
             part = op.Slice(query, start, end, op.Constant(value_ints=[2]))
             found = op.Concat(found, op.MatMul(op.Softmax(op.MatMul(part, keys), axis=-1), value), axis=2)
         gathered = op.Identity(found)
