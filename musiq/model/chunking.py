@@ -6,6 +6,7 @@ What comes out is the same; network.py can be read without this.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def each_patch(
         tokens = torch.cat([features(part) for part in _open_parts(patches.flatten(0, 1))])
         if not is_tracing():
             torch._check(tokens.shape[0] == patches.shape[0] * per_image)
-        return tokens.unflatten(0, (-1, per_image))
+        return tokens.unflatten(0, (patches.shape[0], per_image))
     if at_once and at_once < per_image:
         parts = patches.split(_even(per_image, at_once), dim=1)
         return torch.cat([features(x.flatten(0, 1)).unflatten(0, (-1, x.shape[1])) for x in parts], dim=1)
@@ -59,7 +60,19 @@ def _open_parts(patches: Tensor) -> list[Tensor]:
     """OPEN_PARTS parts of patches (P, 3, 32, 32), the later ones empty unless there are many."""
     count = patches.shape[0]
     size = larger((count + OPEN_PARTS - 1) // OPEN_PARTS, LEAST_OPEN)
-    return [patches[i * size : (i + 1) * size] for i in range(OPEN_PARTS)]
+    if is_tracing():
+        return [patches[i * size : (i + 1) * size] for i in range(OPEN_PARTS)]
+    # Lengths that an export knows nothing of: each step would have a formula for how many patches it has, and making and
+    # opening a graph would take several times as long.
+    lengths = [_opaque_length(count - i * size, size) for i in range(OPEN_PARTS)]
+    torch._check(sum(lengths) == count)
+    return list(patches.split(lengths))
+
+
+def _opaque_length(left: Any, most: Any) -> Any:
+    length: Any = (torch.ones((), dtype=torch.int64) * left).clamp(min=0, max=most).item()
+    torch._check(length >= 0)
+    return length
 
 
 def _all_at_once(x: Tensor) -> bool:
