@@ -9,20 +9,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
+import torch
 
 from musiq import artifact
 from musiq.errors import MusiqError
 from musiq.presets import PRESETS
 from musiq.runtimes import cuda
 from musiq.runtimes.base import RuntimeOptions
+from musiq.runtimes.batching import Feed
 from musiq.runtimes.pytorch import open_checkpoint
 from musiq.runtimes.registry import open_runtime
 from musiq_export.formats import check_possible, find
+from musiq_export.graph.simplify import simplify
+from musiq_export.int8.quantize import quantize
 from musiq_export.options import parse_tokens
-from musiq_export.request import Request
+from musiq_export.request import CalibrationImages, Int8Options, Limits, Request
 from tests.exporting import run
-from tests.recipe import photo
+from tests.recipe import lively_model, photo
 
 
 @pytest.mark.parametrize(
@@ -99,15 +104,16 @@ def test_an_engine_says_for_how_many_tokens_it_is(small_checkpoint: Path, tmp_pa
     assert (record.details.tokens, record.details.profile) == ((16, 4096), (1, 4, 4))
 
 
-def test_int8_is_calibrated_on_the_patches_of_images_of_any_size(
-    small_checkpoint: Path, photos: Path, tmp_path: Path
-) -> None:
-    result = run(
-        *("--checkpoint", small_checkpoint, "--inputs", "patches", "--precision", "int8", "--force"),
-        *("--calibration-images", photos, "--max-difference", 50, "--min-srcc", 0, "--out", tmp_path, "--name", "q"),
-    )
-    assert result.exit_code == 0, result.output
-    record = artifact.read_record(tmp_path / "q.onnx")
-    assert record is not None
-    assert record.details.int8 is not None
-    assert record.details.int8.products > 0
+def test_int8_is_calibrated_on_the_patches_of_images_of_any_size() -> None:
+    model = lively_model("tiny", layers=1, height=None, width=None)
+    images = [photo(40 + 5 * seed, 120 - 3 * seed, seed) for seed in range(16)]
+    int8 = Int8Options(CalibrationImages(tuple(map(str, range(16))), images), Limits(50.0, 0.0))
+    graph, details = quantize(Request(simplify(model), "int8", "padded-patches", int8=int8))
+    assert details.products > 0
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    feed = Feed.from_metadata({entry.key: entry.value for entry in graph.metadata_props}, "q.onnx")
+    names = [put.name for put in session.get_inputs()]
+    found = feed.run(images, lambda arrays: session.run(None, dict(zip(names, arrays, strict=True))))["score"]
+    with torch.no_grad():
+        expected = np.array([model.predict(torch.from_numpy(image[None]))[0].item() for image in images])
+    assert 0 < np.abs(found - expected).max() < 0.2 * np.ptp(expected)
