@@ -17,7 +17,7 @@ from onnx import helper
 from musiq.errors import MusiqError
 from musiq.model.network import Musiq
 from musiq.presets import PRESETS
-from musiq_export.graph import onnx as graph_onnx
+from musiq_export.graph import attention as graph_attention
 from musiq_export.graph.onnx import float_onnx, lower
 from musiq_export.graph.simplify import simplify
 from musiq_export.request import Request
@@ -72,7 +72,7 @@ def test_a_split_that_means_something_new_is_not_passed_off_as_an_old_one() -> N
 @pytest.mark.parametrize("head_dim", [PRESETS["tiny"].head_dim, PRESETS["tiny"].dim])
 def test_attention_in_parts_scores_the_same(head_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively_model("tiny", height=96, width=160, layers=2, head_dim=head_dim)
-    monkeypatch.setattr(graph_onnx, "WEIGHTS_AT_ONCE", 2**12)
+    monkeypatch.setattr(graph_attention, "WEIGHTS_AT_ONCE", 2**12)
     graph = float_onnx(Request(simplify(model)))
     images = np.stack([photo(96, 160, seed) for seed in range(3)])
     with torch.inference_mode():
