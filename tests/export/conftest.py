@@ -9,6 +9,7 @@ import pytest
 from click.testing import Result
 
 from musiq.model import checkpoint
+from musiq_export.check import images
 from tests.exporting import run, traced_once
 from tests.recipe import lively_model, photo
 
@@ -36,6 +37,12 @@ def every_float_file(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
+def smaller_images(patch: pytest.MonkeyPatch) -> None:
+    """Checks of any size have as many images and sizes, but none so large: those take most of the time."""
+    patch.setattr(images, "SIZES", tuple((min(height, 200), min(width, 260)) for height, width in images.SIZES))
+    patch.setattr(images, "LARGEST", (300, 400))
+
+
 @pytest.fixture(scope="session")
 def any_size_export(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """A folder with that model in every format for images of any size, though it was trained at one, and what the command
@@ -43,7 +50,8 @@ def any_size_export(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("any")
     formats = [part for name in FILES for part in ("--format", name)]
     # Tuned for GPUs: a graph without parts is traced in less than half the time.
-    with traced_once(lambda request: id(request.model)):
+    with traced_once(lambda request: id(request.model)), pytest.MonkeyPatch.context() as patch:
+        smaller_images(patch)
         result = run("--checkpoint", small_checkpoint, "--size", "any", *formats, "--out", folder, "--tune-for", "gpu")
     assert result.exit_code == 0, result.output
     return folder, result

@@ -28,7 +28,7 @@ from musiq_export.graph.simplify import gflop, simplify
 from musiq_export.graph.sized import sized
 from musiq_export.request import LIMITS, Request
 from musiq_export.sizes import Size, size_line, spec_for
-from tests.export.conftest import FILES
+from tests.export.conftest import FILES, smaller_images
 from tests.exporting import run
 from tests.recipe import lively_model, photo
 
@@ -206,8 +206,9 @@ def test_half_precision_at_any_size_keeps_sizes_and_places_exact(
 
 
 def test_a_file_for_any_size_is_verified_as_such(
-    any_size_export: tuple[Path, Result], small_checkpoint: Path, tmp_path: Path
+    any_size_export: tuple[Path, Result], small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    smaller_images(monkeypatch)
     path = tmp_path / "s.torchscript"
     path.write_bytes((any_size_export[0] / "tiny-any.torchscript").read_bytes())
     record = artifact.read_record(any_size_export[0] / "tiny-any.torchscript")
