@@ -21,6 +21,11 @@ from musiq.runtimes.concurrency import not_closed
 INFERENCE_PRECISION = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
 
 
+KERNELS_KEPT = 200
+"""Kernels that OpenVINO keeps where images may have any size, for shapes that come again: as many as the layers of one call
+share. Its own 5,000 hold gigabytes after some hundred sizes."""
+
+
 class OpenVinoRuntime:
     """OpenVINO; safe to call from several threads.
 
@@ -72,6 +77,7 @@ def compile_for_cpu(path: Path, threads: int, **more: object) -> tuple[Any, Feed
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": INFERENCE_PRECISION[metadata.get(PRECISION, "fp32")],
             "PERFORMANCE_HINT": "LATENCY",
+            **({"CPU_RUNTIME_CACHE_CAPACITY": KERNELS_KEPT} if feed.spec.any_size else {}),
             **more,
         }
         return core.compile_model(model, "CPU", options), feed
