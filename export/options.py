@@ -116,7 +116,9 @@ class ExportOptions:
         for precision in self.precisions:
             int8 = self.int8(model.spec, warn) if precision == "int8" else None
             opset = self.opset_for(precision)
-            yield Request(model, precision, self.inputs, self.batch, opset, self.engine, int8, target, tokens=self.tokens)
+            yield Request(
+                model, precision, self.inputs, self.batch, opset, self.engine, int8, target, tokens=self.tokens
+            )
 
     def reference(self, checkpoint: Path, model: Musiq) -> Reference:
         """The original, with the images that were asked for."""
