@@ -29,7 +29,7 @@ EVERY_PATCHES = (PATCHES, PADDED_PATCHES)
 TARGETS = ("cpu", "gpu")
 """What a graph can be tuned for; it runs on both. A CPU gets the patch trunk in parts, which stay in its caches, and in
 ONNX the attention of large images, whose weights are written down there; a GPU, which would wait for each launch, all
-at once (`musiq.model.chunking.each_patch`, `graph.onnx.WEIGHTS_AT_ONCE`)."""
+at once (`musiq.model.chunking.each_patch`, `graph.attention.WEIGHTS_AT_ONCE`)."""
 
 MOST_PARTS = 16
 """Parts in one graph at most: each adds some forty nodes to the patch trunk, or four to each layer, and an image of 12

@@ -13,6 +13,7 @@ import click
 
 from musiq.errors import MusiqError
 from musiq.presets import PRESETS
+from musiq.spec import FIXED_SIDES, SIDES
 from musiq.training.losses import MARGIN, NAMES
 
 # What a preset needs so that nothing else has to be given. The tiny one's are tuned on the demo's images; the others
@@ -103,12 +104,21 @@ def recipe_from(options: Mapping[str, Any]) -> Recipe:
 
     Args:
         options: Values by option; those that are no part of a recipe do not matter.
+
+    Raises:
+        MusiqError: A side is none that a model of a fixed size is made for.
     """
     defaults, spec = DEFAULTS[options["preset"]], PRESETS[options["preset"]]
     values: dict[str, Any] = {
         name: defaults.get(name) if options[name] is None else options[name] for name in RECIPE_FIELDS
     }
     values["height"], values["width"] = values["height"] or spec.height, values["width"] or spec.width
+    least, most = FIXED_SIDES
+    if not all(least <= values[side] <= most for side in SIDES):
+        raise MusiqError(
+            f"A model for {values['width']}x{values['height']} images is not possible: each side needs at least {least} "
+            f"pixels, one patch, and at most {most}. Give another --height and --width."
+        )
     values["start"] = str(options["start"]) if options["start"] else None
     if values["start"]:
         values["trunk_weights"] = "none"

@@ -10,7 +10,7 @@ import pytest
 from musiq.presets import PRESETS
 from musiq_export import exporter
 from musiq_export.formats import find
-from musiq_export.graph import onnx as graph_onnx
+from musiq_export.graph import attention as graph_attention
 from musiq_export.graph.simplify import simplify
 from musiq_export.request import LIMITS, Request
 from tests.recipe import lively_model, photo
@@ -37,7 +37,7 @@ def test_openvino_which_never_writes_attentions_weights_down_gets_it_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")
-    monkeypatch.setattr(graph_onnx, "WEIGHTS_AT_ONCE", 2**12)
+    monkeypatch.setattr(graph_attention, "WEIGHTS_AT_ONCE", 2**12)
     model = lively_model("tiny", height=64, width=96, layers=2)
     reference = exporter.Reference(model, "m", "0", np.stack([photo(64, 96, seed) for seed in range(3)]), "made")
     layers = {}

@@ -12,7 +12,8 @@ accelerate = pytest.importorskip("accelerate")
 from torch import Tensor  # noqa: E402, after the check for what it needs
 
 from musiq.model.network import Musiq  # noqa: E402
-from musiq.spec import Spec, preset  # noqa: E402
+from musiq.presets import preset  # noqa: E402
+from musiq.spec import Spec  # noqa: E402
 from musiq.training.objective import Objective, Targets  # noqa: E402
 from musiq.training.recipe import Recipe  # noqa: E402
 

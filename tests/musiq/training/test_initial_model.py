@@ -13,7 +13,7 @@ pytest.importorskip("accelerate")
 from musiq.datasets import Dataset, Labelled  # noqa: E402, after the check for what it needs
 from musiq.model import checkpoint  # noqa: E402
 from musiq.model.network import Musiq  # noqa: E402
-from musiq.spec import preset  # noqa: E402
+from musiq.presets import preset  # noqa: E402
 from musiq.training.initial_model import build_model, set_train_mode  # noqa: E402
 from musiq.training.pretrained_trunk import all_norms  # noqa: E402
 from tests.musiq.training.small_model import RECIPE, SMALL  # noqa: E402

@@ -13,7 +13,7 @@ pytest.importorskip("accelerate")
 from torch import nn  # noqa: E402, after the check for what it needs
 
 from musiq.errors import MusiqError  # noqa: E402
-from musiq.spec import preset  # noqa: E402
+from musiq.presets import preset  # noqa: E402
 from musiq.training.model_wrappers import add_stochastic_depth, weight_average, wrap_model  # noqa: E402
 from musiq.training.pretrained_trunk import all_norms  # noqa: E402
 from tests.musiq.training.small_model import (  # noqa: E402

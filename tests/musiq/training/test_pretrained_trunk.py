@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from musiq.errors import MusiqError  # noqa: E402, after the check for what it needs
 from musiq.model.network import Musiq  # noqa: E402
-from musiq.spec import preset  # noqa: E402
+from musiq.presets import preset  # noqa: E402
 from musiq.training.pretrained_trunk import all_norms, load_trunk  # noqa: E402
 
 SPEC = dataclasses.replace(preset("resnet50", 64, 64), layers=1)
