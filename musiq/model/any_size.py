@@ -34,9 +34,8 @@ class AnySizePyramid(nn.Module):
         self.spec = spec
         self.names = [scale.name for scale in spec.scales]
         self.padded = spec.trunk == "patch"
-        mean, std = torch.tensor(spec.mean, dtype=torch.float64), torch.tensor(spec.std, dtype=torch.float64)
-        self.register_buffer("gain", (1 / (255 * std))[:, None, None].float(), persistent=False)
-        self.register_buffer("shift", (-mean / std)[:, None, None].float(), persistent=False)
+        for name, value in zip(("gain", "shift"), normalisation(spec), strict=True):
+            self.register_buffer(name, value, persistent=False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         native = image.to(self.gain.dtype).permute(0, 3, 1, 2) * self.gain + self.shift  # (B, 3, H, W)
@@ -107,6 +106,12 @@ class AnySizePyramid(nn.Module):
             .scatter_add(0, flat.flatten(), weight.flatten())
             .unflatten(0, (outputs, inputs) if transposed else (inputs, outputs))
         )
+
+
+def normalisation(spec: Spec) -> tuple[Tensor, Tensor]:
+    """What pixel values are multiplied by, and what is then added, each float32 (3, 1, 1)."""
+    mean, std = torch.tensor(spec.mean, dtype=torch.float64), torch.tensor(spec.std, dtype=torch.float64)
+    return (1 / (255 * std))[:, None, None].float(), (-mean / std)[:, None, None].float()
 
 
 def _gaussian(place: Tensor, inputs: Size, outputs: Size, step: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from musiq.model.any_size import AnySizeEmbeddings, AnySizePyramid
+from musiq.model.any_size import AnySizeEmbeddings, AnySizePyramid, normalisation
 from musiq.model.chunking import each_patch, few_images
 from musiq.patches import position_rows, scale_rows
 from musiq.pyramid import Bands, scale_matrices
@@ -36,9 +36,8 @@ class Pyramid(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.names = [scale.name for scale in spec.scales]
-        mean, std = torch.tensor(spec.mean, dtype=torch.float64), torch.tensor(spec.std, dtype=torch.float64)
-        self._constant("gain", (1 / (255 * std))[:, None, None])
-        self._constant("shift", (-mean / std)[:, None, None])
+        for name, value in zip(("gain", "shift"), normalisation(spec), strict=True):
+            self._constant(name, value)
         matrices = {scale.name: scale_matrices(spec, scale) for scale in spec.scales if scale.length is not None}
         if not matrices:
             return
