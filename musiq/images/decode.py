@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musiq.errors import ImageError, MusiqError, check_positive
-from musiq.images.fit import Image, Resize, fit, scale_to
+from musiq.images.fit import Image, Resize, fit
 from musiq.images.header import AGAIN, Header, read_header
 from musiq.images.stored import eight_bit, opencv_decoded, read_stored
 
@@ -78,7 +78,7 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, background: Backgrou
     """
     check_decoding(max_pixels, background)
     if isinstance(source, np.ndarray):
-        return _flattened(eight_bit(_checked_array(source, max_pixels)), background, multiplied=False)
+        return flattened(eight_bit(_checked_array(source, max_pixels)), background, multiplied=False)
     data, header = _opened(source, max_pixels)
     return _upright(data, header, background)
 
@@ -97,7 +97,7 @@ def prepare(
         source: As of `decode`; alpha is laid over white.
         height: Pixels of the model's images, which `fit` makes; None, as the width, for a model of any size.
         width: Pixels of the model's images.
-        resize: For a model of any size: "native", "longer=N" or "shorter=N", as `musiq.load` has it.
+        resize: For a model of any size: "native", "longer=N", "shorter=N" or "vbench", as `musiq.load` has it.
         max_pixels: Pixels allowed in the image as it is stored.
 
     Returns:
@@ -113,7 +113,7 @@ def prepare(
     if (height is None) != (width is None):
         raise MusiqError("There is a height without a width, or a width alone; expected both, or none for any size.")
     with decoded(source, max_pixels=max_pixels) as (image, _, size):
-        return scale_to(image, *policy.size(*size)) if height is None or width is None else fit(image, height, width)
+        return policy.apply(image, *policy.size(*size)) if height is None or width is None else fit(image, height, width)
 
 
 @contextmanager
@@ -192,9 +192,9 @@ def _upright(
         stored = jpeg(data) if jpeg and reduction == 1 else None
         if stored is None:
             stored = np.asarray(opencv_decoded(data, header, REDUCED[reduction]), np.uint8)
-        return _turned(stored, header.orientation)
+        return turned(stored, header.orientation)
     image, multiplied = read_stored(data, header)
-    return _turned(_flattened(image, background, multiplied), header.orientation)
+    return turned(flattened(image, background, multiplied), header.orientation)
 
 
 def _read(source: str | Path | bytes | BinaryIO, max_bytes: int) -> bytes:
@@ -279,7 +279,7 @@ def _checked_array(array: NDArray[Any], max_pixels: int) -> NDArray[Any]:
     return array
 
 
-def _flattened(image: Image, background: Background, multiplied: bool) -> Image:
+def flattened(image: Image, background: Background, multiplied: bool) -> Image:
     """Alpha laid over the background: colour * a + background * (1 - a), rounded once."""
     if image.shape[2] == 3:
         return image
@@ -292,7 +292,7 @@ def _flattened(image: Image, background: Background, multiplied: bool) -> Image:
     return np.asarray(cv2.add(colour, 255 - alpha), np.uint8) if background == "white" else colour
 
 
-def _turned(image: Image, orientation: int) -> Image:
+def turned(image: Image, orientation: int) -> Image:
     """Undo EXIF orientations 2..8: 5..8 are stored transposed, the rest of each is flips."""
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from musiq.errors import MusiqError, check_positive
 from musiq.images.elongated import resize_middle
+from musiq.images.vbench import seen_size, vbench_pixels
 
 Image = NDArray[np.uint8]
 
@@ -20,7 +21,10 @@ MOST_RESIZED = 4
 LONGEST_SIDE = 65535
 """Pixels of a side at most: what a JPEG can have."""
 
-POLICIES = "native, cover, longer=N or shorter=N (pixels; longer=N,enlarge to enlarge too)"
+VBENCH = {"vbench": "longer", "vbench-shorter": "shorter", "vbench-shorter-centercrop": "shorter-centercrop"}
+"""The policies that are VBench's preprocessing, and its names for them."""
+
+POLICIES = f"native, cover, longer=N or shorter=N (pixels; longer=N,enlarge to enlarge too), {', '.join(VBENCH)}"
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class Resize:
     """A resize policy.
 
     Attributes:
-        kind: "native" (the image as it is), "cover" (made to fit one size, see `fit`), or which side is to have a length:
-            "longer" or "shorter".
+        kind: "native" (the image as it is), "cover" (made to fit one size, see `fit`), one of VBENCH, or which side is to
+            have a length: "longer" or "shorter".
         length: Pixels of that side; 0 where there is none.
         enlarges: Whether an image whose side is shorter grows; else it stays as it is.
     """
@@ -40,11 +44,13 @@ class Resize:
 
     @classmethod
     def parse(cls, text: str) -> Resize:
-        """The policy that a text names: "native", "cover", "longer=512", "shorter=512,enlarge".
+        """The policy that a text names: "native", "cover", "longer=512", "shorter=512,enlarge", "vbench".
 
         Raises:
             MusiqError: It names none.
         """
+        if text in VBENCH:
+            return cls(text)
         found = re.fullmatch(r"(native|cover)|(longer|shorter)=([1-9][0-9]{0,4})(,enlarge)?", str(text))
         if found is None or int(found[3] or 0) > LONGEST_SIDE:
             raise MusiqError(f"There is no resize policy {text!r}; expected {POLICIES}.")
@@ -55,12 +61,30 @@ class Resize:
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that an image of this height and width gets, aspect kept; "cover" says nothing of it."""
+        if self.kind in VBENCH:
+            return seen_size(VBENCH[self.kind], height, width)
         if not self.length:
             return height, width
         side = max(height, width) if self.kind == "longer" else min(height, width)
         if side <= self.length and not self.enlarges:
             return height, width
         return max(1, round(height * self.length / side)), max(1, round(width * self.length / side))
+
+    def apply(self, image: Image, height: int, width: int, reduction: int = 1) -> tuple[Image, str]:
+        """Make of an image what the model sees, and say how.
+
+        Args:
+            image: uint8 RGB (h, w, 3).
+            height: Of what the model sees: that of `size`, for "cover" the model's own.
+            width: As the height.
+            reduction: As of `fit`.
+
+        Returns:
+            uint8 RGB (height, width, 3), and what was done in a few words.
+        """
+        if self.kind in VBENCH:
+            return vbench_pixels(image, VBENCH[self.kind])
+        return (fit if self.kind == "cover" else scale_to)(image, height, width, reduction)
 
 
 def scale_to(image: Image, height: int, width: int, reduction: int = 1) -> tuple[Image, str]:
