@@ -2,7 +2,7 @@
 
     import musiq
 
-    with musiq.load("model.onnx") as scorer:
+    with musiq.load() as scorer:  # the model in the box; or musiq.load("model.onnx")
         scorer.score("photo.jpg")
 
 Also `musiq.images`, `musiq.datasets`, `musiq.runtimes`, `musiq.distributed` and `musiq.metrics`. Importing this package
@@ -19,6 +19,9 @@ from musiq.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+    import torch
 
     from musiq import datasets as datasets
     from musiq import distributed as distributed
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from musiq.images.decode import Background
     from musiq.scoring import Row, Scorer
     from musiq.scoring.open_models import Model
+    from musiq.torch_metric import Metric
 else:
     _MODULES = ("datasets", "distributed", "images", "metrics", "runtimes")
     _OF_SCORING = ("Row", "Scorer")
@@ -43,11 +47,11 @@ else:
         return sorted({*globals(), *_MODULES, *_OF_SCORING})
 
 
-__all__ = ["ImageError", "MusiqError", "Row", "Scorer", "__version__", "load"]
+__all__ = ["ImageError", "MusiqError", "Row", "Scorer", "__version__", "create_metric", "load"]
 
 
 def load(
-    model: Model | Sequence[Model],
+    model: Model | Sequence[Model] | None = None,
     device: str = "auto",
     *,
     batch_size: int | None = None,
@@ -66,7 +70,9 @@ def load(
     Of several, `musiq.load(["landscape.onnx", "portrait.onnx"])`, each image goes to the nearest aspect ratio.
 
     Args:
-        model: The path of an artifact or checkpoint, or a Runtime that is open already; or a sequence of them.
+        model: The path of an artifact or checkpoint, the name of a published model (musiq-score --list-models), or a
+            Runtime that is open already; or a sequence of them. None: the
+            newest in exports/, else the one that comes with this package; which is said on stderr.
         device: "auto", "cpu", "cuda:0"; for .onnx also "tensorrt:0" and "cuda-graph:0", for .pt2 "cuda-compile:0".
         batch_size: Images that go to a model at once, at least 1; for a model of any size those of 1024x768, of smaller
             ones more. None: as many as keep the device busy, fewer of large images on CPUs (the runtime's
@@ -110,3 +116,30 @@ def load(
         reduced_jpeg=reduced_jpeg,
         jpeg_decoder=jpeg_decoder,
     )
+
+
+def create_metric(
+    model: str | Path, device: str | torch.device = "auto", *, as_loss: bool = False, resize: str | None = None
+) -> Metric:
+    """Open a checkpoint as a metric or loss of PyTorch: `musiq.create_metric("koniq_ckpt.npz")(images)`.
+
+    Args:
+        model: The path of a checkpoint: this project's, pyiqa's, the original's; or a published one's name, "musiq-koniq".
+        device: "auto" (a GPU where there is one), "cpu", "cuda:0", or any other of PyTorch's.
+        as_loss: Whether gradients reach the images; values outside [0, 1] pass then, and what a policy resizes is not
+            rounded to whole pixel values.
+        resize: As of `load`: "native", "longer=N" or "shorter=N" for a model of any size. None: what the model brings.
+
+    Returns:
+        A torch module. Called on (N, 3, H, W) of floats in [0, 1], on a path, or on a list of either, it gives the scores
+        (N,), the same as `load` does for the same pixels.
+
+    Raises:
+        MusiqError: PyTorch is not installed, there is no such checkpoint, device or policy.
+    """
+    from musiq.errors import check_installed
+
+    check_installed(("torch", "torchvision", "einops"), "musiq.create_metric", "train")
+    from musiq.torch_metric.metric import create_metric as create
+
+    return create(model, device, as_loss=as_loss, resize=resize)

@@ -38,7 +38,7 @@ def test_importing_musiq_takes_no_time_and_scoring_none_of_the_heavy_packages() 
 
 
 def test_every_public_name_is_there_and_no_other_name_is_made_up() -> None:
-    assert musiq.__all__ == ["ImageError", "MusiqError", "Row", "Scorer", "__version__", "load"]
+    assert musiq.__all__ == ["ImageError", "MusiqError", "Row", "Scorer", "__version__", "create_metric", "load"]
     assert all(hasattr(musiq, name) for name in musiq.__all__)
     with pytest.raises(AttributeError, match="module 'musiq' has no attribute 'score'"):
         musiq.score  # type: ignore[attr-defined]  # noqa: B018
@@ -70,7 +70,14 @@ def test_load_and_the_options_of_a_scorer_have_its_parameters_and_defaults() -> 
 @pytest.mark.parametrize(
     "call",
     [
-        *(musiq.load, musiq.Scorer.__init__, musiq.Scorer.score, musiq.Scorer.score_many, BatchScorer.__init__),
+        *(
+            musiq.load,
+            musiq.create_metric,
+            musiq.Scorer.__init__,
+            musiq.Scorer.score,
+            musiq.Scorer.score_many,
+            BatchScorer.__init__,
+        ),
         *(metrics.METRICS.values()),
         *(metrics.undefined, metrics.intervals, metrics.srcc_difference, metrics.bootstrap),
     ],
