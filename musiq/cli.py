@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from musiq import files
 from musiq.errors import MusiqError
 from musiq.images.decode import MAX_PIXELS
 from musiq.images.opencv import without_decoder_noise
 from musiq.output.formats import FORMATS
+from musiq.output.gallery import Gallery, check_page
 from musiq.output.resumable import RowFile
+from musiq.output.run import model_labels, score_all, summary
 from musiq.output.stream import RowStream, is_stream
 from musiq.output.text import TextFormat
 from musiq.runtimes.base import MODES
 from musiq.runtimes.batching import USUAL_BATCH
-from musiq.scoring import Row, Scorer, ScorerOptions
-from musiq.scoring.arithmetic import Savings
+from musiq.scoring import Scorer, ScorerOptions
 from musiq.scoring.options import JPEG_DECODERS
 from musiq.scoring.plan import MAX_TOKENS
 from musiq.scoring.scorer import MAX_WORKERS
 from musiq.scoring.sources import expand, unlisted, without
-from musiq.terminal import Command, per_second, progress_bar, tell
+from musiq.terminal import Command, progress_bar, tell
 
 if TYPE_CHECKING:
     from musiq.distributed.ray_scorer import RayScorer
@@ -50,6 +49,7 @@ class ScoreOptions:
     address: str | None
     column: str | None
     scorer: ScorerOptions
+    gallery: Path | None = None
 
     def __post_init__(self) -> None:
         if self.resume and self.out is None:
@@ -66,6 +66,14 @@ class ScoreOptions:
                 "--resume and --workers are for --engine local: Ray scores the batch of a dead worker again, and each of "
                 "its workers decodes with --threads. Leave them out."
             )
+
+        if self.gallery is not None:
+            check_page(self.gallery)
+            if self.engine == "ray":
+                raise MusiqError(
+                    "--gallery is for --engine local, which decodes the images here. Leave it out; the same command "
+                    "without --engine ray and with --out, --resume and --gallery then makes the page of the rows there are."
+                )
 
     @property
     def streams(self) -> bool:
@@ -159,6 +167,12 @@ class ScoreOptions:
 )
 @click.option("--address", show_default="one started here", help="Of a running Ray cluster (--engine ray).")
 @click.option("--column", show_default="bytes, image or path", help="Of images or paths in *.parquet (--engine ray).")
+@click.option(
+    "--gallery",
+    type=click.Path(path_type=Path),
+    metavar="PAGE.html",
+    help="Make a page to look at besides: thumbnails sorted by score, with a histogram; one file, for any browser.",
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted --out: skip the images that it has rows for.")
 @click.option("--fail-on-error", is_flag=True, help="Stop at the first image that cannot be scored, and exit with 1.")
 def main(
@@ -171,6 +185,7 @@ def main(
     engine: str,
     address: str | None,
     column: str | None,
+    gallery: Path | None,
     **scorer: Any,
 ) -> None:
     """Score images: files, folders (recursive), URLs, or - for a list of them on stdin, one a line or NUL-separated.
@@ -193,10 +208,13 @@ def main(
         address=address,
         column=column,
         scorer=ScorerOptions(**scorer),
+        gallery=gallery,
     )
     sources = expand(paths) if engine == "local" else unlisted(paths)
     if out is not None and not options.streams:
-        check_no_input(out, sources)
+        check_no_input(out, sources, "--out")
+    if gallery is not None:
+        check_no_input(gallery, sources, "--gallery")
     with open_scorer(options) as opened, without_decoder_noise():
         errors = score_to(options, opened, sources)
     sys.exit(SOME_FAILED if errors else 0)
@@ -211,20 +229,53 @@ def open_scorer(options: ScoreOptions) -> Scorer | RayScorer:
 
 
 def score_to(options: ScoreOptions, scorer: Scorer | RayScorer, sources: list[str]) -> int:
-    """Score into the file that was asked for, or to stdout; the count of rows with an error, old ones included."""
+    """Score into the file that was asked for, or to stdout, and make the page; the count of rows with an error, old ones
+    included."""
     labels = model_labels(options.models)
+    with gallery_of(options, scorer, labels) as page:
+        errors = write_rows(options, scorer, sources, labels, page)
+        if page:
+            page.finish()
+            tell(f"To look at: {page.path}")
+    return errors
+
+
+def gallery_of(
+    options: ScoreOptions, scorer: Scorer | RayScorer, labels: Mapping[str, str]
+) -> AbstractContextManager[Gallery | None]:
+    """The page that was asked for, with the settings that are not the usual ones."""
+    if options.gallery is None:
+        return nullcontext()
+    usual = replace(options, scorer=ScorerOptions()).settings("")
+    settings = {name: value for name, value in options.settings(scorer.resize).items() if value != usual[name]}
+    return Gallery(options.gallery, scorer.spec, list(labels.values()), settings)
+
+
+def write_rows(
+    options: ScoreOptions,
+    scorer: Scorer | RayScorer,
+    sources: list[str],
+    labels: Mapping[str, str],
+    page: Gallery | None,
+) -> int:
+    """Score, write and show each; the count of rows with an error, old ones included."""
     row_format = FORMATS[options.format](scorer.spec.outputs)
     if options.out is None or options.streams:
         assert isinstance(row_format, TextFormat)
         with RowStream(options.out, row_format) as stream:
-            tally = score_all(scorer, sources, labels, stream.write, options.fail_on_error, quiet=stream.is_terminal)
+            tally = score_all(
+                scorer, sources, labels, stream.write, options.fail_on_error, page, quiet=stream.is_terminal
+            )
         tell_all(summary(scorer, tally), tally.advice)
         return tally.errors
     with (
         RowFile(options.out, row_format, labels.values(), options.resume, options.settings(scorer.resize)) as file,
         resumable(file) if options.engine == "local" else nullcontext(),
     ):
-        tally = score_all(scorer, without(sources, file.done), labels, file.write, options.fail_on_error)
+        if page and file.done and isinstance(scorer, Scorer):
+            with progress_bar("Thumbnails", file.done.total()) as bar:
+                page.add_again(file.rows(), options.scorer, scorer.workers, bar.advance)
+        tally = score_all(scorer, without(sources, file.done), labels, file.write, options.fail_on_error, page)
         file.finish()
     before = f"; {file.errors:,} of the rows from before with errors" if file.errors else ""
     tell_all(summary(scorer, tally) + before, tally.advice)
@@ -248,12 +299,12 @@ def format_of(out: Path | None) -> str:
     return ending
 
 
-def check_no_input(out: Path, sources: Iterable[str]) -> None:
+def check_no_input(out: Path, sources: Iterable[str], option: str) -> None:
     """Raise MusiqError where the file of rows would take the place of what is to be scored: `--out photos/*.png`."""
     target = os.path.realpath(out)
     names = (out.name, os.path.basename(target))
     if any(source.endswith(names) and os.path.realpath(source) == target for source in sources):
-        raise MusiqError(f"Cannot write {out}: it is among the images to score. Give another --out.")
+        raise MusiqError(f"Cannot write {out}: it is among the images to score. Give another {option}.")
 
 
 def newest_model(folder: Path) -> Path:
@@ -261,18 +312,6 @@ def newest_model(folder: Path) -> Path:
     if not models:
         raise MusiqError(f"There is no model in {folder}/. Make one with musiq-export, or name one with --model.")
     return models[-1]
-
-
-def model_labels(models: Iterable[Path]) -> dict[str, str]:
-    """What rows call each model in a file: its name without ending, and the start of its SHA-256."""
-    return {str(model): f"{files.utf8_name(model.stem)}@{files.sha256(model)[:12]}" for model in models}
-
-
-def labelled(row: Row, labels: Mapping[str, str]) -> Row:
-    """The row as files have it: its path in UTF-8, its model by its label, also where it is the only one and the row never
-    got to it."""
-    only = next(iter(labels.values())) if len(labels) == 1 else ""
-    return replace(row, path=files.utf8_name(row.path), model=labels.get(row.model, only))
 
 
 @contextmanager
@@ -283,51 +322,6 @@ def resumable(file: RowFile) -> Iterator[None]:
     except KeyboardInterrupt:
         tell(f"The rows so far are in {file.part}: the same command with --resume goes on from there.")
         raise
-
-
-class Tally(NamedTuple):
-    """How many images were scored, how many have an error, how long that took, and how it would be much faster."""
-
-    scored: int
-    errors: int
-    seconds: float
-    advice: str
-
-
-def score_all(
-    scorer: Scorer | RayScorer,
-    sources: list[str],
-    labels: Mapping[str, str],
-    write: Callable[[Row], None],
-    fail_on_error: bool,
-    *,
-    quiet: bool = False,
-) -> Tally:
-    """Score and write each, with progress on stderr unless `quiet`."""
-    start, scored, errors = time.perf_counter(), 0, 0
-    savings = Savings(scorer.spec, scorer.resize)
-    known = len(sources) if isinstance(scorer, Scorer) else None  # a folder or a shard holds as many as it holds
-    with progress_bar(total=known, quiet=quiet) as bar:
-        for row in scorer.score_many(sources):
-            write(labelled(row, labels))
-            savings.add(row)
-            scored, errors = scored + (not row.error), errors + bool(row.error)
-            if row.error and fail_on_error:
-                raise MusiqError(f"{row.path}: {row.error}")
-            bar.advance()
-            bar.tell(note=f"{per_second(bar.per_second)}, {errors} error{'' if errors == 1 else 's'}")
-    return Tally(scored, errors, max(time.perf_counter() - start, 1e-9), savings.told())
-
-
-def summary(scorer: Scorer | RayScorer, tally: Tally) -> str:
-    """One line: counts, speed, and which side held the other up."""
-    scored, errors, seconds, _ = tally
-    rate = per_second((scored + errors) / seconds)
-    said = f"{scored:,} scored, {errors:,} error{'' if errors == 1 else 's'}, {rate}"
-    if not isinstance(scorer, Scorer):
-        return said
-    decode, model = scorer.busy.decode_s / scorer.workers, scorer.busy.model_s / scorer.in_flight
-    return f"{said} (decode {min(decode / seconds, 1):.0%}, model {min(model / seconds, 1):.0%} busy)"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +16,7 @@ from musiq.errors import MusiqError
 from musiq.files import atomic_write, link_target, special_kind
 from musiq.images.header import is_image
 from musiq.output.formats import RowFormat
+from musiq.output.text import rows_of
 from musiq.scoring import Row
 
 SYNC_SECONDS = 2.0
@@ -137,6 +138,10 @@ class RowFile:
             self.errors += bool(row.error)
             kept = end
         return kept
+
+    def rows(self) -> Iterable[Row]:
+        """The rows that are there already, as they stand in NAME.part."""
+        return rows_of(self.part, self._rows)
 
     def _note_settings(self) -> None:
         """Write NAME.part.json. Rows do not need it, so a disk that has no room for it is told by them."""

@@ -34,6 +34,7 @@ class PreparedImage:
     image: Image
     plan: Plan
     fitted: str = ""
+    thumbnail: bytes = b""
 
     @property
     def bytes(self) -> int:
@@ -70,6 +71,7 @@ class ImageBatch:
         self.paths = [item.path for item in items]
         self.fitted = [item.fitted for item in items]
         self.sizes = [f"{item.plan.width}x{item.plan.height}" for item in items]
+        self.thumbnails = [item.thumbnail for item in items]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Row:
             never got to one. Files that musiq-score writes name it by its file's name and SHA-256, and where there is one
             model also in the rows of images that never got to it.
         size: What the model saw, width x height in pixels: "512x288"; "" where the image never got to it.
+        thumbnail: A small WebP of the image, where `score_many` was asked for them; else b"". Files have none.
     """
 
     path: str
@@ -30,3 +31,4 @@ class Row:
     shares: tuple[float, ...] | None = None
     model: str = ""
     size: str = ""
+    thumbnail: bytes = field(default=b"", repr=False, compare=False)

@@ -38,6 +38,7 @@ from musiq.scoring.prefetch import (
     rows_in_order,
 )
 from musiq.scoring.row import Row
+from musiq.scoring.thumbnails import thumbnail
 from musiq.spec import USUAL_SIZE, Spec
 
 USUAL_BYTES = 3 * prod(USUAL_SIZE)
@@ -190,12 +191,13 @@ class Scorer:
             raise ImageError(row.error)
         return row.score
 
-    def score_many(self, sources: Source | Iterable[Source]) -> Iterator[Row]:
+    def score_many(self, sources: Source | Iterable[Source], *, thumbnails: bool = False) -> Iterator[Row]:
         """Score images while later ones are being decoded; stopping early stops the threads.
 
         Args:
             sources: Images as `score` takes them; one alone is a list of one. Read only as far ahead as needed, so it may
                 be endless.
+            thumbnails: Make one of each image, see `Row`.
 
         Yields:
             A Row for each source, in their order. An image that cannot be read, and one that the model fails on, is a
@@ -206,7 +208,7 @@ class Scorer:
         runners = ThreadPoolExecutor(self.in_flight, thread_name_prefix="musiq-run")
         try:
             with one_opencv_thread():
-                images = map_ahead(decoders, self._decode, _each_source(sources), limits)
+                images = map_ahead(decoders, partial(self._decode, thumbnails), _each_source(sources), limits)
                 batches = in_batches(images, limits)
                 yield from rows_in_order(runners, self._score_batch, batches, self.in_flight, limits.patience)
         finally:
@@ -221,21 +223,22 @@ class Scorer:
             budget, ahead, LOOK_AHEAD if budget else PATIENCE, max(MOST_BYTES, 2 * self.batch_size * USUAL_BYTES)
         )
 
-    def _decode(self, place: int, source: Source) -> PreparedImage | FailedImage:
+    def _decode(self, thumbnails: bool, place: int, source: Source) -> PreparedImage | FailedImage:
         start = time.perf_counter()
         try:
-            return self._prepared(place, source)
+            return self._prepared(place, source, thumbnails)
         except Exception as problem:
             return FailedImage(place, _source_name(source, place), _with_kind(problem))
         finally:
             self.busy.add(decode_s=time.perf_counter() - start)
 
-    def _prepared(self, place: int, source: Source) -> PreparedImage:
+    def _prepared(self, place: int, source: Source, thumbnails: bool = False) -> PreparedImage:
         with self._decoded(source) as (image, reduction, size):
+            small = thumbnail(image) if thumbnails else b""
             plan = self._plan(*size)
             make = scale_to if self._plan.any_size else fit
             image, fitted = make(image, plan.height, plan.width, reduction)
-        return PreparedImage(place, _source_name(source, place), image, plan, fitted)
+        return PreparedImage(place, _source_name(source, place), image, plan, fitted, small)
 
     def _needed(self, height: int, width: int) -> tuple[int, int] | None:
         """What a JPEG of this size has to cover where it is decoded at a part of it. Raises ImageError for one that is too
@@ -249,8 +252,10 @@ class Scorer:
         self.busy.add(model_s=time.perf_counter() - start)
         model = self.models[batch.model]
         return [
-            Row(path, outcome.score, fitted, outcome.error, outcome.shares, model, size)
-            for path, fitted, size, outcome in zip(batch.paths, batch.fitted, batch.sizes, outcomes, strict=True)
+            Row(path, outcome.score, fitted, outcome.error, outcome.shares, model, size, small)
+            for path, fitted, size, small, outcome in zip(
+                batch.paths, batch.fitted, batch.sizes, batch.thumbnails, outcomes, strict=True
+            )
         ]
 
     def _run(self, runtime: Runtime, images: Images | list[Images], loads: list[int]) -> list[_Outcome]:
