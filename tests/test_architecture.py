@@ -23,7 +23,7 @@ FLOORS = {
         ("runtimes", "training"),
         ("published",),
         ("model",),
-        ("datasets", "patches"),
+        ("datasets", "patches", "video"),
         ("images", "artifact", "pyramid", "presets", "bundled"),
         ("spec", "terminal", "files", "metrics"),
         ("errors", "hardware", "version", "markdown", "timing", "file_formats"),

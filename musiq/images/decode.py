@@ -181,7 +181,7 @@ def _opened(source: str | Path | bytes | BinaryIO, max_pixels: int) -> tuple[byt
     """A file's bytes and header, refused where it claims too many pixels."""
     data = _read(source, max_bytes=8 * max_pixels + 2**20)  # 16-bit RGBA without compression, and metadata
     header = read_header(data)
-    _check_pixels(header.width, header.height, max_pixels)
+    check_pixels(header.width, header.height, max_pixels)
     return data, header
 
 
@@ -236,13 +236,22 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def _read_url(url: str | Path, max_bytes: int) -> bytes:
+    with opened_url(str(url)) as file:
+        return bytes(file.read(max_bytes + 1))
+
+
+@contextmanager
+def opened_url(url: str) -> Iterator[BinaryIO]:
+    """A URL open for reading bytes. Raises ImageError that says why it cannot be read, also while it is."""
     try:
         import fsspec  # type: ignore[import-untyped,unused-ignore]
     except ImportError as problem:
         raise ImageError("Reading from a URL needs fsspec: pip install 'musiq[url]'.") from problem
     try:
-        with fsspec.open(str(url), "rb") as file:
-            return bytes(file.read(max_bytes + 1))
+        with fsspec.open(url, "rb") as file:
+            yield file
+    except MusiqError:
+        raise
     except Exception as problem:  # each protocol has errors of its own
         line = " ".join(str(problem).split())
         raise ImageError(
@@ -257,7 +266,8 @@ def _too_long(size: int, max_bytes: int) -> str:
     )
 
 
-def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raise ImageError for more pixels than are decoded."""
     if width * height > max_pixels:
         raise ImageError(
             f"The image has {width}x{height} pixels; at most {max_pixels:,} are decoded. "
@@ -272,7 +282,7 @@ def _checked_array(array: NDArray[Any], max_pixels: int) -> NDArray[Any]:
             f"Cannot score an array {array.dtype} {array.shape}; expected uint8 or uint16, (H, W) grey, (H, W, 3) RGB "
             "or (H, W, 4) RGBA. Convert it first."
         )
-    _check_pixels(array.shape[1], array.shape[0], max_pixels)
+    check_pixels(array.shape[1], array.shape[0], max_pixels)
     array = np.ascontiguousarray(array)
     if array.ndim == 2 or array.shape[2] == 1:
         return np.asarray(cv2.cvtColor(array, cv2.COLOR_GRAY2RGB))
