@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -28,11 +28,17 @@ class RowFormat(Protocol):
         ...
 
 
-FORMATS: dict[str, Callable[[int], RowFormat]] = {
+class MakesFormat(Protocol):
+    """Makes a format for the shares of so many ratings (1 for none), and for the columns that videos have besides."""
+
+    def __call__(self, outputs: int = 1, numbers: Sequence[str] = ()) -> RowFormat: ...
+
+
+FORMATS: dict[str, MakesFormat] = {
     "csv": Csv,
     "tsv": Tsv,
     "jsonl": JsonLines,
     "parquet": Parquet,
     "txt": PathAndScore,
 }
-"""By its name, which is its ending too, what makes a format for the shares of so many ratings (1 for none)."""
+"""By their names, which are their endings too."""

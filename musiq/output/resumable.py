@@ -36,7 +36,8 @@ class RowFile:
     Attributes:
         path: NAME.
         part: NAME.part.
-        done: How many rows of each path are there already, by the UTF-8 name that rows have (`musiq.files.utf8_name`).
+        done: How many sources of each path are there already, by the UTF-8 name that rows have (`musiq.files.utf8_name`).
+            The rows of a video's frames are one source, and the last video's are dropped: perhaps not all were written.
         errors: How many of them have an error.
     """
 
@@ -130,13 +131,19 @@ class RowFile:
         known = set(self.models)
         if len(known) > 1:
             known.add("")  # of images that got to none of several
-        kept = 0
+        kept = before = errors = 0
+        last: Row | None = None
         for end, row in self._rows.read(self._file):
             if row.model not in known:
                 raise MusiqError(f"scores of the model {row.model}, not of {' or '.join(self.models)}")
-            self.done[row.path] += 1
+            if not _goes_on(last, row):
+                self.done[row.path] += 1
+                before, errors = kept, self.errors
             self.errors += bool(row.error)
-            kept = end
+            kept, last = end, row
+        if last is not None and last.frame is not None:
+            self.done[last.path] -= 1
+            kept, self.errors = before, errors
         return kept
 
     def rows(self) -> Iterable[Row]:
@@ -204,6 +211,13 @@ class RowFile:
         self._syncer.shutdown()
         with suppress(OSError):  # each row was flushed, or failed and was told
             self._file.close()
+
+
+def _goes_on(last: Row | None, row: Row) -> bool:
+    """Whether a row is of a later frame of the same video."""
+    if last is None or last.frame is None or row.frame is None:
+        return False
+    return last.path == row.path and last.frame < row.frame
 
 
 def _locked(file: BinaryIO) -> bool:

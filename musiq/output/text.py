@@ -6,14 +6,17 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from musiq.errors import MusiqError
 from musiq.files import atomic_write
 from musiq.scoring import Row
 from musiq.spec import share_columns
+
+COUNTS = ("frames", "frame")
+"""Of the numbers that videos have, those that are whole."""
 
 WITHOUT_SIZE = "rows without the column size, as earlier versions wrote them"
 
@@ -22,11 +25,11 @@ class TextFormat:
     """Rows as lines of bytes; subclasses say how a line looks.
 
     A path keeps its bytes, whatever they are; scores keep all digits of their float32. `outputs` is K where rows have
-    the shares of K > 1 ratings, else 1.
+    the shares of K > 1 ratings, else 1; `numbers` are the columns besides that videos have, or their frames.
     """
 
-    def __init__(self, outputs: int = 1) -> None:
-        self.outputs = outputs
+    def __init__(self, outputs: int = 1, numbers: Sequence[str] = ()) -> None:
+        self.outputs, self.numbers = outputs, tuple(numbers)
 
     def head(self) -> bytes:
         """What stands before the first row."""
@@ -85,21 +88,23 @@ class AppendableFormat(TextFormat):
 
 
 class Csv(AppendableFormat):
-    """`path,score,size,fitted,error,model`, and for K > 1 ratings `share_1` to `share_K`, under a head of these names."""
+    """`path,score,size,fitted,error,model`, what videos have besides, and for K > 1 ratings `share_1` to `share_K`, under a
+    head of these names."""
 
     delimiter = ","
     quoted = True
 
-    def __init__(self, outputs: int = 1) -> None:
-        super().__init__(outputs)
-        self.columns = ["path", "score", "size", "fitted", "error", "model", *share_columns(outputs)]
+    def __init__(self, outputs: int = 1, numbers: Sequence[str] = ()) -> None:
+        super().__init__(outputs, numbers)
+        self.columns = ["path", "score", "size", "fitted", "error", "model", *numbers, *share_columns(outputs)]
 
     def head(self) -> bytes:
         return _delimited(self.columns, self.delimiter)
 
     def line(self, row: Row) -> bytes:
         texts = [row.size, row.fitted, row.error, row.model]
-        cells = [row.path, _digits(row.score), *texts, *map(_digits, row.shares or ())]
+        numbers = [getattr(row, name) for name in self.numbers]
+        cells = [row.path, _digits(row.score), *texts, *map(_digits, (*numbers, *(row.shares or ())))]
         return _delimited(cells + [""] * (len(self.columns) - len(cells)), self.delimiter)
 
     def lacks_size(self, first: bytes) -> bool:
@@ -111,10 +116,12 @@ class Csv(AppendableFormat):
             cells = dict(zip(self.columns, next(csv.reader([text], delimiter=self.delimiter)), strict=True))
             shares = [_number(cells[name]) for name in share_columns(self.outputs)]
             score = _number(cells["score"])
+            numbers = {name: _number(cells[name]) for name in self.numbers}
         except (ValueError, StopIteration, csv.Error):
             return None
         known = tuple(share for share in shares if share is not None)
-        return Row(cells["path"], score, cells["fitted"], cells["error"], known or None, cells["model"], cells["size"])
+        texts = (cells["fitted"], cells["error"], known or None, cells["model"], cells["size"])
+        return Row(cells["path"], score, *texts, **with_counts(numbers))
 
 
 class Tsv(Csv):
@@ -124,13 +131,13 @@ class Tsv(Csv):
 
 
 class JsonLines(AppendableFormat):
-    """A JSON object a line: path, score (null where there is none), size, fitted, error, model; shares where there are
-    some."""
+    """A JSON object a line: path, score (null where there is none), size, fitted, error, model; what videos have besides;
+    shares where there are some."""
 
     NAMES = ("path", "score", "size", "fitted", "error", "model")
 
     def line(self, row: Row) -> bytes:
-        values = {name: getattr(row, name) for name in self.NAMES}
+        values = {name: getattr(row, name) for name in (*self.NAMES, *self.numbers)}
         return json.dumps(values | ({"shares": row.shares} if row.shares else {})).encode() + b"\n"
 
     def lacks_size(self, first: bytes) -> bool:
@@ -144,7 +151,7 @@ class JsonLines(AppendableFormat):
             values = json.loads(line)
             shares = tuple(values["shares"]) if "shares" in values else None
             path, score, size, fitted, error, model = (values[name] for name in self.NAMES)
-            return Row(path, score, fitted, error, shares, model, size)
+            return Row(path, score, fitted, error, shares, model, size, **{name: values[name] for name in self.numbers})
         except (ValueError, TypeError, KeyError):
             return None
 
@@ -157,7 +164,7 @@ class PathAndScore(TextFormat):
 
     @property
     def gathering(self) -> AppendableFormat:
-        return JsonLines(self.outputs)
+        return JsonLines(self.outputs, self.numbers)
 
     def line(self, row: Row) -> bytes:
         return _delimited([row.path, _digits(row.score) or "nan"], "\t")
@@ -169,6 +176,11 @@ class PathAndScore(TextFormat):
 
     def reopen(self, path: Path, part: Path) -> None:
         raise MusiqError("rows that do not say which model they are of")
+
+
+def with_counts(numbers: Mapping[str, float | None]) -> dict[str, Any]:
+    """What videos have besides, as a Row has it: counts are whole."""
+    return {name: int(value) if value is not None and name in COUNTS else value for name, value in numbers.items()}
 
 
 def rows_of(part: Path, gathering: AppendableFormat) -> Iterable[Row]:

@@ -59,8 +59,8 @@ class Savings:
     def add(self, row: Row) -> None:
         if self._counts and row.size:
             width, height = map(int, row.size.split("x"))
-            self._native += self._gflop(height, width)
-            self._resized += self._gflop(*self._usual.size(height, width))
+            self._native += self._gflop(height, width) * (row.frames or 1)
+            self._resized += self._gflop(*self._usual.size(height, width)) * (row.frames or 1)
 
     def told(self) -> str:
         """A line that names the policy which would save much, "" where none would."""

@@ -9,6 +9,7 @@ from musiq.images.decode import MAX_PIXELS, Background, check_decoding
 from musiq.images.fit import Resize
 from musiq.runtimes.base import check_threads
 from musiq.scoring.plan import MAX_TOKENS
+from musiq.video import FrameChoice
 
 JPEG_DECODERS = ("opencv", "nvimagecodec")
 
@@ -31,6 +32,8 @@ class ScorerOptions:
     background: Background = "white"
     reduced_jpeg: bool = False
     jpeg_decoder: str = "opencv"
+    frames: str | int | None = None
+    per_frame: bool = False
 
     def __post_init__(self) -> None:
         check_positive(batch_size=self.batch_size, workers=self.workers)
@@ -41,6 +44,7 @@ class ScorerOptions:
         if self.max_tokens is None:
             raise MusiqError("max_tokens is None; expected a whole number of at least 1.")
         check_positive(max_tokens=self.max_tokens)
+        FrameChoice.parse(self.frames)
         if self.jpeg_decoder not in JPEG_DECODERS:
             raise MusiqError(
                 f"There is no JPEG decoder {self.jpeg_decoder!r}; there are {' and '.join(JPEG_DECODERS)}."

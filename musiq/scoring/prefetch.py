@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from musiq.images.decode import Source
 from musiq.images.fit import Image
 from musiq.runtimes.base import Images
+from musiq.scoring.parts import Part
 from musiq.scoring.plan import Plan
 from musiq.scoring.row import Row
 
@@ -27,7 +27,8 @@ MOST_BYTES = 2**28
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image as its model sees it: uint8 (height, width, 3). `place` is its index among the sources."""
+    """An image as its model sees it: uint8 (height, width, 3). `place` is its index among the parts of the sources; of a
+    frame `moment` is its number and time."""
 
     place: int
     path: str
@@ -35,6 +36,7 @@ class PreparedImage:
     plan: Plan
     fitted: str = ""
     thumbnail: bytes = b""
+    moment: tuple[int, float] | None = None
 
     @property
     def bytes(self) -> int:
@@ -42,12 +44,11 @@ class PreparedImage:
 
 
 @dataclass(frozen=True)
-class FailedImage:
-    """A source that could not be read, and why."""
+class Unscored:
+    """A part that no model sees, and its row: what could not be read, and the end of a video."""
 
     place: int
-    path: str
-    error: str
+    row: Row
     bytes: int = 0
 
 
@@ -72,6 +73,7 @@ class ImageBatch:
         self.fitted = [item.fitted for item in items]
         self.sizes = [f"{item.plan.width}x{item.plan.height}" for item in items]
         self.thumbnails = [item.thumbnail for item in items]
+        self.moments = [item.moment or (None, None) for item in items]
 
 
 @dataclass(frozen=True)
@@ -95,27 +97,27 @@ class Limits:
 
 def map_ahead(
     pool: Executor,
-    work: Callable[[int, Source], PreparedImage | FailedImage],
-    sources: Iterable[Source],
+    work: Callable[[int, Part], PreparedImage | Unscored],
+    parts: Iterable[Part],
     limits: Limits,
-) -> Iterator[PreparedImage | FailedImage]:
-    """`work(place, source)` of each source in order; none is begun while too many, or too large ones, wait to be taken."""
-    begun: deque[Future[PreparedImage | FailedImage]] = deque()
-    for place, source in enumerate(sources):
-        begun.append(pool.submit(work, place, source))
+) -> Iterator[PreparedImage | Unscored]:
+    """`work(place, part)` of each part in order; none is begun while too many, or too large ones, wait to be taken."""
+    begun: deque[Future[PreparedImage | Unscored]] = deque()
+    for place, part in enumerate(parts):
+        begun.append(pool.submit(work, place, part))
         while begun and (len(begun) >= limits.ahead or (limits.most_bytes and _held(begun) > limits.most_bytes)):
             yield begun.popleft().result()
     while begun:
         yield begun.popleft().result()
 
 
-def _held(begun: Iterable[Future[PreparedImage | FailedImage]]) -> int:
+def _held(begun: Iterable[Future[PreparedImage | Unscored]]) -> int:
     """Bytes of the pixels that are there already."""
     return sum(each.result().bytes for each in begun if each.done())
 
 
-def in_batches(images: Iterable[PreparedImage | FailedImage], limits: Limits) -> Iterator[ImageBatch | FailedImage]:
-    """Batches of images that may share a call, in the order they fill; a failed image goes on at once."""
+def in_batches(images: Iterable[PreparedImage | Unscored], limits: Limits) -> Iterator[ImageBatch | Unscored]:
+    """Batches of images that may share a call, in the order they fill; what no model sees goes on at once."""
     groups: dict[tuple[int, ...], list[PreparedImage]] = {}  # by what the images share, the oldest first
     held = 0
 
@@ -127,7 +129,7 @@ def in_batches(images: Iterable[PreparedImage | FailedImage], limits: Limits) ->
 
     for item in images:
         place = item.place
-        if isinstance(item, FailedImage):
+        if isinstance(item, Unscored):
             yield item
         else:
             shares, load = (item.plan.model, *item.plan.shares), item.plan.load
@@ -153,7 +155,7 @@ def in_batches(images: Iterable[PreparedImage | FailedImage], limits: Limits) ->
 def rows_in_order(
     pool: Executor,
     score: Callable[[ImageBatch], list[Row]],
-    batches: Iterable[ImageBatch | FailedImage],
+    batches: Iterable[ImageBatch | Unscored],
     in_flight: int,
     most_waiting: int,
 ) -> Iterator[Row]:
@@ -166,8 +168,8 @@ def rows_in_order(
     running: deque[tuple[list[int], Future[list[Row]]]] = deque()  # the places of a batch and its rows, oldest first
     ready = InOrder()
     for batch in batches:
-        if isinstance(batch, FailedImage):
-            ready.add(batch.place, Row(batch.path, None, error=batch.error))
+        if isinstance(batch, Unscored):
+            ready.add(batch.place, batch.row)
         else:
             running.append((batch.places, pool.submit(score, batch)))
         del batch  # or its images stay in memory until the next ones are there

@@ -1,4 +1,4 @@
-"""`Row`: what came of scoring one image."""
+"""`Row`: what came of scoring one image, one video, or one frame of a video."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Row:
-    """What came of scoring one image.
+    """What came of scoring one image, one video, or one frame of a video.
 
     Attributes:
         path: The image's path or URL as it was given; #0, #1, ... (its place among the sources) for bytes, arrays and
@@ -21,6 +21,12 @@ class Row:
             never got to one. Files that musiq-score writes name it by its file's name and SHA-256, and where there is one
             model also in the rows of images that never got to it.
         size: What the model saw, width x height in pixels: "512x288"; "" where the image never got to it.
+        frames: Of a video, how many frames were scored; `score` is their mean, and `shares` the means of theirs.
+        min: Of a video, the lowest score of its frames.
+        median: Of a video, the median of them.
+        max: Of a video, the highest.
+        frame: Of a frame that has a row of its own, its place in the video, from 0 on.
+        time_s: Of such a frame, when it is first shown, in seconds after the video's first.
         thumbnail: A small WebP of the image, where `score_many` was asked for them; else b"". Files have none.
     """
 
@@ -32,3 +38,16 @@ class Row:
     model: str = ""
     size: str = ""
     thumbnail: bytes = field(default=b"", repr=False, compare=False)
+    frames: int | None = None
+    min: float | None = None
+    median: float | None = None
+    max: float | None = None
+    frame: int | None = None
+    time_s: float | None = None
+
+
+VIDEO_COLUMNS = ("frames", "min", "median", "max")
+"""What the rows of videos have besides."""
+
+FRAME_COLUMNS = ("frame", "time_s")
+"""What the rows of frames have besides."""

@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import accumulate
 from math import prod
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from musiq.errors import ImageError, MusiqError, is_memory_short
+from musiq.errors import ImageError, is_memory_short
 from musiq.hardware import available_cpus
 from musiq.images.decode import MAX_PIXELS, Background, JpegDecoder, Source, decoded
-from musiq.images.fit import fit, scale_to
+from musiq.images.fit import VBENCH, Image
 from musiq.images.opencv import one_opencv_thread
 from musiq.runtimes.base import Images, Runtime
 from musiq.scoring.open_models import Model, each_model, model_name, open_models
 from musiq.scoring.options import ScorerOptions
+from musiq.scoring.parts import Clip, Part, VideoEnd, VideoOptions, each_part, each_source, with_kind
 from musiq.scoring.plan import MAX_TOKENS, Planner, policy_for
 from musiq.scoring.prefetch import (
     LOOK_AHEAD,
     MOST_BYTES,
     PATIENCE,
-    FailedImage,
     ImageBatch,
     Limits,
     PreparedImage,
+    Unscored,
     in_batches,
     map_ahead,
     rows_in_order,
 )
 from musiq.scoring.row import Row
 from musiq.scoring.thumbnails import thumbnail
+from musiq.scoring.videos import joined
 from musiq.spec import USUAL_SIZE, Spec
+from musiq.video import FrameChoice, VideoFrame, is_video
+from musiq.video.open import VideoSource
 
 USUAL_BYTES = 3 * prod(USUAL_SIZE)
 """Of the pixels of an image of the usual size."""
@@ -96,7 +99,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: Model | Sequence[Model],
+        model: Model | Sequence[Model] | None = None,
         device: str = "auto",
         *,
         batch_size: int | None = None,
@@ -109,11 +112,14 @@ class Scorer:
         background: Background = "white",
         reduced_jpeg: bool = False,
         jpeg_decoder: str = "opencv",
+        frames: str | int | None = None,
+        per_frame: bool = False,
     ) -> None:
         """Open the models.
 
         Args:
-            model: The path of an artifact or checkpoint, or a Runtime that is open already; or a sequence of them.
+            model: The path of an artifact or checkpoint, or a Runtime that is open already; or a sequence of them. None:
+                the newest in exports/, else the one that comes with this package; which is said on stderr.
             device: "auto", "cpu", "cuda:0"; for .onnx also "tensorrt:0" and "cuda-graph:0", for .pt2 "cuda-compile:0".
             batch_size: Images that go to a model at once, at least 1; for a model of any size those of 1024x768, of
                 smaller ones more. None: as many as keep the device busy, fewer of large images on CPUs (the runtime's
@@ -135,6 +141,9 @@ class Scorer:
                 size: faster, and scores change a little.
             jpeg_decoder: "opencv", or "nvimagecodec": NVIDIA's package, on the GPU of the model where it has one; its
                 pixels differ there by rounding.
+            frames: Which frames of a video are scored: "all", a number (so many, evenly spread over its time) or
+                "every=1.5s". None: 8. Where it is given, GIFs and animated WebPs are videos too; else they are images.
+            per_frame: Give each frame of a video a row of its own, with `frame` and `time_s`.
 
         Raises:
             MusiqError: A model cannot be opened, models do not go together, or an option makes no sense.
@@ -142,21 +151,33 @@ class Scorer:
         ScorerOptions(  # refuses those that make no sense
             *(device, batch_size, workers, threads, mode, resize),
             *(max_pixels, max_tokens, background, reduced_jpeg, jpeg_decoder),
+            frames=frames,
+            per_frame=per_frame,
         )
         models = each_model(model)
         jpeg = _nvimagecodec(device) if jpeg_decoder == "nvimagecodec" else None
         self.models = [model_name(each, index) for index, each in enumerate(models)]
         self.runtimes = open_models(models, device, threads, mode, resize)
         self.spec: Spec = self.runtimes[0].spec
-        policy = policy_for(resize, self.spec, self.models[0])
-        self.resize = str(policy)
-        self._plan = Planner(self.runtimes, policy, max_tokens)
+        self._policy = policy_for(resize, self.spec, self.models[0])
+        self.resize = str(self._policy)
+        self._plan = Planner(self.runtimes, self._policy, max_tokens)
         self.workers = workers or min(MAX_WORKERS, available_cpus())
         self.in_flight: int = max(runtime.in_flight for runtime in self.runtimes)
         self.batch_size = batch_size or max(runtime.default_batch for runtime in self.runtimes)
         self.busy = BusyTime()
         self._room = self._plan.budget(self.batch_size)  # the load that memory has room for at once, as far as is known
-        self._reduces = reduced_jpeg
+        self._reduces = reduced_jpeg and self._policy.kind not in VBENCH
+        self._per_frame = per_frame
+        self._videos = VideoOptions(
+            choice=FrameChoice.parse(frames),
+            asked=frames is not None,
+            max_pixels=max_pixels,
+            background=background,
+            threads=self.workers,
+            check=self._plan,
+            busy=lambda seconds: self.busy.add(decode_s=seconds),
+        )
         self._decoded = partial(decoded, max_pixels=max_pixels, background=background, cover=self._needed, jpeg=jpeg)
 
     def __enter__(self) -> Scorer:
@@ -178,7 +199,8 @@ class Scorer:
 
         Args:
             source: A path, a URL (needs the extra `url`), the bytes of a file, a file object open for reading bytes, or
-                an array: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
+                an array: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA. Of a path or URL that is a
+                video's by its name, the score is the mean of its frames: see `score_video`.
 
         Returns:
             The score in the units of `spec.target`.
@@ -186,29 +208,67 @@ class Scorer:
         Raises:
             ImageError: The image cannot be scored; the message says why in one line.
         """
-        (row,) = self._score_batch(ImageBatch([self._prepared(0, source)]))
+        if is_video(source, self._videos.asked):
+            score = self.score_video(cast(VideoSource, source)).score
+            assert score is not None
+            return score
+        (row,) = self._score_batch(ImageBatch([self._prepared(0, Part("", source))]))
         if row.score is None:
             raise ImageError(row.error)
         return row.score
 
-    def score_many(self, sources: Source | Iterable[Source], *, thumbnails: bool = False) -> Iterator[Row]:
+    def score_video(self, source: VideoSource, frames: str | int | None = None) -> Row:
+        """Score one video; needs the extra `video`.
+
+        Args:
+            source: A path, a URL (needs the extra `url`), the bytes of a file, or a file object open for reading bytes that
+                can be sought in: MP4, MOV, MKV, WebM, AVI, GIF, animated WebP.
+            frames: "all", a number or "every=1.5s"; None for what the Scorer was opened with.
+
+        Returns:
+            Its Row: `score` is the mean of the frames scored, `frames` how many these are, beside `min`, `median` and
+            `max`. What is wrong with it, such as a broken end, is in `fitted`; the frames before count.
+
+        Raises:
+            ImageError: It cannot be scored; the message says why in one line.
+            MusiqError: There is no such choice of frames.
+        """
+        choice = self._videos.choice if frames is None else FrameChoice.parse(frames)
+        (row,) = joined(self._rows([Clip(source, choice)]), per_frame=False)
+        if row.score is None:
+            raise ImageError(row.error)
+        return row
+
+    def score_many(
+        self,
+        sources: Source | Iterable[Source],
+        *,
+        thumbnails: bool = False,
+        on_frame: Callable[[], object] | None = None,
+    ) -> Iterator[Row]:
         """Score images while later ones are being decoded; stopping early stops the threads.
 
         Args:
-            sources: Images as `score` takes them; one alone is a list of one. Read only as far ahead as needed, so it may
-                be endless.
+            sources: Images and videos as `score` takes them; one alone is a list of one. Read only as far ahead as needed,
+                so it may be endless.
             thumbnails: Make one of each image, see `Row`.
+            on_frame: Called after each frame of a video that has been scored.
 
         Yields:
-            A Row for each source, in their order. An image that cannot be read, and one that the model fails on, is a
-            Row with its error, never an exception.
+            A Row for each source, in their order; with `per_frame` one for each frame of a video. An image that cannot be
+            read, and one that the model fails on, is a Row with its error, never an exception.
         """
+        return joined(self._rows(each_source(sources), thumbnails), self._per_frame, on_frame)
+
+    def _rows(self, sources: Iterable[Source | Clip], thumbnails: bool = False) -> Iterator[Row]:
+        """Of each image, of each frame, and of the end of each video."""
         limits = self._limits()
         decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="musiq-decode")
         runners = ThreadPoolExecutor(self.in_flight, thread_name_prefix="musiq-run")
         try:
             with one_opencv_thread():
-                images = map_ahead(decoders, partial(self._decode, thumbnails), _each_source(sources), limits)
+                parts = each_part(sources, self._videos)
+                images = map_ahead(decoders, partial(self._decode, thumbnails), parts, limits)
                 batches = in_batches(images, limits)
                 yield from rows_in_order(runners, self._score_batch, batches, self.in_flight, limits.patience)
         finally:
@@ -223,22 +283,30 @@ class Scorer:
             budget, ahead, LOOK_AHEAD if budget else PATIENCE, max(MOST_BYTES, 2 * self.batch_size * USUAL_BYTES)
         )
 
-    def _decode(self, thumbnails: bool, place: int, source: Source) -> PreparedImage | FailedImage:
+    def _decode(self, thumbnails: bool, place: int, part: Part) -> PreparedImage | Unscored:
         start = time.perf_counter()
+        if isinstance(part.content, VideoEnd):
+            return Unscored(place, part.content)
         try:
-            return self._prepared(place, source, thumbnails)
+            return self._prepared(place, part, thumbnails)
         except Exception as problem:
-            return FailedImage(place, _source_name(source, place), _with_kind(problem))
+            frame, time_s = _moment(part) or (None, None)
+            return Unscored(place, Row(part.name, None, error=with_kind(problem), frame=frame, time_s=time_s))
         finally:
             self.busy.add(decode_s=time.perf_counter() - start)
 
-    def _prepared(self, place: int, source: Source, thumbnails: bool = False) -> PreparedImage:
-        with self._decoded(source) as (image, reduction, size):
+    def _prepared(self, place: int, part: Part, thumbnails: bool = False) -> PreparedImage:
+        with self._pixels(part.content) as (image, reduction, size):
             small = thumbnail(image) if thumbnails else b""
             plan = self._plan(*size)
-            make = scale_to if self._plan.any_size else fit
-            image, fitted = make(image, plan.height, plan.width, reduction)
-        return PreparedImage(place, _source_name(source, place), image, plan, fitted, small)
+            image, fitted = self._policy.apply(image, plan.height, plan.width, reduction)
+        return PreparedImage(place, part.name, image, plan, fitted, small, _moment(part))
+
+    def _pixels(self, content: Any) -> AbstractContextManager[tuple[Image, int, tuple[int, int]]]:
+        """As `decoded` yields them."""
+        if isinstance(content, VideoFrame):
+            return nullcontext((content.pixels(), 1, (content.height, content.width)))
+        return self._decoded(content)
 
     def _needed(self, height: int, width: int) -> tuple[int, int] | None:
         """What a JPEG of this size has to cover where it is decoded at a part of it. Raises ImageError for one that is too
@@ -252,9 +320,13 @@ class Scorer:
         self.busy.add(model_s=time.perf_counter() - start)
         model = self.models[batch.model]
         return [
-            Row(path, outcome.score, fitted, outcome.error, outcome.shares, model, size, small)
-            for path, fitted, size, small, outcome in zip(
-                batch.paths, batch.fitted, batch.sizes, batch.thumbnails, outcomes, strict=True
+            Row(
+                *(path, outcome.score, fitted, outcome.error, outcome.shares, model, size, small),
+                frame=moment[0],
+                time_s=moment[1],
+            )
+            for path, fitted, size, small, moment, outcome in zip(
+                *(batch.paths, batch.fitted, batch.sizes, batch.thumbnails, batch.moments, outcomes), strict=True
             )
         ]
 
@@ -267,7 +339,7 @@ class Scorer:
             outputs = runtime.run(images)
         except Exception as problem:
             if len(images) == 1:
-                return [_Outcome(error=f"The model failed on this image: {_with_kind(problem)}")]
+                return [_Outcome(error=f"The model failed on this image: {with_kind(problem)}")]
             half = len(images) // 2
             outcomes, room = self._in_two(runtime, images, loads, half), sum(loads[:half])
             if is_memory_short(problem) and room < self._room and any(not outcome.error for outcome in outcomes):
@@ -300,32 +372,12 @@ def _outcome(score: float, shares: Any) -> _Outcome:
     return _Outcome(score, None if shares is None else tuple(float(share) for share in shares))
 
 
+def _moment(part: Part) -> tuple[int, float] | None:
+    """The number and time of a frame, None for an image."""
+    return (part.content.number, part.content.time_s) if isinstance(part.content, VideoFrame) else None
+
+
 def _nvimagecodec(device: str) -> JpegDecoder:
     from musiq.images.nvimagecodec import NvImageCodec
 
     return NvImageCodec(device)
-
-
-def _each_source(sources: Source | Iterable[Source]) -> Iterable[Source]:
-    """The sources; of one that could itself be gone through (letters, bytes, lines, rows of pixels), it alone."""
-    if isinstance(sources, np.ndarray):
-        is_one = sources.ndim < 3 or (sources.ndim == 3 and sources.shape[2] in (3, 4))
-    else:
-        is_one = isinstance(sources, (str, Path, bytes, bytearray, memoryview)) or hasattr(sources, "read")
-    return [cast(Source, sources)] if is_one else cast(Iterable[Source], sources)
-
-
-def _source_name(source: Source, index: int) -> str:
-    """What a Row calls its source: the path as given; #0, #1, ... for bytes, arrays and file objects without a name."""
-    if isinstance(source, (str, Path)):
-        return os.fspath(source)
-    name = getattr(source, "name", None)
-    return name if isinstance(name, str) else f"#{index}"
-
-
-def _with_kind(problem: BaseException) -> str:
-    """The error on one line; the kind is named for those that are not this package's own."""
-    text = " ".join(str(problem).split())
-    if isinstance(problem, MusiqError):
-        return text
-    return f"{type(problem).__name__}: {text}"

@@ -6,6 +6,7 @@ video from one that is missing.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -102,7 +103,7 @@ class Container:
         check_pixels(context.width, context.height, self._max_pixels)
         lasts: dict[int, int] = {}  # how long each frame is shown, by when
         keys, timed = [], True
-        begin_s, end_s = Fraction(0), Fraction(0)
+        begin_s, end_s = math.inf, -math.inf
         for packet in self._packets(None):
             start = packet.dts if packet.pts is None else packet.pts
             if start is not None:
@@ -127,7 +128,7 @@ class Container:
         base = Fraction(self._stream.time_base)
         self.times: Sequence[Fraction] = [(pts - self._pts[0]) * base for pts in self._pts]
         self.end = self.times[-1] + last * base
-        self._check_whole(end_s - begin_s)
+        self._check_whole(float(end_s - begin_s))
 
     def _restart(self) -> None:
         self._container.close()
@@ -148,7 +149,7 @@ class Container:
         """Whether a packet is never shown: VP8 has some for others to refer to."""
         return self._stream.codec_context.name in ("vp8", "libvpx") and not bytes(packet)[0] & 0x10
 
-    def _check_whole(self, found_s: Fraction) -> None:
+    def _check_whole(self, found_s: float) -> None:
         """Remember that the file ends before the time that its header tells."""
         stream, told_s = self._stream, Fraction(self._container.duration or 0, self._av.time_base)
         if stream.frames and stream.average_rate:
