@@ -64,6 +64,8 @@ def load(
     background: Background = "white",
     reduced_jpeg: bool = False,
     jpeg_decoder: str = "opencv",
+    frames: str | int | None = None,
+    per_frame: bool = False,
 ) -> Scorer:
     """Open a model for scoring: `musiq.load("model.onnx").score("photo.jpg")`.
 
@@ -93,6 +95,9 @@ def load(
             faster, and scores change a little.
         jpeg_decoder: "opencv", or "nvimagecodec": NVIDIA's package, on the GPU of the model where it has one; its pixels
             differ there by rounding.
+        frames: Which frames of a video are scored: "all", a number (so many, evenly spread over its time) or "every=1.5s".
+            None: 8. Where it is given, GIFs and animated WebPs are videos too; else they are images.
+        per_frame: Give each frame of a video a row of its own, with `frame` and `time_s`.
 
     Returns:
         A Scorer; close it, or use it as a context manager.
@@ -115,6 +120,8 @@ def load(
         background=background,
         reduced_jpeg=reduced_jpeg,
         jpeg_decoder=jpeg_decoder,
+        frames=frames,
+        per_frame=per_frame,
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from musiq.bundled import default_model
 from musiq.errors import MusiqError
 from musiq.images.decode import MAX_PIXELS
 from musiq.images.opencv import without_decoder_noise
@@ -21,14 +22,17 @@ from musiq.output.resumable import RowFile
 from musiq.output.run import model_labels, score_all, summary
 from musiq.output.stream import RowStream, is_stream
 from musiq.output.text import TextFormat
+from musiq.published import describe, model_path
 from musiq.runtimes.base import MODES
 from musiq.runtimes.batching import USUAL_BATCH
 from musiq.scoring import Scorer, ScorerOptions
 from musiq.scoring.options import JPEG_DECODERS
 from musiq.scoring.plan import MAX_TOKENS
+from musiq.scoring.row import FRAME_COLUMNS, VIDEO_COLUMNS
 from musiq.scoring.scorer import MAX_WORKERS
 from musiq.scoring.sources import expand, unlisted, without
 from musiq.terminal import Command, progress_bar, tell
+from musiq.video import FrameChoice, is_video
 
 if TYPE_CHECKING:
     from musiq.distributed.ray_scorer import RayScorer
@@ -66,9 +70,12 @@ class ScoreOptions:
                 "--resume and --workers are for --engine local: Ray scores the batch of a dead worker again, and each of "
                 "its workers decodes with --threads. Leave them out."
             )
-
+        if self.engine == "ray" and (self.scorer.frames or self.scorer.per_frame):
+            raise MusiqError("--frames and --per-frame are for --engine local: Ray scores images. Leave them out.")
         if self.gallery is not None:
             check_page(self.gallery)
+            if self.out is not None and os.path.realpath(self.out) == os.path.realpath(self.gallery):
+                raise MusiqError(f"--out and --gallery are both {self.out}. Give each a file of its own.")
             if self.engine == "ray":
                 raise MusiqError(
                     "--gallery is for --engine local, which decodes the images here. Leave it out; the same command "
@@ -89,7 +96,21 @@ class ScoreOptions:
             "--max-tokens": str(self.scorer.max_tokens),
             "--reduced-jpeg": "on" if self.scorer.reduced_jpeg else "off",
             "--jpeg-decoder": self.scorer.jpeg_decoder,
+            "--frames": str(FrameChoice.parse(self.scorer.frames)),
+            "--per-frame": "on" if self.scorer.per_frame else "off",
         }
+
+    def numbers(self, sources: Iterable[str]) -> tuple[str, ...]:
+        """The columns that rows have besides, as there are videos."""
+        if self.scorer.per_frame:
+            return FRAME_COLUMNS
+        return VIDEO_COLUMNS if self.scorer.frames or any(map(is_video, sources)) else ()
+
+
+def list_models_and_exit(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        click.echo(describe())
+        context.exit()
 
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -99,8 +120,17 @@ class ScoreOptions:
     "models",
     type=click.Path(path_type=Path),
     multiple=True,
-    show_default="newest in exports/",
-    help="Artifact to score with; of several, given one by one, each image takes the nearest in shape.",
+    show_default="newest in exports/, else the one that comes with musiq",
+    help="Artifact to score with, or the name of a published model; of several artifacts, given one by one, each image "
+    "takes the nearest in shape.",
+)
+@click.option(
+    "--list-models",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=list_models_and_exit,
+    help="Say which published models there are by name, their licences, and what is here of each.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), show_default="stdout", help="File, device or FIFO for the rows."
@@ -127,8 +157,17 @@ class ScoreOptions:
     metavar="POLICY",
     show_default="what the model brings, else native; cover for a model of one size",
     help="What a model of any size sees: native, all of the image; longer=N or shorter=N, it shrunk until that side has N "
-    "pixels (longer=N,enlarge: also enlarged). A model of one size has cover alone: all covered, the middle cropped.",
+    "pixels (longer=N,enlarge: also enlarged); vbench, vbench-shorter, vbench-shorter-centercrop: as VBench does. A model "
+    "of one size has cover alone: all covered, the middle cropped.",
 )
+@click.option(
+    "--frames",
+    metavar="all|N|every=1.5s",
+    show_default="8 of videos that are named",
+    help="Of a video: all, so many evenly spread over its time, or one each so often. With it, folders yield their videos "
+    "too, and GIFs and animated WebPs are some.",
+)
+@click.option("--per-frame", is_flag=True, help="A row for each frame of a video, instead of one with their mean.")
 @click.option(
     "--mode",
     type=click.Choice(MODES),
@@ -188,18 +227,20 @@ def main(
     gallery: Path | None,
     **scorer: Any,
 ) -> None:
-    """Score images: files, folders (recursive), URLs, or - for a list of them on stdin, one a line or NUL-separated.
+    """Score images and videos: files, folders (recursive), URLs, or - for a list on stdin, one a line or NUL-separated.
 
     One row an image, in order: path, score, size (what the model saw), fitted (what was done to the image for that),
     error (why there is no score), model. With --out, rows gather in OUT.part, which becomes OUT once all are there.
     Parquet needs --out.
+
+    One row a video: score is the mean of some frames, with frames (how many), min, median, max; see --frames, --per-frame.
 
     With --engine ray, *.parquet and *.tar (WebDataset) hold images too; --threads are the CPUs of each of its workers.
 
     Exit code: 0 all scored, 3 some rows have errors, 1 could not run.
     """
     options = ScoreOptions(
-        models=models or (newest_model(Path("exports")),),
+        models=tuple(map(model_path, models)) or (default_model(),),
         out=out,
         format=format or format_of(out),
         resume=resume,
@@ -210,7 +251,7 @@ def main(
         scorer=ScorerOptions(**scorer),
         gallery=gallery,
     )
-    sources = expand(paths) if engine == "local" else unlisted(paths)
+    sources = expand(paths, videos=options.scorer.frames is not None) if engine == "local" else unlisted(paths)
     if out is not None and not options.streams:
         check_no_input(out, sources, "--out")
     if gallery is not None:
@@ -259,7 +300,7 @@ def write_rows(
     page: Gallery | None,
 ) -> int:
     """Score, write and show each; the count of rows with an error, old ones included."""
-    row_format = FORMATS[options.format](scorer.spec.outputs)
+    row_format = FORMATS[options.format](scorer.spec.outputs, options.numbers(sources))
     if options.out is None or options.streams:
         assert isinstance(row_format, TextFormat)
         with RowStream(options.out, row_format) as stream:
@@ -305,13 +346,6 @@ def check_no_input(out: Path, sources: Iterable[str], option: str) -> None:
     names = (out.name, os.path.basename(target))
     if any(source.endswith(names) and os.path.realpath(source) == target for source in sources):
         raise MusiqError(f"Cannot write {out}: it is among the images to score. Give another {option}.")
-
-
-def newest_model(folder: Path) -> Path:
-    models = sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime)
-    if not models:
-        raise MusiqError(f"There is no model in {folder}/. Make one with musiq-export, or name one with --model.")
-    return models[-1]
 
 
 @contextmanager

@@ -93,7 +93,8 @@ class BatchScorer:
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         options = asdict(self._options)
-        del options["workers"]
+        for name in ("workers", "frames", "per_frame"):  # which are no parameters here
+            del options[name]
         return partial(BatchScorer, self._model, column=self.column, **options), ()
 
     def __call__(self, batch: Any) -> Any:

@@ -17,12 +17,13 @@ SUFFIXES = frozenset((
 ))  # fmt: skip
 
 
-def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+def find_images(paths: str | Path | Iterable[str | Path], also: Iterable[str] = ()) -> list[Path]:
     """The image files behind paths of files and folders.
 
     Args:
         paths: One path or several: of files, which are taken as given, and of folders, which are searched for names that
             end in SUFFIXES, at any depth, without hidden ones.
+        also: Other endings that count: (".mp4",).
 
     Returns:
         Each file, and for each folder its images, sorted. A path that does not exist, and a folder inside that cannot be
@@ -33,18 +34,19 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
         MusiqError: A folder holds no image.
     """
     images: list[Path] = []
+    suffixes = SUFFIXES.union(also)
     for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
         if not os.path.isdir(path):  # unlike Path.is_dir, never raises
             images.append(path)
             continue
-        found = list(_walk(path))
+        found = list(_walk(path, suffixes))
         if not found:
-            raise MusiqError(f"There is no image in {path}: expected files named {' '.join(sorted(SUFFIXES))}.")
+            raise MusiqError(f"There is no image in {path}: expected files named {' '.join(sorted(suffixes))}.")
         images += found
     return images
 
 
-def _walk(top: Path) -> Iterator[Path]:
+def _walk(top: Path, suffixes: frozenset[str]) -> Iterator[Path]:
     stack, seen = [top], set()
     while stack:
         path = stack.pop()
@@ -60,11 +62,11 @@ def _walk(top: Path) -> Iterator[Path]:
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        stack += [path / name for name in names if not name.startswith(".") and _wanted(path, name)]
+        stack += [path / name for name in names if not name.startswith(".") and _wanted(path, name, suffixes)]
 
 
-def _wanted(folder: Path, name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES or os.path.isdir(folder / name)
+def _wanted(folder: Path, name: str, suffixes: frozenset[str]) -> bool:
+    return os.path.splitext(name)[1].lower() in suffixes or os.path.isdir(folder / name)
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -42,10 +43,12 @@ def labelled(row: Row, labels: Mapping[str, str]) -> Row:
 
 
 class Tally(NamedTuple):
-    """How many images were scored, how many have an error, how long that took, and how it would be much faster."""
+    """How many rows have a score, how many an error, how many images were scored for that, counting frames, how long it
+    took, and how it would be much faster."""
 
     scored: int
     errors: int
+    images: int
     seconds: float
     advice: str
 
@@ -61,12 +64,17 @@ def score_all(
     quiet: bool = False,
 ) -> Tally:
     """Score, write and show each, with progress on stderr unless `quiet`."""
-    start, scored, errors = time.perf_counter(), 0, 0
+    start, scored, errors, images = time.perf_counter(), 0, 0, 0
     savings = Savings(scorer.spec, scorer.resize)
-    known = len(sources) if isinstance(scorer, Scorer) else None  # a folder or a shard holds as many as it holds
-    with progress_bar(total=known, quiet=quiet) as bar:
+    known = isinstance(scorer, Scorer) and not scorer.per_frame  # a folder, a shard, a video hold as many as they hold
+    with progress_bar(total=len(sources) if known else None, quiet=quiet) as bar:
+        frames = count(1)
+
+        def on_frame() -> None:
+            bar.tell(note=f"frame {next(frames):,}")
+
         rows = (
-            scorer.score_many(sources, thumbnails=page is not None)
+            scorer.score_many(sources, thumbnails=page is not None, on_frame=on_frame)
             if isinstance(scorer, Scorer)
             else scorer.score_many(sources)
         )
@@ -76,19 +84,20 @@ def score_all(
             if page:
                 page.add(written)
             savings.add(row)
-            scored, errors = scored + (not row.error), errors + bool(row.error)
+            scored, errors, images = scored + (not row.error), errors + bool(row.error), images + (row.frames or 1)
             if row.error and fail_on_error:
                 raise MusiqError(f"{row.path}: {row.error}")
             bar.advance()
             bar.tell(note=f"{per_second(bar.per_second)}, {errors} error{'' if errors == 1 else 's'}")
-    return Tally(scored, errors, max(time.perf_counter() - start, 1e-9), savings.told())
+    return Tally(scored, errors, images, max(time.perf_counter() - start, 1e-9), savings.told())
 
 
 def summary(scorer: ManyScorer, tally: Tally) -> str:
     """One line: counts, speed, and which side held the other up."""
-    scored, errors, seconds, _ = tally
-    rate = per_second((scored + errors) / seconds)
-    said = f"{scored:,} scored, {errors:,} error{'' if errors == 1 else 's'}, {rate}"
+    scored, errors, images, seconds, _ = tally
+    rate = per_second(images / seconds)
+    frames = f" ({images:,} images and frames)" if images > scored + errors else ""
+    said = f"{scored:,} scored{frames}, {errors:,} error{'' if errors == 1 else 's'}, {rate}"
     if not isinstance(scorer, Scorer):
         return said
     decode, model = scorer.busy.decode_s / scorer.workers, scorer.busy.model_s / scorer.in_flight

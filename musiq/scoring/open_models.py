@@ -6,18 +6,22 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from musiq.bundled import default_model
 from musiq.errors import MusiqError
+from musiq.published import model_path
 from musiq.runtimes.base import Runtime
 from musiq.runtimes.registry import open_runtime
 from musiq.scoring.model_choice import check_mixture
 from musiq.scoring.plan import policy_for
 
 Model = str | Path | Runtime
-"""An artifact or checkpoint by its path, or a Runtime that is open already."""
+"""An artifact or checkpoint by its path, a published model by its name, or a Runtime that is open already."""
 
 
-def each_model(model: Model | Sequence[Model]) -> list[Model]:
-    """The models that one value means. Raises MusiqError for what is neither a path nor a Runtime."""
+def each_model(model: Model | Sequence[Model] | None) -> list[Model]:
+    """The models that one value means, None the default one. Raises MusiqError for what is neither a path nor a Runtime."""
+    if model is None:
+        return [default_model()]
     models = [model] if isinstance(model, (str, bytes)) or not isinstance(model, Sequence) else list(model)
     for each in models:
         if not isinstance(each, (str, Path)) and not hasattr(each, "spec"):
@@ -25,7 +29,7 @@ def each_model(model: Model | Sequence[Model]) -> list[Model]:
                 f"Cannot open {each!r} as a model: give the path of an artifact or checkpoint, an open Runtime, or a list "
                 "of them."
             )
-    return models
+    return [model_path(each) if isinstance(each, (str, Path)) else each for each in models]
 
 
 def model_name(model: Model, index: int) -> str:

@@ -95,6 +95,7 @@ class Scorer:
         workers: Threads that decode.
         in_flight: Batches that run at once.
         busy: Seconds spent decoding and in the model so far.
+        per_frame: Whether frames of videos have rows of their own.
     """
 
     def __init__(
@@ -168,7 +169,7 @@ class Scorer:
         self.busy = BusyTime()
         self._room = self._plan.budget(self.batch_size)  # the load that memory has room for at once, as far as is known
         self._reduces = reduced_jpeg and self._policy.kind not in VBENCH
-        self._per_frame = per_frame
+        self.per_frame = per_frame
         self._videos = VideoOptions(
             choice=FrameChoice.parse(frames),
             asked=frames is not None,
@@ -258,7 +259,7 @@ class Scorer:
             A Row for each source, in their order; with `per_frame` one for each frame of a video. An image that cannot be
             read, and one that the model fails on, is a Row with its error, never an exception.
         """
-        return joined(self._rows(each_source(sources), thumbnails), self._per_frame, on_frame)
+        return joined(self._rows(each_source(sources), thumbnails), self.per_frame, on_frame)
 
     def _rows(self, sources: Iterable[Source | Clip], thumbnails: bool = False) -> Iterator[Row]:
         """Of each image, of each frame, and of the end of each video."""

@@ -12,6 +12,7 @@ from musiq.errors import ImageError, MusiqError
 from musiq.files import utf8_name
 from musiq.images.find import find_images
 from musiq.images.header import read_header
+from musiq.video import VIDEO_SUFFIXES
 
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, which it begins with
@@ -21,12 +22,13 @@ MARKS = (
 )
 
 
-def expand(names: Iterable[str]) -> list[str]:
-    """The images that names mean.
+def expand(names: Iterable[str], videos: bool = False) -> list[str]:
+    """The images and videos that names mean.
 
     Args:
         names: Of files and URLs, which are taken as given, and of folders; `-` is for those that stdin lists, which see
             in `listed`.
+        videos: Whether folders yield their videos too.
 
     Raises:
         MusiqError: There is none, a folder holds none, or the list cannot be read.
@@ -34,9 +36,9 @@ def expand(names: Iterable[str]) -> list[str]:
     sources: list[str] = []
     for name in names:
         if name == "-":
-            sources += expand_folders(listed(_stdin()))
+            sources += expand_folders(listed(_stdin()), videos)
         else:
-            sources += expand_folders([name])
+            sources += expand_folders([name], videos)
     if not sources:
         raise MusiqError("There is nothing to score: the list on stdin is empty. Give one path a line.")
     return sources
@@ -47,9 +49,18 @@ def unlisted(names: Iterable[str]) -> list[str]:
     return [source for name in names for source in (expand([name]) if name == "-" else [name])]
 
 
-def expand_folders(names: Iterable[str]) -> list[str]:
-    """The names, with the images of a folder in place of each that is one."""
-    return [source for name in names for source in (map(str, find_images([name])) if os.path.isdir(name) else [name])]
+def expand_folders(names: Iterable[str], videos: bool = False) -> list[str]:
+    """The names, with the images of a folder, and its videos where these are asked for, in place of each that is one."""
+    return [source for name in names for source in (_inside(name, videos) if os.path.isdir(name) else [name])]
+
+
+def _inside(folder: str, videos: bool) -> list[str]:
+    try:
+        return list(map(str, find_images([folder], VIDEO_SUFFIXES if videos else ())))
+    except MusiqError:
+        if not videos and _inside(folder, videos=True):  # raises this error too where there are none
+            raise MusiqError(f"There is no image in {folder}, but videos: add --frames 8 to score those.") from None
+        raise
 
 
 def _stdin() -> bytes:

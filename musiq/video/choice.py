@@ -70,8 +70,8 @@ class FrameChoice:
         return (self.every_s * place for place in range(max(1, -(-end // self.every_s))))
 
     def told(self, chosen: int, total: int) -> str:
-        """What a row says of it: "8 of 240 frames, evenly spread"."""
+        """What a row says of it: "8 of 240 frames evenly spread"."""
         if chosen == total:
-            return f"all {total:,} frames" if total > 1 else "its one frame"
+            return f"all {total} frames" if total > 1 else "its one frame"
         how = f"every {float(self.every_s):.9g} s" if self.every_s else "evenly spread"
-        return f"{chosen:,} of {total:,} frames, {how}"
+        return f"{chosen} of {total} frames {how}"

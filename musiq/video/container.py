@@ -209,7 +209,7 @@ class Container:
         """See `musiq.video.open.Video`."""
         told = [f"broken after {float(self.end):.4g} s: {self._cut}"] if self._cut else []
         told += [f"{self._undecodable} more could not be decoded"] if self._undecodable else []
-        return ", ".join(told)
+        return " and ".join(told)
 
 
 def import_av() -> ModuleType:
