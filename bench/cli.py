@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from musiq.errors import MusiqError, check_installed
+from musiq.published import checkpoint_path, model_path
 from musiq.terminal import Command
 
 from .compare.reports import compare_and_exit
@@ -48,7 +49,7 @@ PATH = click.Path(path_type=Path)
     type=PATH,
     multiple=True,
     show_default="exports/",
-    help="Artifact, checkpoint or folder of them; again for more.",
+    help="Artifact, checkpoint, folder of them, or the name of a published model; again for more.",
 )
 @click.option(
     "--checkpoint",
@@ -195,7 +196,8 @@ def _options(
     )
     thresholds = _thresholds(fail_below_srcc, fail_above_difference, fail_slower_than)
     baselines = tuple(dict.fromkeys(baseline))
-    models = models or (Path("exports"),)
+    models = tuple(map(model_path, models)) or (Path("exports"),)
+    checkpoint = checkpoint_path(checkpoint) if checkpoint else None
     return BenchOptions(
         images, labels, split, models, checkpoint, baselines, max_images, out, plan, resume, settings, thresholds
     )

@@ -13,6 +13,7 @@ import click
 from musiq import artifact
 from musiq.errors import MusiqError, check_installed, is_memory_short, one_line
 from musiq.files import check_utf8, special_kind
+from musiq.published import checkpoint_path
 from musiq.spec import FIXED_SIDES, Spec
 from musiq.terminal import Command
 
@@ -49,7 +50,8 @@ class Limit(click.FloatRange):
     "--checkpoint",
     type=click.Path(path_type=Path),
     show_default="best of the newest run in runs/",
-    help="Checkpoint of any layout: ours, the ResNet-50 reimplementation's, pyiqa's, the original .npz.",
+    help="Checkpoint of any layout: ours, the ResNet-50 reimplementation's, pyiqa's, the original .npz; or the name of a "
+    "published one (musiq-score --list-models).",
 )
 @click.option("--format", "formats", multiple=True, default=("onnx",), help=FORMAT_HELP)
 @click.option(
@@ -159,7 +161,7 @@ def main(**given: Any) -> None:
     needed = ("torch", "torchvision", "safetensors", "einops")
     check_installed(needed, "musiq-export reads the checkpoint with PyTorch and", "train")
     chosen = [find(name) for name in options.formats if name != "all"]
-    checkpoint = options.checkpoint or newest_checkpoint(Path("runs"))
+    checkpoint = checkpoint_path(options.checkpoint) if options.checkpoint else newest_checkpoint(Path("runs"))
     if options.unverified is not None:
         verify(options.unverified, checkpoint, options.reference, options.limits, click.echo)
         click.echo(f"{options.unverified} is verified")

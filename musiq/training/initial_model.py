@@ -15,6 +15,7 @@ from musiq.errors import MusiqError
 from musiq.model import checkpoint
 from musiq.model.network import Musiq
 from musiq.presets import PRESETS, preset
+from musiq.published import checkpoint_path
 from musiq.spec import Spec
 from musiq.training.model_wrappers import weight_average, wrap_model
 from musiq.training.optimizer import build_optimizer
@@ -35,7 +36,7 @@ def build_model(recipe: Recipe, dataset: Dataset, resumed: bool = False) -> tupl
         trunk = Loaded() if resumed else load_trunk(model, recipe.trunk_weights)
         frozen = trunk.complete_norms if recipe.batch_norm == "frozen" else []
         return model, frozen, trunk.missing
-    start = checkpoint.load(Path(recipe.start), recipe.height, recipe.width)
+    start = checkpoint.load(checkpoint_path(recipe.start), recipe.height, recipe.width)
     model = Musiq(training_spec(start.spec, recipe, dataset))
     # All but the head, which predicted another target.
     body = {name: value for name, value in start.state_dict().items() if not name.startswith("head.")}

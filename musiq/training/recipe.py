@@ -36,7 +36,7 @@ class Recipe:
 
     Attributes:
         preset: The model, a key of `musiq.presets.PRESETS`.
-        start: A checkpoint to start from, with a new head; None for none.
+        start: A checkpoint to start from, or a published one's name, with a new head; None for none.
         height, width: Pixels of the images; others are resized to cover that and cropped.
         outputs: 1: a score; K > 1: the shares of the ratings 1..K.
         epochs: Passes over the training images.
@@ -167,7 +167,10 @@ FACTOR = click.FloatRange(0)
 OPTIONS = (
     click.option("--preset", type=click.Choice(list(PRESETS)), default="resnet50", help="The model."),
     click.option(
-        "--start", type=FILE, help="Start from this checkpoint (of any known layout), with a new head.  [default: none]"
+        "--start",
+        type=FILE,
+        help="Start from this checkpoint (of any known layout), or a published one by its name (musiq-score --list-models), "
+        "with a new head.  [default: none]",
     ),
     click.option(
         "--trunk-weights",
