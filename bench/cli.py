@@ -21,7 +21,7 @@ from .compare.thresholds import SpeedThreshold, Thresholds, failing
 from .plan.cases import BASELINES, BenchSettings, Case, check_baselines, plan_cases
 from .plan.duration import plan
 from .plan.images import Labels, choose, find_labels
-from .plan.models import find_models
+from .plan.models import default_models, find_models
 from .report.schema import Report
 from .report.table import show_in_terminal
 from .report.write import write
@@ -48,7 +48,7 @@ PATH = click.Path(path_type=Path)
     "--models",
     type=PATH,
     multiple=True,
-    show_default="exports/",
+    show_default="exports/, else the one that comes with musiq",
     help="Artifact, checkpoint, folder of them, or the name of a published model; again for more.",
 )
 @click.option(
@@ -196,7 +196,7 @@ def _options(
     )
     thresholds = _thresholds(fail_below_srcc, fail_above_difference, fail_slower_than)
     baselines = tuple(dict.fromkeys(baseline))
-    models = tuple(map(model_path, models)) or (Path("exports"),)
+    models = tuple(map(model_path, models)) or default_models()
     checkpoint = checkpoint_path(checkpoint) if checkpoint else None
     return BenchOptions(
         images, labels, split, models, checkpoint, baselines, max_images, out, plan, resume, settings, thresholds

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from musiq import artifact
-from musiq.errors import MusiqError, check_installed, is_memory_short, one_line
+from musiq.bundled import default_checkpoint
+from musiq.errors import MusiqError, RefusedError, check_installed, is_memory_short, one_line
 from musiq.files import check_utf8, special_kind
 from musiq.published import checkpoint_path
 from musiq.spec import FIXED_SIDES, Spec
@@ -49,7 +50,7 @@ class Limit(click.FloatRange):
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
-    show_default="best of the newest run in runs/",
+    show_default="best of the newest run in runs/, else of the model that comes with musiq",
     help="Checkpoint of any layout: ours, the ResNet-50 reimplementation's, pyiqa's, the original .npz; or the name of a "
     "published one (musiq-score --list-models).",
 )
@@ -161,7 +162,7 @@ def main(**given: Any) -> None:
     needed = ("torch", "torchvision", "safetensors", "einops")
     check_installed(needed, "musiq-export reads the checkpoint with PyTorch and", "train")
     chosen = [find(name) for name in options.formats if name != "all"]
-    checkpoint = checkpoint_path(options.checkpoint) if options.checkpoint else newest_checkpoint(Path("runs"))
+    checkpoint = checkpoint_path(options.checkpoint) if options.checkpoint else default_checkpoint()
     if options.unverified is not None:
         verify(options.unverified, checkpoint, options.reference, options.limits, click.echo)
         click.echo(f"{options.unverified} is verified")
@@ -249,7 +250,14 @@ def of_one_size(
 def export_one(format: Format, request: Request, reference: Reference, options: ExportOptions) -> None:
     make, path = export_repository if format.repository else export, options.path(request, format)
     click.echo(f"{format.name} {request.precision}: building")
-    record = make(format, request, reference, options.limits(LIMITS[request.precision]), path, click.echo)
+    try:
+        record = make(format, request, reference, options.limits(LIMITS[request.precision]), path, click.echo)
+    except RefusedError as problem:
+        if not format.repository:  # for whoever looks for the file, and for tables
+            with contextlib.suppress(MusiqError):
+                artifact.write_refusal(path, artifact.Refusal(request.precision, one_line(problem)))
+        raise
+    artifact.refusal_path(path).unlink(missing_ok=True)
     show_result(path, record, options.images)
     if format.repository:
         click.echo(f"       tritonserver --model-repository={path.parents[2]}")
@@ -288,16 +296,6 @@ def tokens_in_words(fewest: int, most: int) -> str:
         return f", images padded to {most} tokens"
     limits = [f"{fewest} or more" if fewest > 1 else "", f"{fewest} to {most}"][bool(most)]
     return f", for images of {limits} tokens" if limits else ""
-
-
-def newest_checkpoint(runs: Path) -> Path:
-    """The best checkpoint of the run that was trained last."""
-    found = sorted(runs.glob("*/best.safetensors"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise MusiqError(
-            f"There is no checkpoint: {runs}/*/best.safetensors is empty. Give --checkpoint, or run train.py first."
-        )
-    return found[-1]
 
 
 if __name__ == "__main__":

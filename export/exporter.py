@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from musiq import artifact, files
 from musiq.artifact import Check, Record
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, RefusedError
 from musiq.runtimes.base import Runtime
 from musiq.runtimes.batching import Feed
 from musiq.runtimes.registry import open_runtime
@@ -96,7 +96,8 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
         The record. Where the artifact cannot run on this machine, it says so (`Record.unverified`).
 
     Raises:
-        MusiqError: If the artifact cannot be built, disagrees, is int8 and slower than fp32, or cannot be written.
+        RefusedError: It disagrees, or is int8 and slower than fp32.
+        MusiqError: It cannot be built or written.
     """
     target = "gpu" if format.gpu_only else request.tuned_for
     request = replace(request, tuned_for=target, whole_attention=format.whole_attention)
@@ -110,7 +111,7 @@ def export(format: Format, request: Request, reference: Reference, limits: Limit
         if not built.unverified:
             record = replace(record, check=run_check(part, record, reference, limits, say))
             if record.check and not record.check.passed:
-                raise MusiqError(f"{_disagreement(path, reference)}, so it was not kept. {REMEDY}")
+                raise RefusedError(f"{_disagreement(path, reference)}, so it was not kept. {REMEDY}")
             if request.precision == "int8":
                 record = compare_speed(format, request, record, part, _fitting(record, reference).images, say)
             artifact.write_record(part, record)

@@ -23,6 +23,11 @@ def table(folder: Path) -> str:
         for path in sorted(folder.rglob("*"))
         if _is_artifact(path.relative_to(folder)) and (record := artifact.read_record(path))
     ]
+    for path in sorted(folder.rglob(f"*{artifact.REFUSED}")):
+        missing = path.with_name(path.name.removesuffix(artifact.REFUSED))
+        if refusal := artifact.read_refusal(missing):
+            cells = (str(missing.relative_to(folder)), "", refusal.precision, "", f"refused: {refusal.reason}")
+            rows.append((*cells, *[""] * (len(HEADINGS) - len(cells))))
     if not rows:
         raise MusiqError(f"There is no artifact with a record in {folder}. Give the --out folder of an export.")
     return markdown.table(HEADINGS, rows)

@@ -265,6 +265,38 @@ def read_record(artifact: Path) -> Record | None:
     return record
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why an artifact is not there: what musiq-export leaves in place of one that it made and did not keep."""
+
+    precision: str
+    reason: str
+
+
+REFUSED = ".refused.json"
+
+
+def refusal_path(artifact: Path) -> Path:
+    """Where it is said that an artifact was refused: `model.onnx.refused.json` for `model.onnx`."""
+    return artifact.with_name(artifact.name + REFUSED)
+
+
+def write_refusal(artifact: Path, refusal: Refusal) -> None:
+    """Say why an artifact is not there. Raises MusiqError where the folder cannot be written."""
+    with atomic_write(refusal_path(artifact)) as part:
+        part.write_text(json.dumps(dataclasses.asdict(refusal), indent=1) + "\n", encoding="utf-8")
+
+
+def read_refusal(artifact: Path) -> Refusal | None:
+    """Why an artifact is not there; None where it is, and where nothing (that can be read) says why."""
+    if artifact.exists():
+        return None
+    try:
+        return Refusal(**json.loads(refusal_path(artifact).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 def _check_hash(path: Path, expected: str) -> None:
     if why := why_unreadable(path):
         raise MusiqError(

@@ -14,6 +14,10 @@ class MusiqError(Exception):
     """
 
 
+class RefusedError(MusiqError):
+    """An artifact that was made and not kept: it does not score like its original, or is no faster in int8."""
+
+
 class ImageError(MusiqError):
     """An image that cannot be scored; in a run over many it becomes that image's row, and the rest go on."""
 

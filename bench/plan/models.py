@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from musiq import artifact
-from musiq.artifact import Record
+from musiq.artifact import Record, Refusal
+from musiq.bundled import default_model
 from musiq.errors import MusiqError
 from musiq.file_formats import CHECKPOINT_ENDINGS, ENDINGS, ending_of
 from musiq.files import sha256
@@ -29,6 +30,7 @@ class Candidate:
             than its own.
         any_size: Whether it is such a reference of an artifact for any size, with the artifact's `resize`.
         resize: The resize policy that gives images their sizes; "" for the file's own.
+        refusal: Why the file is not there, where musiq-export refused it: it becomes a row with its reason.
         cast: The precision that PyTorch runs a checkpoint in.
         device: Where it shall run, as `musiq.runtimes.open_runtime` takes it.
     """
@@ -41,6 +43,7 @@ class Candidate:
     width: int | None = None
     any_size: bool = False
     resize: str = ""
+    refusal: Refusal | None = None
     cast: str = "fp32"
     device: str = "auto"
 
@@ -53,6 +56,8 @@ class Candidate:
     def precision(self) -> str:
         if self.format in ("pytorch", COMPILED):
             return self.cast
+        if self.refusal:
+            return self.refusal.precision
         return self.record.precision if self.record else "unknown"
 
     @property
@@ -87,16 +92,24 @@ def find_models(paths: Sequence[Path]) -> list[Candidate]:
     for path in paths:
         if not path.suffix and not path.exists():  # a folder, by its name
             raise MusiqError(f"There is no folder {path}. Make a model with musiq-export, or give one with --models.")
-        inside = sorted(path.rglob("*")) if path.is_dir() else []
-        found += [file for file in inside if ending_of(file) and not file.name.startswith(".")]
-        if not path.is_dir():
-            found.append(path)
+        found += _inside(path) if path.is_dir() else [path]
     if not found:
         raise MusiqError(
             f"There is no model in {', '.join(map(str, paths))}: expected files named *{', *'.join(ENDINGS)}. "
             "Make one with musiq-export, or give one with --models."
         )
     return [describe(file) for file in dict.fromkeys(found)]
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What a runtime opens, and what was refused when it was exported and is not there."""
+    files = {file.with_name(file.name.removesuffix(artifact.REFUSED)) for file in folder.rglob("*")}
+    return [file for file in sorted(files) if ending_of(file) and not file.name.startswith(".")]
+
+
+def default_models(exports: Path = Path("exports")) -> tuple[Path, ...]:
+    """What is measured where no model is named: all of `exports`, else the model that comes with musiq."""
+    return (exports,) if _inside(exports) else (default_model(exports),)
 
 
 def short_names(candidates: Sequence[Candidate]) -> dict[Candidate, str]:
@@ -115,6 +128,8 @@ def describe(path: Path) -> Candidate:
     ending = ending_of(path)
     if ending is None:
         raise MusiqError(f"{path} is of no known kind; expected a file named *{', *'.join(ENDINGS)}.")
+    if refusal := artifact.read_refusal(path):
+        return Candidate(path, ENDINGS[ending].name, sha256(artifact.refusal_path(path)), refusal=refusal)
     try:
         digest = sha256(path)
     except MusiqError as problem:

@@ -13,7 +13,7 @@ import numpy as np
 
 from musiq import artifact, files
 from musiq.artifact import Record, Speed
-from musiq.errors import MusiqError
+from musiq.errors import RefusedError
 from musiq.runtimes.registry import open_runtime
 from musiq.spec import USUAL_SIZE
 from musiq.timing import in_turns
@@ -34,7 +34,7 @@ def compare_speed(
     """The record of the artifact `path` with its speed beside that of the same model in fp32, on one of the images
     (H, W, 3): that of the most usual size.
 
-    Raises MusiqError if it is slower, unless `Int8Options.force`.
+    Raises RefusedError if it is slower, unless `Int8Options.force`.
     """
     size = max(1, request.batch.smallest)
     image = min(images, key=lambda each: abs(each[..., 0].size - prod(USUAL_SIZE)))
@@ -45,7 +45,7 @@ def compare_speed(
         f"{1e3 * fp32_s:.1f} ms, batch {size}{_size_of(image, request)}"
     )
     if ratio < 1 and not (request.int8 and request.int8.force):
-        raise MusiqError(
+        raise RefusedError(
             f"{path.name} is slower than fp32 on this machine ({ratio:.2f} times its speed), so it was not kept. Take "
             "fp32, or give --force to keep it for another machine."
         )

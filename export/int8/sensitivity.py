@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from musiq.artifact import Cost, Sensitivity
-from musiq.errors import MusiqError
+from musiq.errors import RefusedError
 from musiq.metrics import srcc
 from musiq.spec import Spec
 
@@ -59,7 +59,7 @@ def choose(
         What each group costs, and which stay in fp32.
 
     Raises:
-        MusiqError: Where no group may be int8.
+        RefusedError: Where no group may be int8.
     """
     costs = {}
     for name in groups:
@@ -78,7 +78,7 @@ def choose(
     if best is not None:
         return Sensitivity(len(reference), tuple(order[:many]), best, costs)
     worst = ", ".join(order[:3])
-    raise MusiqError(
+    raise RefusedError(
         f"Nothing of this model can be int8 within SRCC {limits.srcc} and {limits.difference}% of the score range (worst: "
         f"{worst}). Take fp16 or fp32, or loosen --max-difference and --min-srcc."
     )

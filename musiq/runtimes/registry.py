@@ -55,6 +55,8 @@ def open_runtime(path: Path | str, device: str = "auto", threads: int | None = N
     """
     check_threads(threads, mode)
     path = Path(path)
+    if refusal := artifact.read_refusal(path):
+        raise MusiqError(f"There is no file {path}, for its export was refused: {refusal.reason}")
     if why := why_unreadable(path):
         found = f"Cannot read {path}: {why}" if os.path.lexists(path) else f"There is no file {path}"
         raise MusiqError(f"{found}. Give a checkpoint or an artifact ({', '.join(ENDINGS)}).")

@@ -56,7 +56,13 @@ def test_an_artifact_that_disagrees_is_not_kept(
     assert result.exit_code == 1
     assert "[✗] largest difference 0.5" in result.output
     assert "does not score like small.safetensors, so it was not kept." in result.output
-    assert list(tmp_path.iterdir()) == []
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith(".onnx.refused.json")
+    shown = run("--table", tmp_path)
+    assert f"| {left.name.removesuffix('.refused.json')} |  | fp32 |  | refused: " in shown.output
+    monkeypatch.undo()
+    assert run("--checkpoint", small_checkpoint, "--out", tmp_path).exit_code == 0
+    assert not left.exists()
 
 
 def test_user_errors_are_one_line_and_exit_code_1(tmp_path: Path) -> None:

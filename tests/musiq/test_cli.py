@@ -103,7 +103,6 @@ def test_bad_images_among_good_ones_are_rows_and_exit_with_3(folder: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["photos"], "There is no model in exports/"),
         (["photos", "--model", "missing.onnx"], "missing.onnx"),
         (["photos", "--model", "photos/a.jpg"], "a.jpg"),
         (["nothing", "--model", "mean.onnx"], "There is no image in nothing"),

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from musiq.artifact import Check, Int8Details, Record, record_path, write_record
+from musiq import bundled
+from musiq.artifact import Check, Int8Details, Record, Refusal, record_path, write_record, write_refusal
 from musiq.errors import MusiqError
 from musiq.file_formats import FILE_FORMATS
 from musiq.files import sha256
 from musiq.presets import preset
-from musiq_bench.plan.models import describe, find_models, reference_of, short_names
+from musiq_bench.plan.models import default_models, describe, find_models, reference_of, short_names
 from tests.bench_cases import artifact
 
 pytest_plugins = ["tests.bench_fixtures"]
@@ -73,6 +74,27 @@ def test_models_are_found_in_folders_and_told_apart_by_theirs(tmp_path: Path) ->
         (tmp_path / name).write_bytes(b"")
     found = find_models([tmp_path, tmp_path / "a" / "model.onnx"])
     assert [short_names(found)[each] for each in found] == ["a/model", "b/model", "other"]
+
+
+def test_an_artifact_that_its_export_refused_is_there_with_its_precision_and_reason(tmp_path: Path) -> None:
+    write_refusal(tmp_path / "model-int8.onnx", Refusal("int8", "It is slower than fp32."))
+    (found,) = find_models([tmp_path])
+    assert found == describe(tmp_path / "model-int8.onnx")
+    assert (found.path.name, found.format, found.precision, found.inside) == ("model-int8.onnx", "onnx", "int8", None)
+    assert found.refusal == Refusal("int8", "It is slower than fp32.")
+
+
+def test_without_any_model_all_of_exports_is_measured_or_the_model_in_the_box(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
+    (tmp_path / f"{bundled.NAME}.onnx").touch()
+    exports = tmp_path / "exports"
+    assert default_models(exports) == (tmp_path / f"{bundled.NAME}.onnx",)
+    exports.mkdir()
+    assert default_models(exports) == (tmp_path / f"{bundled.NAME}.onnx",)
+    (exports / "model.xml").touch()
+    assert default_models(exports) == (exports,)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import pytest
 
 from musiq import artifact
 from musiq.artifact import Speed
+from musiq.errors import MusiqError
 from musiq.model import checkpoint
+from musiq.runtimes.registry import open_runtime
 from musiq_export.check import speed
 from musiq_export.formats import FORMATS
 from musiq_export.graph.simplify import simplify
@@ -33,7 +35,11 @@ def test_a_file_slower_than_fp32_is_refused_with_the_ratio(
     assert result.exit_code == 1
     assert "slower than fp32 on this machine (0.50 times its speed), so it was not kept" in result.output
     assert "--force" in result.output
-    assert list(tmp_path.iterdir()) == []
+    (left,) = tmp_path.iterdir()
+    missing = left.with_name(left.name.removesuffix(".refused.json"))
+    assert artifact.read_refusal(missing) == artifact.Refusal("int8", result.stderr.strip().removeprefix("Error: "))
+    with pytest.raises(MusiqError, match=r"its export was refused: .* is slower than fp32"):
+        open_runtime(missing)
 
 
 def test_a_slower_file_is_kept_when_forced_and_says_so(
