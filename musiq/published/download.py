@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from musiq.errors import MusiqError, causes, one_line
 from musiq.files import atomic_write, opened_to_read, sha256, why_unreadable
-from musiq.published.cache import HOME
 from musiq.published.table import PublishedModel
 from musiq.terminal import ProgressBar, progress_bar, tell
 
@@ -39,7 +38,7 @@ def fetch(model: PublishedModel, folder: Path) -> bool:
         _check(path, model)
         return False
     if os.environ.get(OFFLINE, "") not in ("", "0"):
-        raise MusiqError(f"{path} is not there, and {OFFLINE} forbids the network. {by_hand(model, folder)}")
+        raise MusiqError(f"{model.file} is not in the cache, and {OFFLINE} forbids the network. {by_hand(model, folder)}")
     address = _address(model)
     tell(f"{folder.name}: downloading {address} ({model.megabytes} MB)")
     with progress_bar(f"{model.file}, MB", model.megabytes) as bar:
@@ -49,7 +48,7 @@ def fetch(model: PublishedModel, folder: Path) -> bool:
 
 def by_hand(model: PublishedModel, folder: Path) -> str:
     """What to do where there is no network."""
-    return f"By hand: fetch {model.address} elsewhere and put it at {folder / model.file} ({HOME}/{folder.name}/)."
+    return f"By hand: fetch {model.address} elsewhere and put it at {folder / model.file}."
 
 
 def note_hash(path: Path, model: PublishedModel) -> None:

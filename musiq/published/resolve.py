@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
+from musiq.bundled import NAME, bundled_artifact, bundled_checkpoint
 from musiq.errors import MusiqError
 from musiq.files import sha256
 from musiq.published.cache import home, made_alone
@@ -27,6 +28,9 @@ TO_CONVERT = ("torch", "torchvision", "safetensors", "einops", "pooch", "fileloc
 TO_EXPORT = (*TO_CONVERT, "onnx", "onnxscript", "onnxruntime")
 
 
+NAMES = (NAME, *PUBLISHED)
+"""The model in the box, and the published ones."""
+
 Given = TypeVar("Given", bound=Path | str)
 
 
@@ -34,7 +38,7 @@ def checkpoint_path(checkpoint: Given) -> Given | Path:
     """The checkpoint that a path or a name stands for: for a published one's name it is downloaded and converted, once.
 
     Args:
-        checkpoint: A path, which is returned as it is, or a name of `PUBLISHED` where no file has it.
+        checkpoint: A path, which is returned as it is, or a name of `NAMES` where no file has it.
 
     Raises:
         MusiqError: The name is unknown, or its checkpoint is not in the cache and cannot be made.
@@ -42,6 +46,8 @@ def checkpoint_path(checkpoint: Given) -> Given | Path:
     name = _name(checkpoint)
     if name is None:
         return checkpoint
+    if name == NAME:
+        return bundled_checkpoint()
     _tell_notice(name)
     path = _checkpoint_file(name)
     if not os.path.exists(path):  # Path.exists raises where the folder may not be looked into
@@ -55,7 +61,7 @@ def model_path(model: Given) -> Given | Path:
     """The file to score with that a path or a name stands for: a published one is exported to ONNX for any size, once.
 
     Args:
-        model: A path, which is returned as it is, or a name of `PUBLISHED` where no file has it.
+        model: A path, which is returned as it is, or a name of `NAMES` where no file has it.
 
     Raises:
         MusiqError: The name is unknown, or its artifact is not in the cache and cannot be made.
@@ -63,6 +69,8 @@ def model_path(model: Given) -> Given | Path:
     name = _name(model)
     if name is None:
         return model
+    if name == NAME:
+        return bundled_artifact()
     _tell_notice(name)
     path = _artifact_file(name)
     if not os.path.exists(path):
@@ -76,7 +84,8 @@ def model_path(model: Given) -> Given | Path:
 
 def describe() -> str:
     """The published models, and what is here of each, for `musiq-score --list-models`."""
-    return "\n".join(_described(name, model) for name, model in PUBLISHED.items())
+    box = f"{NAME}: the model in the box, which scores where none is named"
+    return "\n".join([box, *(_described(name, model) for name, model in PUBLISHED.items())])
 
 
 def _described(name: str, model: PublishedModel) -> str:
@@ -94,16 +103,15 @@ def _described(name: str, model: PublishedModel) -> str:
 
 
 def _name(given: Path | str) -> str | None:
-    """The published model's name that was given; None for a path. Raises MusiqError for a word that is neither."""
+    """The model's name that was given; None for a path. Raises MusiqError for a word that is neither."""
     text = os.fspath(given)
     if os.path.lexists(text):
         return None
-    if text in PUBLISHED:
+    if text in NAMES:
         return text
     if re.fullmatch(r"[\w-]+", text):  # no folder before it and no ending behind it
         raise MusiqError(
-            f"There is no file or folder {text}, and no published model has that name. Give a file, or one of "
-            f"{', '.join(PUBLISHED)}."
+            f"There is no file or folder {text}, and no model has that name. Give a file, or one of {', '.join(NAMES)}."
         )
     return None
 

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import musiq
+from musiq import bundled
 from musiq.artifact import read_record
 from musiq.cli import main
 from musiq.errors import MusiqError
@@ -179,10 +180,19 @@ def test_a_file_of_the_name_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
     assert model_path("runs/best.safetensors") == "runs/best.safetensors"
 
 
+def test_the_model_in_the_box_has_a_name_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
+    for ending in (".onnx", ".safetensors"):
+        (tmp_path / f"{bundled.NAME}{ending}").touch()
+    assert model_path(bundled.NAME) == tmp_path / f"{bundled.NAME}.onnx"
+    assert checkpoint_path(bundled.NAME) == tmp_path / f"{bundled.NAME}.safetensors"
+    assert describe().startswith(f"{bundled.NAME}: ")
+
+
 def test_an_unknown_name_is_answered_with_the_names_there_are() -> None:
     result = CliRunner().invoke(main, ["--model", "musiq-konik", "photo.jpg"])
     assert result.exit_code == 1
-    assert "no published model has that name" in result.stderr
+    assert "no model has that name" in result.stderr
     assert ", ".join(PUBLISHED) in result.stderr
 
 
