@@ -139,6 +139,9 @@ def _remarks(row: ReportRow, paired: bool) -> list[str]:
         remarks.append(f"{row.status}: {row.reason}")
     elif row.role != "reference" and row.words.get("srcc_reference") and row.max_difference is None:
         remarks.append(f"not compared with PyTorch: {row.words['srcc_reference']}")
+    if row.role == "reference" and row.srcc is not None and row.srcc_interval is not None:
+        low, high = row.srcc_interval
+        remarks.append(f"SRCC {row.srcc:.4f}, 95% interval {low:.4f} to {high:.4f}")
     if paired and row.srcc_delta and row.srcc_delta_interval is not None:
         low, high = row.srcc_delta_interval
         remarks.append(f"SRCC {row.srcc_delta:+.5f} from PyTorch's, 95% interval {low:+.5f} to {high:+.5f}")
