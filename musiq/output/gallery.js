@@ -8,11 +8,13 @@ const made = (tag, properties = {}, ...children) => {
 const count = (number) => number.toLocaleString("en");
 const clamp = (value, least, most) => Math.max(least, Math.min(most, value));
 
+const seconds = (time) => `${time.toLocaleString("en", { maximumFractionDigits: 2 })} s`;
+
 const data = JSON.parse(byId("data").textContent);
 // The best first; `index` is an image's place in that order, and of its thumbnail.
-const images = data.images.map(([path, score, size, fitted, error, model, place, link, shares], index) => ({
-  index, path, score, size, fitted, error, model, place, link, shares,
-  name: path.replace(/[\\/]+$/, "").split(/[\\/]/).pop() || path, found: path.toLowerCase(),
+const images = data.images.map(([path, score, size, fitted, error, model, place, link, shares, video], index) => ({
+  index, path, score, size, fitted, error, model, place, link, shares, video, found: path.toLowerCase(),
+  name: (path.replace(/[\\/]+$/, "").split(/[\\/]/).pop() || path) + ("time_s" in video ? ` at ${seconds(video.time_s)}` : ""),
 }));
 const scored = images.filter((image) => image.score !== null);
 const failed = images.length - scored.length;
@@ -36,7 +38,10 @@ byId("facts").append(
   ...Object.entries(data.settings).map(([name, value]) => fact(name, value)),
   fact("Made", data.created.replace("T", " ").replace("+00:00", " UTC")),
 );
-const quantile = (part) => scored[Math.round((1 - part) * (scored.length - 1))].score;
+function quantile(part) {
+  const place = (1 - part) * (scored.length - 1), one = scored[Math.floor(place)], next = scored[Math.ceil(place)];
+  return one.score + (next.score - one.score) * (place % 1);
+}
 if (scored.length) {
   byId("quartiles").textContent = `From ${digits(worst)} to ${digits(best)}, median ${digits(quantile(0.5))}; `
     + `half of the images lie between ${digits(quantile(0.25))} and ${digits(quantile(0.75))}.`;
@@ -68,6 +73,7 @@ function select(changes) {
   byId("count").textContent = shown.length === images.length ? `All ${count(images.length)}`
     : `${count(shown.length)} of ${count(images.length)}`;
   byId("nothing").hidden = shown.length > 0;
+  byId("reset").hidden = !ranged && !wanted.failed && !name;
   byId("failed").setAttribute("aria-pressed", wanted.failed);
   for (const bar of bars) bar.button.classList.toggle("in", !wanted.failed && bar.last >= wanted.from && bar.from < wanted.to);
   active = 0;
@@ -77,6 +83,8 @@ function select(changes) {
   if (top < 0) scrollBy(0, top - covered());
 }
 
+byId("from").placeholder = scored.length ? digits(worst) : "";
+byId("to").placeholder = scored.length ? digits(best) : "";
 const typed = (id, otherwise) => (byId(id).value === "" || isNaN(byId(id).valueAsNumber) ? otherwise : byId(id).valueAsNumber);
 for (const id of ["from", "to"]) {
   byId(id).addEventListener("input", () => select({
@@ -325,6 +333,11 @@ function open(place) {
     if (scored.length > 1) say("Better than", `${count(below)} of the other ${count(scored.length - 1)}`);
   }
   if (image.error) say("No score because", image.error);
+  const { video } = image;
+  if (video.frames) {
+    say("Frames", `${count(video.frames)}, from ${digits(video.min)} to ${digits(video.max)}, median ${digits(video.median)}`);
+  }
+  if ("frame" in video) say("Frame", `${count(video.frame)}, at ${seconds(video.time_s)}`);
   if (image.size) say("Scored at", image.size);
   if (image.fitted) say("Fitted", image.fitted);
   if (image.shares.length) say("Ratings", sharesOf(image.shares));

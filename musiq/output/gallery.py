@@ -15,7 +15,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -27,8 +27,10 @@ from urllib.parse import quote
 
 from musiq.errors import MusiqError
 from musiq.files import atomic_write, local_name, special_kind
+from musiq.images.header import is_image
 from musiq.images.opencv import one_opencv_thread
 from musiq.scoring import Row, ScorerOptions
+from musiq.scoring.row import FRAME_COLUMNS, VIDEO_COLUMNS
 from musiq.scoring.thumbnails import thumbnail_of
 from musiq.spec import Spec
 
@@ -76,7 +78,8 @@ class Gallery:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._thumbnails.close()
+        with suppress(OSError):  # of a full disk, which was told when it was written
+            self._thumbnails.close()
 
     def add(self, row: Row) -> None:
         """Take a row, as files have it, and its thumbnail."""
@@ -98,7 +101,7 @@ class Gallery:
         make = partial(thumbnail_of, max_pixels=options.max_pixels, background=options.background)
         with one_opencv_thread(), ThreadPoolExecutor(workers, thread_name_prefix="musiq-thumbnail") as pool:
             while some := list(islice(remaining, AHEAD)):
-                for row, small in zip(some, pool.map(make, [local_name(row.path) for row in some]), strict=True):
+                for row, small in zip(some, pool.map(make, some), strict=True):
                     self.add(replace(row, thumbnail=small))
                     seen()
 
@@ -124,7 +127,11 @@ class Gallery:
         model = models.index(row.model) if row.model in models else -1
         score = None if row.score is None else float(f"{row.score:.9g}")
         shares = [round(share, 4) for share in row.shares or ()]
-        return [row.path, score, row.size, row.fitted, row.error, model, place, link(row.path, self.path), shares]
+        texts = [row.path, score, row.size, row.fitted, row.error]
+        video = {
+            name: getattr(row, name) for name in (*VIDEO_COLUMNS, *FRAME_COLUMNS) if getattr(row, name) is not None
+        }
+        return [*texts, model, place, link(row.path, self.path), shares, video]
 
     def _thumbnail(self, place: int) -> bytes:
         self._thumbnails.seek(self._ends[place])
@@ -163,6 +170,8 @@ def check_page(path: Path) -> None:
         raise MusiqError(f"--gallery makes a page, and {path} does not end like one: name it {path.stem}.html.")
     if kind := special_kind(path):
         raise MusiqError(f"Cannot write {path}: it is {kind}. Give the name of a file.")
+    if is_image(path):
+        raise MusiqError(f"Cannot write {path}: it is an image, which the page would replace. Give another --gallery.")
 
 
 def link(name: str, page: Path) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import cv2
 
-from musiq.images.decode import MAX_PIXELS, Background, Source, decoded
+from musiq.files import local_name
+from musiq.images.decode import MAX_PIXELS, Background, decoded
 from musiq.images.fit import Image, Resize, scale_to
+from musiq.scoring.row import Row
+from musiq.video import FrameChoice, open_video
 
 SIDE = Resize("longer", 192)
 """Enough to see why an image scored as it did, on a phone and in a column of a screen."""
@@ -31,12 +34,25 @@ def thumbnail(image: Image) -> bytes:
     return data.tobytes() if made else b""
 
 
-def thumbnail_of(source: Source, max_pixels: int = MAX_PIXELS, background: Background = "white") -> bytes:
-    """The thumbnail of an image that is not decoded yet, b"" for one that cannot be read. For threads, as `decoded`.
+def thumbnail_of(row: Row, max_pixels: int = MAX_PIXELS, background: Background = "white") -> bytes:
+    """The thumbnail of a row's image, decoded for it; of a row's frame; of a video's frame in the middle.
 
-    JPEGs are decoded at a part of their size, which takes a fraction of the time.
+    JPEGs are decoded at a part of their size, which takes a fraction of the time. For threads, as `decoded`.
+
+    Args:
+        row: As files have it.
+        max_pixels: As of `Scorer`.
+        background: As of `Scorer`.
+
+    Returns:
+        A WebP file; b"" where the image cannot be read.
     """
+    source = local_name(row.path)
     try:
+        if row.frame is not None or row.frames is not None:
+            with open_video(source, max_pixels=max_pixels, background=background) as video:
+                number = FrameChoice(1).numbers(video.times, video.end)[0] if row.frame is None else row.frame
+                return thumbnail(next(video.frames([number])).pixels())
         with decoded(
             source, max_pixels=max_pixels, background=background, cover=lambda *size: SIDE.size(*size)
         ) as found:
