@@ -15,8 +15,10 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
 
+from musiq.cli import main
 from musiq.output.gallery import Gallery
 from musiq.scoring import Row
 from musiq.scoring.thumbnails import thumbnail
@@ -29,7 +31,8 @@ ODD = [f"{EVIL}.png", "日本 ‮gnp.txt", os.fsdecode(b"caf\xe9.png"), "x" * 24
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
     save_mean_model(tmp_path / "mean.onnx", score_range=(0.0, 255.0), target="mean of all samples")
     (tmp_path / "photos").mkdir()
     for number in range(6):
@@ -38,12 +41,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def score(folder: Path, *arguments: str, before: str = "") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "musiq.cli", *arguments, "--model", "mean.onnx"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    if before:
-        command = ["sh", "-c", f'{before}; exec "$@"', "sh", *command]
-    return subprocess.run(command, cwd=folder, capture_output=True, env=environment, timeout=300)
+def score(*arguments: str) -> Result:
+    return CliRunner().invoke(main, [*arguments, "--model", "mean.onnx"])
 
 
 def data_of(page: Path) -> dict[str, Any]:
@@ -58,10 +57,10 @@ def thumbnails_of(page: Path) -> list[bytes]:
 
 
 def test_the_page_has_every_row_by_score_with_its_thumbnail_and_what_they_are_of(folder: Path) -> None:
-    done = score(folder, "photos", "--gallery", "made/page.html", "--background", "black")
-    assert done.returncode == 3
-    assert done.stderr.endswith(b"To look at: made/page.html\n")
-    assert done.stdout.count(b"\n") == 8
+    done = score("photos", "--gallery", "made/page.html", "--background", "black")
+    assert done.exit_code == 3
+    assert done.stderr.endswith("To look at: made/page.html\n")
+    assert done.stdout.count("\n") == 8
     assert [path.name for path in (folder / "made").iterdir()] == ["page.html"]
     found = data_of(folder / "made" / "page.html")
     assert found["target"] == "mean of all samples"
@@ -87,10 +86,10 @@ def test_the_page_has_every_row_by_score_with_its_thumbnail_and_what_they_are_of
 
 
 def test_the_page_of_a_run_that_goes_on_is_that_of_one_that_did_not_stop(folder: Path) -> None:
-    assert score(folder, "photos", "--out", "whole.csv", "--gallery", "whole.html").returncode == 3
-    assert score(folder, "photos/0.png", "photos/1.png", "nowhere.png", "--out", "rows.csv").returncode == 3
-    done = score(folder, "photos", "--out", "rows.csv", "--resume", "--gallery", "page.html")
-    assert done.returncode == 3, done.stderr
+    assert score("photos", "--out", "whole.csv", "--gallery", "whole.html").exit_code == 3
+    assert score("photos/0.png", "photos/1.png", "nowhere.png", "--out", "rows.csv").exit_code == 3
+    done = score("photos", "--out", "rows.csv", "--resume", "--gallery", "page.html")
+    assert done.exit_code == 3, done.stderr
     whole, page = folder / "whole.html", folder / "page.html"
     with_nowhere = [[*row[:6], *row[7:]] for row in data_of(page)["images"]]
     assert [row for row in with_nowhere if row[0] != "nowhere.png"] == [
@@ -98,7 +97,7 @@ def test_the_page_of_a_run_that_goes_on_is_that_of_one_that_did_not_stop(folder:
     ]
     assert thumbnails_of(page)[:6] == thumbnails_of(whole)[:6]
     (folder / "photos" / "0.png").unlink()  # of what is gone there is no thumbnail, and its row stays
-    assert score(folder, "photos", "--out", "rows.csv", "--resume", "--gallery", "page.html").returncode == 3
+    assert score("photos", "--out", "rows.csv", "--resume", "--gallery", "page.html").exit_code == 3
     images = data_of(page)["images"]
     assert [bool(each) for each in thumbnails_of(page)] == [
         row[1] is not None and row[0] != "photos/0.png" for row in images
@@ -124,15 +123,17 @@ def test_a_page_that_cannot_be_is_one_line_before_anything_is_scored(
     (folder / "listed.htm").write_text("mine")
     (folder / "image.html").write_bytes(saved(scene(), "png"))
     before = sorted(path.name for path in folder.iterdir())
-    done = score(folder, "photos", *arguments)
-    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (1, b"", 1), done.stderr
-    assert words in done.stderr.decode()
+    done = score("photos", *arguments)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.output
+    assert words in done.stderr
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
 def test_a_full_disk_leaves_the_page_of_before_and_the_rows(folder: Path) -> None:
     (folder / "page.html").write_text("before")
-    done = score(folder, "photos", "--out", "rows.csv", "--gallery", "page.html", before="ulimit -f 50")
+    command = f"ulimit -f 50; {sys.executable} -m musiq.cli photos --model mean.onnx --out rows.csv --gallery page.html"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, env=environment, timeout=300)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(b"Error: Cannot write page.html: File too large")
     assert (folder / "page.html").read_text() == "before"
