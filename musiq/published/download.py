@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from musiq.errors import MusiqError, causes, one_line
 from musiq.files import atomic_write, opened_to_read, sha256, why_unreadable
+from musiq.published.cache import HOME
 from musiq.published.table import PublishedModel
-from musiq.terminal import ProgressBar, progress_bar, tell
+from musiq.terminal import NO_ROOM, ProgressBar, progress_bar, tell
 
 if TYPE_CHECKING:
     import pooch
@@ -38,7 +39,9 @@ def fetch(model: PublishedModel, folder: Path) -> bool:
         _check(path, model)
         return False
     if os.environ.get(OFFLINE, "") not in ("", "0"):
-        raise MusiqError(f"{model.file} is not in the cache, and {OFFLINE} forbids the network. {by_hand(model, folder)}")
+        raise MusiqError(
+            f"{model.file} is not in the cache, and {OFFLINE} forbids the network. {by_hand(model, folder)}"
+        )
     address = _address(model)
     tell(f"{folder.name}: downloading {address} ({model.megabytes} MB)")
     with progress_bar(f"{model.file}, MB", model.megabytes) as bar:
@@ -111,6 +114,8 @@ def _download(address: str, path: Path, model: PublishedModel, bar: ProgressBar)
     except MusiqError as problem:
         raise MusiqError(f"{address} gave another file than the published one; nothing is kept. {problem}") from problem
     except (OSError, ValueError) as problem:  # those of requests are OSErrors; what caused them says it best
+        if getattr(problem, "errno", None) in NO_ROOM:
+            raise MusiqError(f"Cannot write {path}: there is no room. Make some, or set {HOME} elsewhere.") from problem
         reason = f"{type(problem).__name__}: {one_line(causes(problem)[-1], 200)}"
         raise MusiqError(f"Cannot download {address} ({reason}). {by_hand(model, path.parent)}") from problem
     finally:

@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[:half])
             self.wfile.flush()
             self.server.halfway.set()
-            self.server.go_on.wait(60)
+            self.server.go_on.wait(300)
             self.wfile.write(body[half:])
         else:
             self.wfile.write(body[:half] if way.startswith("half") else body)

@@ -18,6 +18,7 @@ import pytest
 from musiq.errors import MusiqError
 from musiq.published import checkpoint_path
 from musiq.published.table import PUBLISHED
+from tests.full_disk import files_of_at_most
 from tests.musiq.published.publisher import Publisher
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -137,6 +138,12 @@ def test_proxies_of_the_environment_are_used(cache: Path, mirror: Publisher, mon
     assert mirror.asked == [f"http://weights.invalid/musiq/{KONIQ}"]
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(cache: Path, mirror: Publisher) -> None:
+    with files_of_at_most(2**15), pytest.raises(MusiqError, match="there is no room"):
+        checkpoint_path("musiq-koniq")
+    assert kept(cache) == []
+
+
 def test_a_mirror_that_is_no_address_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUSIQ_MIRROR", "/srv/weights")
     with pytest.raises(MusiqError, match="MUSIQ_MIRROR is '/srv/weights'; expected an address"):
@@ -224,7 +231,7 @@ def test_a_download_that_is_stopped_halfway_leaves_nothing_to_the_next(
 ) -> None:
     mirror.way = "hang"
     stopped = process()
-    assert mirror.halfway.wait(60)
+    assert mirror.halfway.wait(300)
     stopped.send_signal(end)
     stopped.communicate()
     assert KONIQ not in kept(cache)
@@ -239,12 +246,12 @@ def test_a_download_that_is_stopped_halfway_leaves_nothing_to_the_next(
 def test_two_processes_at_once_download_once_and_have_the_same_file(cache: Path, mirror: Publisher) -> None:
     mirror.way = "hang"
     first = process()
-    assert mirror.halfway.wait(60)
+    assert mirror.halfway.wait(300)
     second = process()
     assert second.stderr is not None
     assert "another process is making it; waiting" in second.stderr.readline()
     mirror.go_on.set()
-    done = [each.communicate(timeout=60) for each in (first, second)]
+    done = [each.communicate(timeout=300) for each in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0]
     assert len({out for out, _ in done}) == 1
     assert mirror.asked == [f"/{KONIQ}"]
