@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import configparser
 import csv
 import io
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from scipy.stats import spearmanr
 
 import musiq
 from musiq import bundled
+from musiq.artifact import read_record
 from musiq.cli import main
 from musiq.errors import MusiqError
+from musiq.files import sha256
 from tests.score_samples import save_mean_model, saved, scene
+
+ROOT = Path(__file__).resolve().parents[2]
+BOXED = bundled.FOLDER  # which some tests here replace
 
 
 @pytest.fixture
@@ -91,3 +99,41 @@ def test_a_box_without_its_model_is_one_line_that_says_what_to_do(box: Path) -> 
     assert done.stderr.count("\n") == 1
     with pytest.raises(MusiqError, match="Install it again"):
         musiq.load()
+
+
+@pytest.fixture
+def artifact() -> Path:
+    if not (BOXED / f"{bundled.NAME}.onnx").exists():
+        pytest.skip("the box is empty: make bundled CHECKPOINT=...")
+    return bundled.bundled_artifact()
+
+
+def test_the_box_is_small_and_its_files_belong_together(artifact: Path) -> None:
+    weights = bundled.bundled_checkpoint()
+    assert sum(path.stat().st_size for path in (artifact, weights)) <= 45e6
+    record = read_record(artifact)
+    assert record is not None
+    assert record.checkpoint == {"name": weights.name, "sha256": sha256(weights)}
+    assert record.spec.any_size
+    assert record.spec.resize
+    assert record.spec.score_range is not None
+
+
+def test_the_model_in_the_box_agrees_with_the_people_who_rated_the_example_photographs(artifact: Path) -> None:
+    photos = ROOT / "examples" / "photos"
+    with (photos / "labels.csv").open(newline="") as file:
+        mos = {row["image"]: float(row["mos"]) for row in csv.DictReader(file)}
+    with musiq.load(artifact) as scorer:
+        rows = list(scorer.score_many(photos / name for name in mos))
+    assert len(rows) == 100
+    assert not [row.error for row in rows if row.error]
+    assert spearmanr([row.score for row in rows], list(mos.values())).statistic > 0.75
+
+
+def test_the_package_takes_along_all_that_lies_in_the_box() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    patterns = [each.strip() for each in setup["options.package_data"]["musiq.bundled"].split(",")]
+    files = [path.name for path in BOXED.iterdir() if path.is_file() and path.suffix != ".py"]
+    assert {"MODEL_CARD.md", "NOTICE.txt"} <= set(files)
+    assert not [name for name in files if not any(fnmatch(name, pattern) for pattern in patterns)]
