@@ -126,12 +126,17 @@ def load(
 
 
 def create_metric(
-    model: str | Path, device: str | torch.device = "auto", *, as_loss: bool = False, resize: str | None = None
+    model: str | Path | None = None,
+    device: str | torch.device = "auto",
+    *,
+    as_loss: bool = False,
+    resize: str | None = None,
 ) -> Metric:
-    """Open a checkpoint as a metric or loss of PyTorch: `musiq.create_metric("koniq_ckpt.npz")(images)`.
+    """Open a checkpoint as a metric or loss of PyTorch: `musiq.create_metric("musiq-koniq")(images)`.
 
     Args:
         model: The path of a checkpoint: this project's, pyiqa's, the original's; or a published one's name, "musiq-koniq".
+            None: the one that comes with this package.
         device: "auto" (a GPU where there is one), "cpu", "cuda:0", or any other of PyTorch's.
         as_loss: Whether gradients reach the images; values outside [0, 1] pass then, and what a policy resizes is not
             rounded to whole pixel values.

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from musiq import bundled
 from musiq.errors import ImageError, MusiqError
 from musiq.images.decode import decode
 from musiq.model import checkpoint
@@ -135,11 +136,15 @@ class MUSIQ(Metric):
 
 
 def create_metric(
-    model: str | Path, device: str | torch.device = "auto", *, as_loss: bool = False, resize: str | None = None
+    model: str | Path | None = None,
+    device: str | torch.device = "auto",
+    *,
+    as_loss: bool = False,
+    resize: str | None = None,
 ) -> Metric:
     """`musiq.create_metric`, which see."""
     where = _device(device)
-    return Metric(model, as_loss=as_loss, resize=resize).to(where)
+    return Metric(model or bundled.NAME, as_loss=as_loss, resize=resize).to(where)
 
 
 def _device(device: str | torch.device) -> torch.device:
