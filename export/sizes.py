@@ -10,8 +10,8 @@ from musiq.spec import FIXED_SIDES, USUAL_SIZE, Spec
 
 from .request import EVERY_PATCHES, Format
 
-MEANT_FOR_ANY = ("musiq", "musiq-pyiqa")
-"""Presets whose authors score every image at its own size."""
+MEANT_FOR_ANY = ("musiq", "musiq-pyiqa", "lite")
+"""Presets that score every image at its own size."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from math import ceil
 from numbers import Integral
 from typing import Any
@@ -67,7 +69,8 @@ class Spec:
 
     Attributes:
         preset: The name in `musiq.presets.PRESETS` that it was made from.
-        trunk: "resnet50" (torchvision's, over each whole scale) or "patch" (the paper's, over each 32x32 patch).
+        trunk: "resnet50" (torchvision's, over each whole scale), "patch" (the paper's, over each 32x32 patch) or
+            "timm:NAME" (a feature extractor of timm's, over each whole scale padded to whole patches).
         scales: The images of the pyramid, in the order of their tokens.
         kernel: Of the pyramid's resizes: "cubic" or "gaussian", see `musiq.pyramid`.
         height: Pixels of an image's height; None, as the width, for any.
@@ -79,6 +82,8 @@ class Spec:
         std: Per channel, what the difference is divided by.
         trunk_channels: Of the patch trunk's first convolution; its last one has four times as many.
         trunk_groups: Of the patch trunk's group norms.
+        trunk_strides: Of the feature maps that a timm trunk's tokens are made of, ascending; finer ones are averaged down
+            to 32.
         unbiased_std: Whether the patch trunk's standardised convolutions divide by n - 1 instead of n.
         dim: Width of the transformer.
         layers: Layers of the transformer.
@@ -135,10 +140,11 @@ class Spec:
     resize: str = ""
     target: str = "unknown"
     source: str = ""
+    trunk_strides: tuple[int, ...] = (PATCH,)
 
     def __post_init__(self) -> None:
         for field, allowed in CHOICES.items():
-            if getattr(self, field) not in allowed:
+            if getattr(self, field) not in allowed and not (field == "trunk" and self.timm_name):
                 raise MusiqError(f"Spec.{field} is {getattr(self, field)!r}; expected one of {', '.join(allowed)}.")
         self._check_types()
         if max(scale.embedding for scale in self.scales) >= self.scale_embeddings:
@@ -166,6 +172,10 @@ class Spec:
             if not least <= getattr(self, field) <= most:
                 value = _shown(getattr(self, field))
                 raise MusiqError(f"Spec.{field} is {value}; expected a whole number of {least} to {most}.")
+        if self.trunk_strides != (PATCH,) and not self.timm_name:
+            raise MusiqError(
+                f"Spec.trunk_strides is {self.trunk_strides}; expected ({PATCH},) for {self.trunk}, as of all but timm's."
+            )
         if self.trunk == "patch" and self.trunk_channels % self.trunk_groups:
             raise MusiqError(
                 f"Spec.trunk_groups is {self.trunk_groups}; expected a divisor of the {self.trunk_channels} trunk_channels."
@@ -176,6 +186,17 @@ class Spec:
                 f"The Spec's dim, layers, heads, head_dim and mlp_dim make a transformer of {weights:.1e} weights; "
                 f"expected at most {MOST_WEIGHTS:.0e}."
             )
+
+    @property
+    def timm_name(self) -> str:
+        """Of the timm trunk: "resnet18"; "" for another."""
+        found = re.fullmatch(r"timm:([\w.-]{1,100})", self.trunk) if isinstance(self.trunk, str) else None
+        return found[1] if found else ""
+
+    @property
+    def pads_scales(self) -> bool:
+        """Whether the trunk sees each scale padded to whole patches, as TensorFlow's SAME: all but torchvision's."""
+        return self.trunk != "resnet50"
 
     @property
     def any_size(self) -> bool:
@@ -251,7 +272,7 @@ class Spec:
             if values.get("fit") == "cover":  # written when the one way to make images fit had a field
                 del values["fit"]
             values["scales"] = tuple(Scale(**scale) for scale in values["scales"])
-            for field in ("mean", "std", "score_range"):
+            for field in ("mean", "std", "score_range", "trunk_strides"):
                 if isinstance(values.get(field), list):
                     values[field] = tuple(values[field])
             return cls(**values)
@@ -263,7 +284,7 @@ class Spec:
 
 
 CHOICES = {
-    "trunk": ("resnet50", "patch"),
+    "trunk": ("resnet50", "patch", "timm:NAME"),
     "kernel": ("cubic", "gaussian"),
     "rounding": ("nearest", "nearest-float32", "floor"),
     "norm": ("pre", "post"),
@@ -289,6 +310,9 @@ RANGES = {
 }
 """The least and the largest value of each field that is a size: far beyond any model."""
 
+STRIDES = [those for count in (1, 2, 3, 4) for those in combinations((4, 8, 16, 32), count)]
+"""What trunk_strides can be."""
+
 FIXED_SIDES = (PATCH, 65535)
 """The least and the largest side that a model of a fixed size is made for."""
 
@@ -306,6 +330,7 @@ _KINDS = {
     "std": "three finite numbers above 0",
     "unbiased_std": "true or false",
     "score_range": "two finite numbers, or none",
+    "trunk_strides": "some of 4, 8, 16, 32, ascending",
     "scales": "scales, at least one, with sizes of 1 to 65535",
 }
 """What each field must be, in the words of the message that refuses another."""
@@ -322,6 +347,7 @@ def _is_a(kind: str, value: Any) -> bool:
         _TRIPLE: lambda numbers: _are_finite(numbers, 3),
         "three finite numbers above 0": lambda numbers: _are_finite(numbers, 3) and min(numbers) > 0,
         "true or false": lambda flag: isinstance(flag, bool),
+        "some of 4, 8, 16, 32, ascending": lambda strides: strides in STRIDES,
         "two finite numbers, or none": lambda numbers: numbers is None or _are_finite(numbers, 2),
     }
     return checks.get(kind, _are_scales)(value)

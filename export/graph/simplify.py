@@ -23,11 +23,11 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from musiq.model.network import Attention, Embeddings, Musiq, PatchTrunk, ResNetTrunk, StandardisedConv
+from musiq.model.network import Attention, Embeddings, Musiq, PatchTrunk, StandardisedConv
 from musiq.spec import USUAL_SIZE
 
+from .fold_batch_norms import fold_batch_norms
 from .simplify_patch_trunk import FoldedPatchTrunk
 from .sized import sized
 
@@ -91,8 +91,8 @@ def simplify(model: Musiq) -> Musiq:
     """
     dtype = next(model.parameters()).dtype
     model = copy.deepcopy(model).double().eval()
-    if isinstance(model.trunk, ResNetTrunk):
-        _fold_batch_norms(model.trunk.net)
+    if not isinstance(model.trunk, PatchTrunk):
+        model.trunk = fold_batch_norms(model.trunk)
     _fix_standardised(model.trunk)
     if isinstance(model.trunk, PatchTrunk):
         model.trunk = FoldedPatchTrunk(model.trunk)
@@ -111,19 +111,6 @@ def _fold_scale(attention: Attention) -> None:
     attention.query.weight.mul_(attention.scale)
     attention.query.bias.mul_(attention.scale)
     attention.scale = 1.0
-
-
-def _fold_batch_norms(module: nn.Module) -> None:
-    """Every (convN, bnN) of torchvision's ResNet, and the (0, 1) of its shortcuts, as one convolution."""
-    children = dict(module.named_children())
-    for name, child in children.items():
-        partner = name.replace("conv", "bn") if name.startswith("conv") else "1" if name == "0" else ""
-        norm = children.get(partner)
-        if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            setattr(module, name, fuse_conv_bn_eval(child, norm))
-            setattr(module, partner, nn.Identity())
-        else:
-            _fold_batch_norms(child)
 
 
 def _fix_standardised(module: nn.Module) -> None:

@@ -26,6 +26,6 @@ def sized(model: Musiq, spec: Spec) -> Musiq:
     embed.load_state_dict(model.embed.state_dict())
     found.pyramid = AnySizePyramid(spec) if spec.any_size else Pyramid(spec)
     found.spec, found.embed = spec, embed
-    if spec.trunk == "patch":
+    if spec.pads_scales:
         setattr(found.trunk, "any_size", spec.any_size)  # noqa: B010, as trained or simplified
     return found.eval()

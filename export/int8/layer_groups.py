@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import onnx
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
-BETWEEN = ("Add", "MaxPool", "Relu")
-"""Between the convolutions of ResNet: in int8 too, its chain never goes back to floats."""
+BETWEEN = ("Add", "Clip", "MaxPool", "Relu")
+"""Between the convolutions of trunks over whole scales: in int8 too, a chain of them never goes back to floats."""
 
 FINE_LAYERS = 6
 """A transformer of up to so many layers is measured in halves of a layer; a deep one in layers, to keep the pass short."""
@@ -49,10 +49,10 @@ def _parameter(node: onnx.NodeProto, constants: set[str], users: Nodes) -> str:
 
 
 def _group(parameter: str, fine: bool) -> str | None:
-    """ "model.trunk.net.layer2.0.conv1.weight" is in trunk.layer2, "model.layers.3.mlp.0.bias" in layers.3(.mlp)."""
-    if found := re.match(r"model\.trunk\.(?:net\.)?(conv1|layer\d|project|dense)\b", parameter):
-        is_patch = parameter == "model.trunk.conv1.weight"
-        return None if is_patch else f"trunk.{found[1]}"
+    """ "model.trunk.net.layer2.0.conv1.weight" is in trunk.layer2, "model.trunk.net.blocks.4.0.conv_dw.weight" in
+    trunk.blocks.4, "model.layers.3.mlp.0.bias" in layers.3(.mlp)."""
+    if found := re.match(r"model\.trunk\.(?:net\.(blocks\.\d+|\w+)|(project|dense)\b)", parameter):
+        return f"trunk.{found[1] or found[2]}"
     if found := re.match(r"model\.(layers\.\d+)(\.\w+)", parameter):
         return found[1] + found[2] if fine else found[1]
     return None

@@ -22,8 +22,8 @@ Size = Any
 class AnySizePyramid(nn.Module):
     """`network.Pyramid` for images of any size.
 
-    For the patch trunk each scale comes padded to whole patches, as TensorFlow's SAME: zeros, the smaller half before. The
-    resize matrices have rows of zeros there, so that a resize and its padding are one product.
+    Where the trunk pads, each scale comes padded to whole patches, as TensorFlow's SAME: zeros, the smaller half before.
+    The resize matrices have rows of zeros there, so that a resize and its padding are one product.
     """
 
     gain: Tensor
@@ -33,7 +33,7 @@ class AnySizePyramid(nn.Module):
         super().__init__()
         self.spec = spec
         self.names = [scale.name for scale in spec.scales]
-        self.padded = spec.trunk == "patch"
+        self.padded = spec.pads_scales
         for name, value in zip(("gain", "shift"), normalisation(spec), strict=True):
             self.register_buffer(name, value, persistent=False)
 
@@ -261,9 +261,7 @@ class AnySizeEmbeddings(nn.Module):
 
     def forward(self, x: Tensor, scales: list[Tensor]) -> Tensor:
         sides = [pixels for scale in scales for pixels in scale.shape[2:]]
-        cells = self._cells(
-            [pixels // PATCH if self.spec.trunk == "patch" else patches_along(pixels) for pixels in sides]
-        )
+        cells = self._cells([pixels // PATCH if self.spec.pads_scales else patches_along(pixels) for pixels in sides])
         tables = []
         for scale, rows, columns in zip(self.spec.scales, cells[::2], cells[1::2], strict=True):
             places = (rows[:, None] * self.spec.position_grid + columns).flatten()  # (R * C,)

@@ -10,6 +10,8 @@ Shapes: B batch, N tokens, D width of the model, H W image, h w a scale of it, R
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from musiq.model.any_size import AnySizeEmbeddings, AnySizePyramid, normalisation
 from musiq.model.chunking import each_patch, few_images
+from musiq.model.timm_features import timm_features
 from musiq.patches import position_rows, scale_rows
 from musiq.pyramid import Bands, scale_matrices
 from musiq.spec import PATCH, Spec
@@ -90,6 +93,27 @@ class ResNetTrunk(nn.Module):
         x = net.maxpool(net.relu(net.bn1(net.conv1(x))))  # (B, 64, h/4, w/4)
         x = net.layer4(net.layer3(net.layer2(net.layer1(x))))  # (B, 2048, R, C)
         return self.project(x).flatten(2)  # (B, D, R*C)
+
+
+class TimmTrunk(nn.Module):
+    """A feature extractor of timm's, over each whole scale, padded with zeros to whole patches: one token per 32x32 pixels
+    of its maps of `spec.trunk_strides`, the finer ones averaged down."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.any_size, self.strides = spec.any_size, spec.trunk_strides
+        self.net = timm_features(spec.timm_name, spec.trunk_strides)
+        self.project = nn.Conv2d(sum(cast(Any, self.net.feature_info).channels()), spec.dim, 1)
+
+    def forward(self, scales: list[Tensor]) -> Tensor:
+        images = scales if self.any_size else [padded(scale) for scale in scales]
+        found = [few_images(self._tokens, x, self.training) for x in images]  # each (B, D, R*C)
+        return torch.cat(found, dim=2).transpose(1, 2)  # (B, N-1, D)
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        maps = zip(self.strides, self.net(x), strict=True)  # each (B, C, h/s, w/s) for its stride s
+        found = [x if stride == PATCH else F.avg_pool2d(x, PATCH // stride) for stride, x in maps]
+        return self.project(torch.cat(found, dim=1)).flatten(2)  # (B, D, R*C)
 
 
 class StandardisedConv(nn.Conv2d):
@@ -276,7 +300,8 @@ class Musiq(nn.Module):
         super().__init__()
         self.spec = spec
         self.pyramid: Pyramid | AnySizePyramid = AnySizePyramid(spec) if spec.any_size else Pyramid(spec)
-        self.trunk: nn.Module = ResNetTrunk(spec) if spec.trunk == "resnet50" else PatchTrunk(spec)
+        trunk = TimmTrunk if spec.timm_name else {"resnet50": ResNetTrunk, "patch": PatchTrunk}[spec.trunk]
+        self.trunk: nn.Module = trunk(spec)
         self.embed: Embeddings | AnySizeEmbeddings = AnySizeEmbeddings(spec) if spec.any_size else Embeddings(spec)
         self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.layers))
         self.norm = nn.LayerNorm(spec.dim, eps=spec.norm_eps) if spec.norm == "pre" else nn.Identity()

@@ -12,6 +12,9 @@ RESNET50_GFLOP = 2 * 4.089
 """torchvision's ResNet-50 for an image of 224x224 (its documentation gives 4.09 GFLOPS, counting a product and its sum as
 one); the convolutions grow with the pixels."""
 
+TIMM_GFLOP = 2 * 0.407
+"""tf_efficientnet_lite0's, which stands for every trunk of timm's: scoring knows no more of them than their names."""
+
 WORTH_TELLING = 2
 """How many times as fast images of the usual size must be to be worth a line."""
 
@@ -20,10 +23,10 @@ def gflop(spec: Spec) -> float:
     """Billions of products and sums for one image: matrix products, convolutions and attention, from the formulas of
     the architecture. Norms, activations and the pyramid are left out."""
     tokens = spec.tokens
-    if spec.trunk == "resnet50":
+    if spec.trunk != "patch":
         pixels = sum(rows * columns for rows, columns in map(spec.kept_size, spec.scales))
-        trunk = RESNET50_GFLOP * pixels / 224**2
-        width = 2048
+        trunk = (TIMM_GFLOP if spec.timm_name else RESNET50_GFLOP) * pixels / 224**2
+        width = 512 if spec.timm_name else 2048
     else:
         trunk, width = (tokens - 1) * _patch_gflop(spec), 0  # its dense layer is counted with the patch
     projection = 2 * (tokens - 1) * width * spec.dim / 1e9

@@ -14,12 +14,13 @@ from musiq.datasets.dataset import Dataset
 from musiq.errors import MusiqError
 from musiq.model import checkpoint
 from musiq.model.network import Musiq
+from musiq.model.timm_features import pixel_statistics
 from musiq.presets import PRESETS, preset
 from musiq.published import checkpoint_path
 from musiq.spec import Spec
 from musiq.training.model_wrappers import weight_average, wrap_model
 from musiq.training.optimizer import build_optimizer
-from musiq.training.pretrained_trunk import Loaded, all_norms, load_trunk
+from musiq.training.pretrained_trunk import Loaded, all_norms, freeze_trunk, load_trunk
 from musiq.training.recipe import Recipe
 from musiq.training.run import Learner, Run
 
@@ -32,16 +33,28 @@ def build_model(recipe: Recipe, dataset: Dataset, resumed: bool = False) -> tupl
     """
     torch.manual_seed(recipe.seed)
     if recipe.start is None:
-        model = Musiq(training_spec(preset(recipe.preset, recipe.height, recipe.width), recipe, dataset))
+        spec = preset(recipe.preset, recipe.height, recipe.width)
+        model = Musiq(training_spec(with_trunk(spec, recipe.trunk), recipe, dataset))
         trunk = Loaded() if resumed else load_trunk(model, recipe.trunk_weights)
         frozen = trunk.complete_norms if recipe.batch_norm == "frozen" else []
-        return model, frozen, trunk.missing
+        return model, sorted({*frozen, *freeze_trunk(model, recipe.freeze)}), trunk.missing
     start = checkpoint.load(checkpoint_path(recipe.start), recipe.height, recipe.width)
     model = Musiq(training_spec(start.spec, recipe, dataset))
     # All but the head, which predicted another target.
     body = {name: value for name, value in start.state_dict().items() if not name.startswith("head.")}
     model.load_state_dict(body, strict=False)
-    return model, all_norms(model) if recipe.batch_norm == "frozen" else [], ""
+    frozen = all_norms(model) if recipe.batch_norm == "frozen" else []
+    return model, sorted({*frozen, *freeze_trunk(model, recipe.freeze)}), ""
+
+
+def with_trunk(spec: Spec, trunk: str | None) -> Spec:
+    """A Spec with a trunk of timm's, and the statistics of pixels that its ImageNet weights were trained with; the same for
+    None."""
+    if trunk is None:
+        return spec
+    spec = dataclasses.replace(spec, trunk=trunk)
+    mean, std = pixel_statistics(spec.timm_name)
+    return dataclasses.replace(spec, mean=mean, std=std)
 
 
 def training_spec(spec: Spec, recipe: Recipe, dataset: Dataset) -> Spec:

@@ -11,6 +11,7 @@ from musiq.datasets.dataset import Dataset
 from musiq.datasets.public import DATASETS
 from musiq.files import atomic_write
 from musiq.markdown import table
+from musiq.presets import PRESETS
 from musiq.training.recipe import Recipe
 from musiq.version import __version__
 
@@ -86,7 +87,9 @@ def starts_from(recipe: Recipe) -> str:
     """Where the weights came from before training."""
     if recipe.start:
         return f"`{Path(recipe.start).name}`"
-    named = {"none": "random weights", "download": "torchvision's ImageNet weights (V1) for the trunk"}
+    trunk = recipe.trunk or PRESETS[recipe.preset].trunk
+    whose = "torchvision's ImageNet weights (V1)" if trunk == "resnet50" else f"ImageNet weights of {trunk}"
+    named = {"none": "random weights", "download": f"{whose} for the trunk"}
     return named.get(recipe.trunk_weights, f"`{Path(recipe.trunk_weights).name}` for the trunk")
 
 

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 from torchvision.ops import stochastic_depth
 
 from musiq.errors import MusiqError
-from musiq.model.network import Layer, Musiq, ResNetTrunk
+from musiq.model.network import Layer, Musiq, PatchTrunk
 from musiq.training.recipe import Recipe
 
 
@@ -68,13 +68,20 @@ def checkpoint_activations(model: Musiq) -> None:
     """Keep only what goes into each block, and compute the inside again in the backward pass: the same gradients in less
     memory, for about a third more time."""
     blocks: list[nn.Module] = list(model.layers)
-    if isinstance(model.trunk, ResNetTrunk):
-        stages = (getattr(model.trunk.net, name) for name in ("layer1", "layer2", "layer3", "layer4"))
-        blocks += [block for stage in stages for block in stage]
-    else:
-        blocks.append(model.trunk)
+    blocks += [model.trunk] if isinstance(model.trunk, PatchTrunk) else blocks_of(model.trunk)
     for block in blocks:
         block.forward = _checkpointed(block, block.forward)
+
+
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """The blocks of a trunk over whole scales: what its sequences consist of, and is no sequence itself."""
+    found: list[nn.Module] = []
+    for child in module.children():
+        if isinstance(module, nn.Sequential) and not isinstance(child, nn.Sequential) and [*child.children()]:
+            found.append(child)
+        else:
+            found += blocks_of(child)
+    return found
 
 
 def _checkpointed(block: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -34,13 +34,15 @@ def build_optimizer(recipe: Recipe, model: Musiq) -> torch.optim.Optimizer:
 
     Args:
         recipe: `optimizer`, `lr`, `weight_decay`, and the factors `trunk_lr`, `head_lr`, `layer_decay`.
-        model: Its parameters are trained, all of them.
+        model: Its parameters are trained, all but frozen ones.
 
     Returns:
         AdamW or SGD. Each group of parameters has a `factor`, which `set_rates` multiplies the learning rate by.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((rate_factor(name, recipe, len(model.layers)), decay), []).append(parameter)
     listed = [
@@ -62,7 +64,7 @@ def rate_factor(name: str, recipe: Recipe, layers: int) -> float:
     depth = layers + 1 if area in ("head", "norm") else 0
     if area == "layers":
         depth = int(rest.split(".")[0]) + 1
-    # What projects a ResNet's features is as new as the transformer it feeds.
+    # What projects the features of a network is as new as the transformer it feeds.
     part = recipe.trunk_lr if area == "trunk" and not rest.startswith("project.") else 1.0
     return recipe.layer_decay ** (layers + 1 - depth) * (recipe.head_lr if area == "head" else part)
 

@@ -13,7 +13,7 @@ import click
 
 from musiq.errors import MusiqError
 from musiq.presets import PRESETS
-from musiq.spec import FIXED_SIDES, SIDES
+from musiq.spec import FIXED_SIDES, SIDES, STRIDES, Spec
 from musiq.training.losses import MARGIN, NAMES
 
 # What a preset needs so that nothing else has to be given. The tiny one's are tuned on the demo's images; the others
@@ -23,6 +23,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "resnet50-classic": {"epochs": 30, "batch_size": 8, "lr": 5e-5, "trunk_weights": "download", "loss": "l1"},
     "musiq": {"epochs": 30, "batch_size": 16, "lr": 1e-4, "trunk_weights": "none", "loss": "l1"},
     "musiq-pyiqa": {"epochs": 30, "batch_size": 16, "lr": 1e-4, "trunk_weights": "none", "loss": "l1"},
+    "lite": {"epochs": 30, "batch_size": 16, "lr": 3e-4, "trunk_weights": "download", "loss": "l1"},
     "tiny": {"epochs": 6, "batch_size": 16, "lr": 1e-3, "trunk_weights": "none", "loss": "l1+ranking"},
 }
 
@@ -62,6 +63,8 @@ class Recipe:
         checkpointing: Whether activations are computed again in the backward pass.
         channels_last: Whether convolutions' weights are laid out with channels last.
         compile: Whether torch.compile compiles the model.
+        trunk: "timm:NAME" in the place of the preset's; None for that.
+        freeze: The stride of the last of the trunk's maps that stays as it came, with all that it is made of; 0: none.
     """
 
     preset: str
@@ -94,6 +97,8 @@ class Recipe:
     checkpointing: bool = False
     channels_last: bool = False
     compile: bool = False
+    trunk: str | None = None
+    freeze: int = 0
 
 
 RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
@@ -120,13 +125,27 @@ def recipe_from(options: Mapping[str, Any]) -> Recipe:
             f"pixels, one patch, and at most {most}. Give another --height and --width."
         )
     values["start"] = str(options["start"]) if options["start"] else None
+    if values["trunk"] is not None:
+        _check_trunk(spec, values["trunk"], values["start"])
+        values["trunk_weights"] = options["trunk_weights"] or "download"
     if values["start"]:
         values["trunk_weights"] = "none"
+    if values["freeze"] and values["trunk_weights"] == "none" and not values["start"]:
+        raise MusiqError(
+            f"--freeze {values['freeze']} would keep random weights: give --trunk-weights, or --start with a checkpoint."
+        )
     if options["loss"] is None and options["outputs"] > 1:
         values["loss"] = "emd"
     if values["batch_norm"] == "auto":
         values["batch_norm"] = "trained" if values["trunk_weights"] == "none" and not values["start"] else "frozen"
     return Recipe(**values)
+
+
+def _check_trunk(spec: Spec, trunk: str, start: str | None) -> None:
+    if not dataclasses.replace(spec, trunk=trunk).timm_name:
+        raise MusiqError(f"--trunk {trunk} is none of timm's; expected timm:NAME. The others come with their presets.")
+    if start:
+        raise MusiqError(f"--trunk {trunk} is for a new model; that of --start has its own. Leave one of them out.")
 
 
 def by_preset(name: str) -> str:
@@ -173,17 +192,29 @@ OPTIONS = (
         "with a new head.  [default: none]",
     ),
     click.option(
+        "--trunk",
+        metavar="timm:NAME",
+        help="A convolutional network of timm's in the place of the preset's trunk.  [default: the preset's]",
+    ),
+    click.option(
         "--trunk-weights",
         metavar="FILE|download|none",
-        help="Where the trunk starts: torchvision's .pth, or an .npz with all or some of its tensors.  "
-        f"[default: {by_preset('trunk_weights')}]",
+        help="Where the trunk starts: torchvision's or timm's .pth or .safetensors, or an .npz of its tensors.  "
+        f"[default: {by_preset('trunk_weights')}; of --trunk download]",
+    ),
+    click.option(
+        "--freeze",
+        type=click.Choice(["0", *(str(strides[0]) for strides in STRIDES if len(strides) == 1)]),
+        default="0",
+        callback=lambda _, __, value: int(value),
+        help="Keep the trunk as it came up to its map of this stride: its weights, and the statistics of its batch norms.",
     ),
     click.option(
         "--height",
         type=int,
-        help="Of the images; others are resized to cover and cropped.  [default: 768; tiny: 192]",
+        help="Of the images; others are resized to cover and cropped.  [default: 768; lite: 512; tiny: 192]",
     ),
-    click.option("--width", type=int, help="[default: 1024; tiny: 256]"),
+    click.option("--width", type=int, help="[default: 1024; lite: 512; tiny: 256]"),
     click.option(
         "--scales",
         type=click.Choice(["pyramid", "native"]),
@@ -246,7 +277,7 @@ OPTIONS = (
         "--batch-norm",
         type=click.Choice(["auto", "frozen", "trained"]),
         default="auto",
-        help="Statistics of a ResNet trunk; auto and frozen keep those that came with weights.",
+        help="Statistics of a trunk's batch norms; auto and frozen keep those that came with weights.",
     ),
     click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), default="no"),
     click.option(
