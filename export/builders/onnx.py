@@ -12,6 +12,7 @@ from ..check import weight_types
 from ..graph.onnx import float_onnx
 from ..int8.quantize import quantize
 from ..request import Built, Request, versions
+from .onnx_metadata import in_words
 
 if TYPE_CHECKING:
     import onnx
@@ -28,16 +29,19 @@ def build(request: Request, path: Path) -> Built:
     import onnx
 
     model, int8 = to_onnx(request)
+    for key, value in in_words(request).items():
+        model.metadata_props.add(key=key, value=value)
     onnx.save_model(model, str(path))
     onnx.checker.check_model(str(path), full_check=True)
     layers = Counter(node.op_type for node in model.graph.node)
-    weights = {} if int8 else weight_types.check(_weight_types(model), request.precision)
+    weights = {} if int8 else weight_types.check(weight_types_of(model), request.precision)
     details = Details(opset=request.opset, nodes=len(model.graph.node), weight_types=weights, int8=int8)
     unverified = NO_BF16 if request.precision == "bf16" else ""
     return Built(dict(layers), versions("torch", "onnx", "onnxscript"), details, unverified=unverified)
 
 
-def _weight_types(model: onnx.ModelProto) -> dict[str, int]:
+def weight_types_of(model: onnx.ModelProto) -> dict[str, int]:
+    """Elements of its initialisers by float type."""
     import onnx
 
     name_of = onnx.helper.tensor_dtype_to_np_dtype

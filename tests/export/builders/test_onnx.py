@@ -13,6 +13,7 @@ import torch
 from musiq.model import checkpoint
 from musiq.spec import Spec
 from musiq_export.builders.onnx import to_onnx
+from musiq_export.builders.onnx_metadata import in_words
 from musiq_export.graph.simplify import simplify
 from musiq_export.request import Request
 from tests.exporting import run
@@ -44,6 +45,32 @@ def test_the_onnx_file_is_whole_typed_and_knows_itself_but_not_where_it_was_made
     assert str(Path.cwd()).encode() not in raw
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
     assert [path.name for path in tiny_onnx.parent.iterdir() if "part" in path.name] == []
+
+
+def test_the_onnx_file_says_in_words_what_it_takes_and_gives(tiny_onnx: Path) -> None:
+    session = onnxruntime.InferenceSession(str(tiny_onnx), providers=["CPUExecutionProvider"])
+    said = session.get_modelmeta().custom_metadata_map
+    assert {key: value for key, value in said.items() if not key.startswith("musiq.")} == {
+        "input.name": session.get_inputs()[0].name,
+        "input.layout": "uint8 (N, H, W, 3), RGB",
+        "input.range": "0..255, as decoded",
+        "input.size": "256x192 (width x height)",
+        "input.resize": "cover: the image resized to cover that size, aspect kept, and the middle cropped",
+        "output.name": session.get_outputs()[0].name,
+        "output.layout": "float32 (N)",
+        "output.range": "unknown",
+        "output.target": "unknown",
+    }
+    ranged = lively_model("musiq", height=None, width=None, layers=1, outputs=5, score_range=(0.0, 100.0), target="MOS")
+    of_any_size = in_words(Request(ranged))
+    assert (of_any_size["input.size"], of_any_size["input.resize"][:8]) == ("any, one size in a call", "native: ")
+    assert (of_any_size["output.name"], of_any_size["output.layout"]) == ("score, shares", "float32 (N), (N, 5)")
+    assert (of_any_size["output.range"], of_any_size["output.target"]) == ("0..100", "MOS")
+    brings = lively_model("tiny", height=None, width=None, layers=1, resize="longer=512")
+    assert in_words(Request(brings))["input.resize"].startswith("longer=512: a longer side over N shrunk to N")
+    fixed = in_words(Request(lively_model("tiny", layers=1), inputs="pyramid"))
+    assert (fixed["input.name"], fixed["input.layout"]) == ("native, scale_128, scale_96", "float32 (N, 3, h, w), RGB")
+    assert fixed["input.range"] == "(value / 255 - mean) / std, mean 0.5, 0.5, 0.5, std 0.5, 0.5, 0.5"
 
 
 def exported_in(opset: int, precision: str, checkpoint: Path, path: Path) -> onnx.ModelProto:
