@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from musiq import bundled
+from musiq.bundled import NAME
 from musiq.errors import ImageError, MusiqError
 from musiq.images.decode import decode
 from musiq.model import checkpoint
@@ -144,7 +144,7 @@ def create_metric(
 ) -> Metric:
     """`musiq.create_metric`, which see."""
     where = _device(device)
-    return Metric(model or bundled.NAME, as_loss=as_loss, resize=resize).to(where)
+    return Metric(model or NAME, as_loss=as_loss, resize=resize).to(where)
 
 
 def _device(device: str | torch.device) -> torch.device:
