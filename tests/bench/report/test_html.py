@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import html
-import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from musiq_bench.report.html import page
 from musiq_bench.report.plots import draw
 from musiq_bench.report.schema import Report
+from tests.browser import Browser
 from tests.made_report import made_report
 
 EVIL = '<script>window.top.evil = 1</script>"\'&<img src=x onerror="window.top.evil = 1">'
@@ -133,70 +129,45 @@ def test_a_page_of_failed_rows_alone_is_a_page() -> None:
     assert found.text.count("crashed: died") == 4
 
 
-HARNESS = """<!DOCTYPE html><body><iframe id="page" width="{width}" height="800" srcdoc="{page}"></iframe>
-<pre id="out"></pre>
-<script>
-const frame = document.getElementById("page");
-frame.addEventListener("load", () => {{
-  const inside = frame.contentWindow, root = inside.document;
-  const out = {{ errors: [] }};
-  inside.onerror = (message) => out.errors.push(String(message));
-  const heads = [...root.querySelectorAll("thead th")];
-  const column = (title) => heads.findIndex((head) => head.textContent.trim() === title);
-  const read = (title) => [...root.querySelectorAll("tbody tr")].map((row) => row.cells[column(title)].textContent);
-  const click = (title) => heads[column(title)].querySelector("button").click();
-  const sorts = () => heads.filter((head) => head.hasAttribute("aria-sort"))
-    .map((head) => [head.textContent, head.getAttribute("aria-sort")]);
-  out.before = read("p50 ms");
-  click("p50 ms"); out.up = read("p50 ms"); out.upSort = sorts();
-  click("p50 ms"); out.down = read("p50 ms"); out.downSort = sorts();
-  click("model"); out.models = read("model"); out.modelSort = sorts();
-  out.page = [root.documentElement.scrollWidth, inside.innerWidth];
-  const box = root.querySelector(".scroll");
-  out.table = [box.scrollWidth, box.clientWidth];
-  out.evil = window.evil ?? null;
-  out.plots = [...root.querySelectorAll("figure svg")].map((svg) => svg.getBoundingClientRect().width);
-  document.getElementById("out").textContent = JSON.stringify(out);
-}});
-</script>"""
-
-
-def in_browser(written: str, width: int, folder: Path) -> tuple[dict[str, Any], str]:
-    """What a page of that width looks like from inside, and what the browser's console said."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium or chrome is installed")
-    # A frame, since a browser's window has a least width; by srcdoc, so that the page is the same and its policy holds.
-    (folder / "harness.html").write_text(HARNESS.format(width=width, page=html.escape(written)))
-    quiet = "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-    log = ["--enable-logging=stderr", "--v=0", f"--user-data-dir={folder / 'profile'}", "--window-size=1400,900"]
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", *quiet.split(), *log, "--dump-dom"]
-    done = subprocess.run(
-        [*command, (folder / "harness.html").as_uri()], capture_output=True, text=True, timeout=300, check=True
-    )
-    found = re.search(r'<pre id="out">(.+?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stderr
-    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-    return json.loads(html.unescape(found[1])), console
+CLICK = "[...document.querySelectorAll('thead button')].find((each) => each.textContent === '{}').click()"
+CELLS = (
+    "[...document.querySelectorAll('tbody tr')].map((row) => row.cells[[...row.closest('table').tHead.rows[0].cells]"
+)
+CELLS += ".findIndex((head) => head.textContent === '{}')].textContent)"
+SORTS = (
+    "[...document.querySelectorAll('thead [aria-sort]')].map((it) => [it.textContent, it.getAttribute('aria-sort')])"
+)
 
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_it_sorts_it_and_has_nothing_to_complain_of(written: str, width: int, tmp_path: Path) -> None:
-    found, console = in_browser(written, width, tmp_path)
-    assert console == ""
-    assert found["errors"] == []
-    assert found["evil"] is None
-    assert found["page"][1] in (width, width - 15)  # less a scroll bar
-    assert found["page"][0] <= found["page"][1]
-    assert found["table"][0] > found["table"][1]  # so it scrolls in its own box
-    assert len(found["plots"]) == 3
-    assert min(found["plots"]) > 300
-    numbers = sorted(float(each) for each in found["before"] if each != "no memory")
-    assert found["before"] != found["up"]
-    assert [each for each in found["up"] if each != "no memory"] == [f"{each:.1f}" for each in numbers]
-    assert [each for each in found["down"] if each != "no memory"] == [f"{each:.1f}" for each in numbers[::-1]]
-    assert found["up"][-1] == found["down"][-1] == "no memory"
-    assert found["upSort"] == [["p50 ms", "ascending"]]
-    assert found["downSort"] == [["p50 ms", "descending"]]
-    assert found["modelSort"] == [["model", "ascending"]]
-    assert found["models"][0] == EVIL
+    (tmp_path / "report.html").write_text(written)
+    with Browser(tmp_path, width, 800) as browser:
+
+        def shown(title: str) -> list[str]:
+            return list(browser.value(f"{CELLS.format(title)}.slice(0, 8)"))
+
+        browser.open(tmp_path / "report.html")
+        assert browser.value("[document.documentElement.scrollWidth, innerWidth]") == [width, width]
+        table, room = browser.value(
+            "(({ scrollWidth, clientWidth }) => [scrollWidth, clientWidth])(document.querySelector('.scroll'))"
+        )
+        assert table > room  # so it scrolls in its own box
+        plots = browser.value(
+            "[...document.querySelectorAll('figure svg')].map((it) => it.getBoundingClientRect().width)"
+        )
+        assert len(plots) == 3
+        assert min(plots) > 300
+        before = shown("p50 ms")
+        numbers = sorted(float(each) for each in before if each != "no memory")
+        for way, sort in ((1, "ascending"), (-1, "descending")):
+            browser.value(CLICK.format("p50 ms"))
+            after = shown("p50 ms")
+            assert before != after
+            assert after == [f"{each:.1f}" for each in numbers[::way]] + ["no memory"]
+            assert browser.value(SORTS) == [["p50 ms", sort]]
+        browser.value(CLICK.format("model"))
+        assert browser.value(SORTS) == [["model", "ascending"]]
+        assert shown("model")[0] == EVIL
+        assert browser.value("window.evil ?? null") is None
+        assert browser.said == []
