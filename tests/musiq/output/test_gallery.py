@@ -105,6 +105,23 @@ def test_the_page_of_a_run_that_goes_on_is_that_of_one_that_did_not_stop(folder:
     ]
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_video_and_its_frames_have_thumbnails(folder: Path, resume: bool) -> None:
+    greys = [Image.new("RGB", (64, 48), (level, level, level)) for level in (40, 120, 200)]
+    greys[0].save(folder / "clip.gif", save_all=True, append_images=greys[1:], duration=100)
+    for way in ([], ["--per-frame"]):
+        command = ["clip.gif", "--frames", "all", "--out", "rows.csv", *way]
+        assert not resume or score(*command).exit_code == 0
+        done = score(*command, "--gallery", "page.html", *(["--resume"] if resume else []))
+        assert done.exit_code == 0, done.output
+        assert all(thumbnails_of(folder / "page.html"))
+        videos = [row[9] for row in data_of(folder / "page.html")["images"]]
+        if way:
+            assert [video["frame"] for video in videos] == [2, 1, 0]
+        else:
+            assert videos == [pytest.approx({"frames": 3, "min": 40, "median": 120, "max": 200}, abs=3)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
