@@ -29,8 +29,8 @@ def build(request: Request, path: Path) -> Built:
     import onnx
 
     model, int8 = to_onnx(request)
-    for key, value in in_words(request).items():
-        model.metadata_props.add(key=key, value=value)
+    known = {entry.key: entry.value for entry in model.metadata_props}  # an int8 graph may be built again
+    onnx.helper.set_model_props(model, {**known, **in_words(request)})
     onnx.save_model(model, str(path))
     onnx.checker.check_model(str(path), full_check=True)
     layers = Counter(node.op_type for node in model.graph.node)
