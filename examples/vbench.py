@@ -4,9 +4,9 @@
     python examples/vbench.py spaq.onnx videos/ results_eval_results.json
 
 All frames count, preprocessed as VBench does, to its pixels. A fourth word is VBench's preprocessing mode: longer (its
-default), shorter or shorter-centercrop. The result is {"imaging_quality": [overall, [{"video_path", "video_results"}, ...]]}:
-of a video the mean over its frames, overall the mean over the videos / 100. A video that cannot be scored is told and left
-out.
+default), shorter or shorter-centercrop. The result is {"imaging_quality": [overall, [{"video_path": ..., "video_results":
+...}, ...]]}: of a video the mean over its frames, overall the mean over the videos / 100. A video that cannot be scored is
+told and left out.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ def main(model: str, folder: str, result: str, mode: str = "longer") -> int:
     if mode not in POLICIES:
         raise musiq.MusiqError(f"There is no mode {mode!r}; there are {', '.join(POLICIES)}.")
     videos = [path for path in find_images([folder], VIDEO_SUFFIXES) if is_video(path, frames_asked=True)]
-    scored, failed = [], 0
+    scores, failed = dict[str, float](), 0
     with musiq.load(model, resize=POLICIES[mode], frames="all") as scorer:
         for row in scorer.score_many(videos):
             if row.score is None:
                 failed += 1
                 print(f"{row.path}: {row.error}", file=sys.stderr)
             else:
-                scored.append({"video_path": row.path, "video_results": row.score})
+                scores[row.path] = row.score
                 print(f"{row.path}: {row.score:.4f} ({row.fitted})", file=sys.stderr)
-    if not scored:
+    if not scores:
         raise musiq.MusiqError(f"There is no video in {folder} that can be scored.")
-    overall = sum(each["video_results"] for each in scored) / len(scored) / 100
-    Path(result).write_text(json.dumps({"imaging_quality": [overall, scored]}, indent=4))
+    overall = sum(scores.values()) / len(scores) / 100
+    videos_results = [{"video_path": path, "video_results": score} for path, score in scores.items()]
+    Path(result).write_text(json.dumps({"imaging_quality": [overall, videos_results]}, indent=4))
     print(f"imaging_quality {overall:.6f}")
     return failed
 

@@ -1,9 +1,9 @@
 """Imaging quality of a video as VBench computes it, beside `--resize vbench` on the same frames.
 
-`python -m musiq_bench.profiling.vbench_loop pyiqa=WEIGHTS any.onnx any-bf16.xml --images photos/` makes a clip of the images,
-by default 16 frames of 1280x720, and prints frames a second, all models in turns in one process. VBench's loop is the eager
-MUSIQ of the package pyiqa on one frame after another, resized by torchvision; it gets the frames decoded. The other models
-score the file, so their time holds its decoding.
+`python -m musiq_bench.profiling.vbench_loop pyiqa=WEIGHTS any.onnx any-bf16.xml --images photos/` makes a clip of the
+images, by default 16 frames of 1280x720, and prints frames a second, all models in turns in one process. VBench's loop is
+the eager MUSIQ of the package pyiqa on one frame after another, resized by torchvision; it gets the frames decoded. The
+other models score the file, so their time holds its decoding.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def open_score(name: str, clip: Path, frames: Images, threads: int, opened: Exit
 def main(models: Sequence[str], images: Path, size: Size, count: int, turns: int, threads: int | None) -> None:
     """Print how many times as fast as the first of MODELS the others score a video as VBench does, on this CPU.
 
-    MODELS are artifacts and checkpoints for any size, or the word pyiqa for VBench's loop with random weights, pyiqa=WEIGHTS
-    with those of a file.
+    MODELS are artifacts and checkpoints for any size, or the word pyiqa for VBench's loop with random weights,
+    pyiqa=WEIGHTS with those of a file.
     """
     threads = threads or available_cpus()
     files = in_order(images, count)

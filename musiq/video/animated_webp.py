@@ -27,17 +27,18 @@ class AnimatedWebp:
     def __init__(self, file: BinaryIO, max_pixels: int, background: Background) -> None:
         """Read its chunks. Raises ImageError for one without a whole frame, or with frames of more pixels."""
         data = file.read()
-        self._data, self._background = np.frombuffer(data, np.uint8), background
+        self._background = background
         self._width, self._height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
         check_pixels(self._width, self._height, max_pixels)
-        self._cut, lasts = False, []
-        at = 12
-        while at + 8 <= len(data):
-            size = int.from_bytes(data[at + 4 : at + 8], "little")
-            self._cut = at + 8 + size > len(data)
-            if data[at : at + 4] == b"ANMF" and not self._cut:
+        lasts, at = [], 12
+        while (after := at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")) <= len(data):
+            if data[at : at + 4] == b"ANMF":
                 lasts.append(Fraction(int.from_bytes(data[at + 20 : at + 23], "little"), 1000))
-            at += 8 + size + size % 2
+            at = after + after % 2
+        self._cut = at < len(data)
+        if self._cut:  # OpenCV decodes none of a file that ends within a chunk
+            data = data[:4] + (at - 8).to_bytes(4, "little") + data[8:at]
+        self._data = np.frombuffer(data, np.uint8)
         if not lasts:
             raise ImageError(f"The video has no whole frame. {AGAIN}")
         *starts, self.end = accumulate(lasts, initial=Fraction(0))
