@@ -65,13 +65,16 @@ def test_every_image_gets_the_score_that_a_scorer_gives(
 
 
 @pytest.mark.parametrize(
-    ("package", "name", "source"),
-    [("datasets", "hf_datasets.py", "nowhere"), ("webdataset", "webdataset_scores.py", "nowhere.tar")],
+    ("package", "name", "source", "model"),
+    [
+        ("datasets", "hf_datasets.py", "nowhere", "mean.onnx"),
+        ("datasets", "hf_datasets.py", "photos", "nowhere.onnx"),
+        ("webdataset", "webdataset_scores.py", "nowhere.tar", "mean.onnx"),
+    ],
 )
-def test_what_is_not_there_is_one_line(folder: Path, package: str, name: str, source: str) -> None:
+def test_what_is_not_there_is_one_line(folder: Path, package: str, name: str, source: str, model: str) -> None:
     pytest.importorskip(package)
-    for arguments in ((source, "mean.onnx"), ("photos" if package == "datasets" else "0.tar", "nowhere.onnx")):
-        done = run(folder, name, *arguments)
-        assert done.returncode == 1
-        assert [line for line in done.stderr.splitlines() if "nowhere" in line][-1].startswith("Error: ")
-        assert "Traceback" not in done.stderr
+    done = run(folder, name, source, model)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if "nowhere" in line][-1].startswith("Error: ")
+    assert "Traceback" not in done.stderr
