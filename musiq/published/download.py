@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,7 +132,10 @@ def _kept_hashes(path: Path) -> list[str]:
     if not kept.exists():
         return []
     with opened_to_read(kept) as text:
-        return ["sha256:" + text.read(64).decode("ascii", "replace")]
+        digits = text.read(64).decode("ascii", "replace")
+    if not re.fullmatch("[0-9a-f]{64}", digits):
+        raise MusiqError(f"{kept} holds no SHA-256. Remove it and {path.name}, which is downloaded again.")
+    return [f"sha256:{digits}"]
 
 
 def _check(path: Path, model: PublishedModel, part: Path | None = None) -> None:

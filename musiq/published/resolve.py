@@ -14,7 +14,7 @@ import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from musiq.bundled import NAME, bundled_artifact, bundled_checkpoint
 from musiq.errors import MusiqError
@@ -24,9 +24,11 @@ from musiq.published.download import fetch, note_hash
 from musiq.published.table import PUBLISHED, PublishedModel
 from musiq.terminal import tell
 
+if TYPE_CHECKING:
+    from musiq.model.network import Musiq
+
 TO_CONVERT = ("torch", "torchvision", "safetensors", "einops", "pooch", "filelock")
 TO_EXPORT = (*TO_CONVERT, "onnx", "onnxscript", "onnxruntime")
-
 
 NAMES = (NAME, *PUBLISHED)
 """The model in the box, and the published ones."""
@@ -143,23 +145,28 @@ def _check_installed(name: str, what: str, packages: tuple[str, ...]) -> None:
 
 def _make_checkpoint(name: str) -> None:
     """Have the checkpoint of ours in the folder of the name, which is this process's own meanwhile."""
+    from musiq.model import checkpoint
+
     path, model = _checkpoint_file(name), PUBLISHED[name]
     if path.exists():  # made by another while this one waited
         return
     source = path.with_name(model.file)
     downloaded = fetch(model, path.parent)
     try:
-        _convert(name, source, path)
+        converted = _converted(name, source)
     except MusiqError as problem:
         if not downloaded:
             raise
         source.unlink()
         raise MusiqError(f"{model.file}, as it was downloaded, is not {name}; nothing is kept. {problem}") from problem
     note_hash(source, model)
+    notes = {"published": name, "address": model.address, "sha256": sha256(source), "licence": model.licence}
+    checkpoint.save(converted, path, notes)
+    tell(f"{name}: converted to {path}")
 
 
-def _convert(name: str, source: Path, path: Path) -> None:
-    """Write the checkpoint of ours of a published file, with a Spec that says what its scores mean."""
+def _converted(name: str, source: Path) -> Musiq:
+    """The model of a published file, with a Spec that says what its scores mean."""
     from musiq.model import checkpoint
 
     published = PUBLISHED[name]
@@ -173,9 +180,7 @@ def _convert(name: str, source: Path, path: Path) -> None:
     model.spec = dataclasses.replace(
         model.spec, target=published.target, source=f"{name}: {published.source}, {published.licence}"
     )
-    notes = {"published": name, "address": published.address, "sha256": sha256(source), "licence": published.licence}
-    checkpoint.save(model, path, notes)
-    tell(f"{name}: converted to {path}")
+    return model
 
 
 def _export(name: str, path: Path) -> None:

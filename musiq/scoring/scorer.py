@@ -119,8 +119,9 @@ class Scorer:
         """Open the models.
 
         Args:
-            model: The path of an artifact or checkpoint, or a Runtime that is open already; or a sequence of them. None:
-                the newest in exports/, else the one that comes with this package; which is said on stderr.
+            model: The path of an artifact or checkpoint, the name of a published model, or a Runtime that is open already;
+                or a sequence of them. None: the newest in exports/, else the one that comes with this package; which is
+                said on stderr.
             device: "auto", "cpu", "cuda:0"; for .onnx also "tensorrt:0" and "cuda-graph:0", for .pt2 "cuda-compile:0".
             batch_size: Images that go to a model at once, at least 1; for a model of any size those of 1024x768, of
                 smaller ones more. None: as many as keep the device busy, fewer of large images on CPUs (the runtime's

@@ -82,6 +82,14 @@ def test_a_file_in_the_cache_that_changed_is_refused_with_what_to_do(cache: Path
         checkpoint_path("musiq-koniq")
 
 
+def test_a_kept_hash_that_is_none_is_no_hash_that_fits(cache: Path, mirror: Publisher) -> None:
+    path = checkpoint_path("musiq-koniq")
+    path.unlink()
+    path.with_name(f"{KONIQ}.sha256").write_text("")
+    with pytest.raises(MusiqError, match="holds no SHA-256"):
+        checkpoint_path("musiq-koniq")
+
+
 @pytest.mark.parametrize("kind", ["sha256", "md5", "the first digits"])
 def test_a_known_hash_is_checked(
     kind: str, cache: Path, mirror: Publisher, small_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import cv2
 import numpy as np
 import pytest
@@ -16,12 +17,14 @@ from click.testing import CliRunner
 import musiq
 from musiq import bundled
 from musiq.artifact import read_record
-from musiq.cli import main
+from musiq.cli import main as score
 from musiq.errors import MusiqError
 from musiq.presets import PRESETS
 from musiq.published import checkpoint_path, describe, model_path, resolve
 from musiq.published.cache import home
 from musiq.published.table import PUBLISHED
+from musiq_bench.cli import main as bench
+from musiq_export.cli import main as export
 from tests.musiq.published.publisher import Publisher
 from tests.recipe import photo
 
@@ -138,13 +141,31 @@ def test_what_was_exported_scores_without_torch_or_a_network(
     monkeypatch.setattr(resolve, "find_spec", without("torch"))
     monkeypatch.chdir(tmp_path)
     cv2.imwrite("photo.png", photo(192, 256, 1)[..., ::-1])
-    result = CliRunner().invoke(main, ["--model", "musiq-koniq", "photo.png"])
+    result = CliRunner().invoke(score, ["--model", "musiq-koniq", "photo.png"])
     assert result.exit_code == 0, result.output
     row = result.stdout.splitlines()[1].split(",")
     with musiq.load(tiny_onnx) as scorer:
         assert float(row[1]) == pytest.approx(scorer.score("photo.png"))
     assert row[-1].startswith("musiq-koniq@")
     assert [path.name for path in (cache / "musiq-koniq").iterdir() if path.name == ".lock"] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (score, ["--model", "musiq-ava", "photo.jpg"]),
+        (export, ["--checkpoint", "musiq-ava"]),
+        (bench, ["--images", "photos", "--models", "musiq-ava"]),
+        (bench, ["--images", "photos", "--checkpoint", "musiq-ava"]),
+    ],
+)
+def test_each_command_takes_a_name(
+    command: click.Command, arguments: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSIQ_OFFLINE", "1")
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 1
+    assert f"put it at {cache / 'musiq-ava' / 'ava_ckpt.npz'}." in result.stderr
 
 
 def test_without_torch_a_name_says_what_to_install_and_what_to_copy(
@@ -190,14 +211,14 @@ def test_the_model_in_the_box_has_a_name_too(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_an_unknown_name_is_answered_with_the_names_there_are() -> None:
-    result = CliRunner().invoke(main, ["--model", "musiq-konik", "photo.jpg"])
+    result = CliRunner().invoke(score, ["--model", "musiq-konik", "photo.jpg"])
     assert result.exit_code == 1
     assert "no model has that name" in result.stderr
     assert ", ".join(PUBLISHED) in result.stderr
 
 
 def test_the_list_says_licences_addresses_and_what_is_here(cache: Path, mirror: Publisher) -> None:
-    result = CliRunner().invoke(main, ["--list-models"])
+    result = CliRunner().invoke(score, ["--list-models"])
     assert result.exit_code == 0
     for name, model in PUBLISHED.items():
         assert f"{name}: {model.target}" in result.stdout
