@@ -1,6 +1,6 @@
 """Score the images of a Hugging Face dataset: one batched map over its Image column.
 
-    pip install 'musiq[cpu,datasets]'
+    pip install '.[cpu,datasets]'
     python examples/hf_datasets.py photos/ model.onnx > scores.csv
 
 The dataset is a folder of images here; any other with an Image column goes the same way, streamed ones too.

@@ -1,6 +1,6 @@
 """A scoring service: POST an image to /score, get {"score": 3.21, "size": "512x384", "fitted": ""}; 422 says why not.
 
-    pip install 'musiq[cpu,http]'
+    pip install '.[cpu,http]'
     MUSIQ_MODEL=model.onnx uvicorn --app-dir examples http_service:app --limit-concurrency 64
     curl -F image=@photo.jpg http://127.0.0.1:8000/score
 

@@ -1,6 +1,6 @@
 """Score images in a Ray Data pipeline of your own: python examples/ray_data.py photos/ model.onnx [scores/]
 
-Needs pip install 'musiq[cpu,ray]' on every machine of the cluster, and folder and model at the same paths there. Prints the
+Needs pip install '.[cpu,ray]' on every machine of the cluster, and folder and model at the same paths there. Prints the
 rows, or writes them as Parquet files to a folder. `musiq-score --engine ray` does the same in one command, in order.
 """
 

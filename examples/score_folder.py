@@ -1,6 +1,6 @@
 """Score every image of a folder, in plain Python: path, score, what the model saw, and the error where there is one.
 
-    pip install 'musiq[cpu]'
+    pip install '.[cpu]'
     python examples/score_folder.py model.onnx photos/ > scores.csv
 
 `musiq-score` does the same and can go on after it was stopped.

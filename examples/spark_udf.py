@@ -1,6 +1,6 @@
 """Score a column of a Spark DataFrame with a pandas_udf: python examples/spark_udf.py photos/ model.onnx [scores/]
 
-Needs pip install 'musiq[cpu,spark]' on every executor, Java 17 or newer, and the model at the same path everywhere
+Needs pip install '.[cpu,spark]' on every executor, Java 17 or newer, and the model at the same path everywhere
 (spark.sparkContext.addFile and SparkFiles.get bring it there). The column holds images (binary, as here: Spark's
 binaryFile format) or paths that the executors can read. Prints the rows, or writes them as Parquet files to a folder.
 

@@ -1,6 +1,6 @@
 """Score images with a Triton Inference Server that serves what `musiq-export --format triton` wrote.
 
-    pip install 'musiq[triton]'    # neither torch nor a runtime
+    pip install '.[triton]'    # neither torch nor a runtime
     python examples/triton_client.py NAME photos/ [localhost:8001]
 
 Many requests are under way at once, so that the server can make batches of them. Tested with a server of the same gRPC

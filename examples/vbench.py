@@ -1,6 +1,6 @@
 """VBench's imaging quality of a folder of videos, written as VBench writes it.
 
-    pip install 'musiq[cpu,video]'
+    pip install '.[cpu,video]'
     python examples/vbench.py spaq.onnx videos/ results_eval_results.json
 
 All frames count, preprocessed as VBench does, to its pixels. A fourth word is VBench's preprocessing mode: longer (its

@@ -1,6 +1,6 @@
 """Score the images of WebDataset shards: one stage of a pipeline, in which each sample gets its score.
 
-pip install 'musiq[cpu,webdataset]'
+pip install '.[cpu,webdataset]'
 python examples/webdataset_scores.py 'shards/{000..009}.tar' model.onnx > scores.csv
 """
 
