@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from musiq_export.cli import main as export
 
 ROOT = Path(__file__).resolve().parents[2]
 HOW_TO = (
@@ -32,7 +35,7 @@ PHOTOS = ("375.jpg", "693.JPG", "518.jpg", "905.JPG", "767.JPG")
 
 # What fragments of Python take for granted.
 PRELUDE = """
-import glob, numpy, musiq
+import glob, musiq, numpy, onnxruntime
 paths = files = sorted(glob.glob("photos/*.jpg"))
 batch = numpy.zeros((2, 224, 224, 3), "uint8")
 """
@@ -81,7 +84,7 @@ def parameters() -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, tiny_checkpoint: Path) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """What the pages speak of: a few rated photographs, a model and its checkpoint, an archive of photographs."""
     place = tmp_path_factory.mktemp("place")
     (place / "photos").mkdir()
@@ -95,10 +98,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, tiny_che
         shutil.copy(ROOT / "examples" / "photos" / photo, place / "photos")
     for name in ("photo.jpg", "a.jpg"):
         shutil.copy(place / "photos" / "375.jpg", place / name)
-    for name in ("model", "exports/model", "tiny"):
-        shutil.copy(tiny_onnx, place / f"{name}.onnx")
-        shutil.copy(f"{tiny_onnx}.json", place / f"{name}.onnx.json")
     shutil.copy(tiny_checkpoint, place / "best.safetensors")
+    for name, size in (("model", "any"), ("landscape", "256x192"), ("portrait", "192x256")):
+        arguments = ["--checkpoint", place / "best.safetensors", "--size", size, "--out", place, "--name", name]
+        result = CliRunner().invoke(export, [str(each) for each in arguments])
+        assert result.exit_code == 0, result.output
+    for name in ("exports/model", "tiny"):
+        for ending in (".onnx", ".onnx.json"):
+            shutil.copy(place / f"model{ending}", place / f"{name}{ending}")
     for name in ("train.py", "examples", "configs", "tests", "Makefile", "results"):  # as in a checkout
         (place / name).symlink_to(ROOT / name)
     return place
