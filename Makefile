@@ -9,7 +9,7 @@ PROCESSES ?= 2
 
 PHOTOS = examples/photos
 
-.PHONY: demo bundled test test-all lint bench-cpu clean
+.PHONY: demo bundled test test-all lint docs release-check bench-cpu clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,14 @@ $(VENV)/.for-test: setup.cfg pyproject.toml | $(BIN)/python
 
 $(VENV)/.for-bench: setup.cfg pyproject.toml | $(BIN)/python
 	$(INSTALL) '.[cpu,openvino,train,bench,demo]'
+	touch $@
+
+$(VENV)/.for-docs: setup.cfg pyproject.toml | $(BIN)/python
+	$(INSTALL) '.[docs]'
+	touch $@
+
+$(VENV)/.for-release: setup.cfg pyproject.toml | $(BIN)/python
+	$(INSTALL) '.[release]'
 	touch $@
 
 # The model that comes with musiq scores photographs that people have rated, is exported, and its files are compared with
@@ -60,10 +68,24 @@ test: $(VENV)/.for-test lint
 test-all: $(VENV)/.for-test lint
 	$(PYTEST)
 
+# These pages, with references of commands and of Python made from the code, in docs/_build/html. They load nothing from
+# anywhere, and are searched without a server.
+docs: $(VENV)/.for-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build/html
+
+# The sdist and the wheel are whole: both are made and checked, and the wheel scores a photograph in a bare environment.
+release-check: $(VENV)/.for-release
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m venv --clear build/bare
+	build/bare/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[cpu]"
+	cd build && bare/bin/musiq-score ../$(PHOTOS)/767.JPG
+
 lint: $(VENV)/.for-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) demo build dist docs/_build *.egg-info
