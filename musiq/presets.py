@@ -40,15 +40,15 @@ PRESETS: dict[str, Spec] = {
     "lite": Spec(
         "lite",
         "timm:tf_efficientnet_lite0",
-        (Scale(embedding=0), Scale(384, embedding=1), Scale(224, embedding=2)),
+        (Scale(embedding=0), Scale(384, embedding=1)),
         "cubic",
         height=512,
         width=512,
-        trunk_strides=(8, 16, 32),
-        dim=192,
-        layers=2,
-        heads=3,
-        mlp_dim=384,
+        trunk_strides=(16, 32),
+        dim=128,
+        layers=1,
+        heads=2,
+        mlp_dim=256,
     ),
     # Small enough to train on a laptop's CPU in minutes: the demo's and the tests' model.
     "tiny": Spec(

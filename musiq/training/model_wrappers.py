@@ -1,5 +1,5 @@
-"""What makes training steadier or smaller without being part of the model: stochastic depth, an average of the weights,
-activation checkpointing, channels-last, compilation.
+"""What makes training steadier or smaller without being part of the model: stochastic depth, tokens left out, an average
+of the weights, activation checkpointing, channels-last, compilation.
 
 All of it is put round a model that knows nothing of it, and none of it reaches a checkpoint.
 """
@@ -25,6 +25,8 @@ def wrap_model(model: Musiq, recipe: Recipe, device: torch.device) -> None:
     """Change how `model` computes while it trains, as the recipe says. Raises MusiqError where it cannot be compiled."""
     if recipe.drop_path:
         add_stochastic_depth(model, recipe.drop_path)
+    if recipe.token_drop:
+        leave_tokens_out(model, recipe.token_drop)
     if recipe.checkpointing:
         checkpoint_activations(model)
     # Compiled, a patch trunk keeps its layout: torch 2.14 tells its compiler another one than group norms give.
@@ -62,6 +64,20 @@ def add_stochastic_depth(model: Musiq, most: float) -> None:
 
 def _dropping(rate: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     return lambda module, _, output: stochastic_depth(output, rate, "row", training=module.training)
+
+
+def leave_tokens_out(model: Musiq, rate: float) -> None:
+    """In training the transformer sees a random part of the tokens, 1 - rate of them and the class token, the same ones of
+    all images of a piece (PatchDropout, Liu et al., arXiv 2208.07220)."""
+
+    def kept(module: nn.Module, _: Any, tokens: Tensor) -> Tensor:
+        if not module.training:
+            return tokens
+        count = tokens.shape[1] - 1  # the class token is in front
+        chosen = 1 + torch.randperm(count)[: max(1, round(count * (1 - rate)))].sort().values
+        return tokens[:, torch.cat([chosen.new_zeros(1), chosen]).to(tokens.device)]
+
+    model.embed.register_forward_hook(kept)
 
 
 def checkpoint_activations(model: Musiq) -> None:

@@ -59,11 +59,14 @@ class Recipe:
         layer_decay: Factor of `lr` from each transformer layer to the one before it, in (0, 1].
         ema: Decay of the running average of the weights that is scored and kept; 0: the weights themselves.
         drop_path: How often the last layer's residual branches are left out, in [0, 1).
+        token_drop: Part of an image's tokens that is left out in training, in [0, 1).
         accumulate: Pieces in which a process's part of a batch passes.
         checkpointing: Whether activations are computed again in the backward pass.
         channels_last: Whether convolutions' weights are laid out with channels last.
         compile: Whether torch.compile compiles the model.
         trunk: "timm:NAME" in the place of the preset's; None for that.
+        train_on: "train", or "train+val": no epoch is chosen then, the last one's weights are kept.
+        fold: "2/5": the second of five folds of train and val validates; "": the splits as they are.
         freeze: The stride of the last of the trunk's maps that stays as it came, with all that it is made of; 0: none.
     """
 
@@ -93,12 +96,15 @@ class Recipe:
     layer_decay: float = 1.0
     ema: float = 0.0
     drop_path: float = 0.0
+    token_drop: float = 0.0
     accumulate: int = 1
     checkpointing: bool = False
     channels_last: bool = False
     compile: bool = False
     trunk: str | None = None
     freeze: int = 0
+    train_on: str = "train"
+    fold: str = ""
 
 
 RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
@@ -227,6 +233,19 @@ OPTIONS = (
         callback=lambda _, __, value: int(value),
         help="1: a score; more: the shares c1..cK.",
     ),
+    click.option(
+        "--train-on",
+        type=click.Choice(["train", "train+val"]),
+        default="train",
+        help="train+val: on the validation images too; no epoch is chosen, the last one's weights become best.safetensors.",
+    ),
+    click.option(
+        "--fold",
+        metavar="K/N",
+        default="",
+        help="Deal train and val anew into N folds, the same each time: fold K validates, the others train.  "
+        "[default: the splits as they are]",
+    ),
     click.option("--epochs", type=click.IntRange(1), help=f"[default: {by_preset('epochs')}]"),
     click.option(
         "--batch-size",
@@ -266,6 +285,12 @@ OPTIONS = (
         type=click.FloatRange(0, 1, max_open=True),
         default=0.0,
         help="Stochastic depth: how often the last layer's branches are left out, earlier ones less.",
+    ),
+    click.option(
+        "--token-drop",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.0,
+        help="How many of an image's tokens are left out in training, drawn anew for each step.",
     ),
     click.option(
         "--loss",
