@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from musiq.version import __version__
 
@@ -28,3 +30,20 @@ html_theme = "furo"
 html_title = f"musiq {version}"
 html_copy_source = False
 html_static_path: list[str] = []
+
+
+def link_out(app: Any, name: str, source: list[str]) -> None:
+    """Links to texts outside this folder, which a code host follows, become downloads here; the changelog is a page."""
+    text = source[0].replace("(../CHANGELOG.md)", "(changelog.md)")
+    source[0] = re.sub(r"\[([^]]+)\]\((\.\./[^)#]+\.md)(?:#[^)]*)?\)", r"{download}`\1 <\2>`", text)
+
+
+def escape_stars(app: Any, context: Any, lines: list[str]) -> None:
+    """Help texts are plain: `runs/*` begins no emphasis."""
+    lines[:] = [line if line.lstrip().startswith(("..", ":")) else line.replace("*", r"\*") for line in lines]
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", link_out)
+    for part in ("description", "options", "epilog"):
+        app.connect(f"sphinx-click-process-{part}", escape_stars)
