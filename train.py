@@ -51,7 +51,7 @@ def train(run: Run) -> None:
     from musiq.training.run import save_if_due, save_state
 
     accelerator, recipe, state = run.accelerator, run.recipe, run.state
-    items, size = run.dataset.split("train"), run.step_images
+    items, size = run.train_items, run.step_images
     per_epoch = len(items) // size
     steps = per_epoch * recipe.epochs
     learner = prepare_learner(run)
@@ -77,6 +77,8 @@ def train(run: Run) -> None:
                     save_if_due(run, learner)
             end_epoch(run, learner, per_epoch, size)
             save_state(run, learner)
+    if run.maps is not None:
+        run.maps.remove()
 
 
 CONTEXT = {"show_default": True, "max_content_width": 110, "help_option_names": ["-h", "--help"]}
@@ -129,6 +131,12 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--cpu", is_flag=True, help="Leave GPUs alone.")
 @click.option(
     "--workers", type=click.IntRange(0), default=min(8, os.cpu_count() or 1), help="Processes that decode images."
+)
+@click.option(
+    "--cache-frozen",
+    is_flag=True,
+    help="With --freeze: compute what the frozen part makes of each image and its mirror image once, into a file in the "
+    "run's folder that is removed at the end. Faster on CPUs, and the same scores but for rounding.",
 )
 @click.option("--out", type=FOLDER, help="The run's folder.  [default: runs/PRESET-DATE-TIME]")
 @click.option(
@@ -190,6 +198,7 @@ class Options:
         cpu: Leave GPUs alone.
         workers: Processes that decode images.
         save_every: Minutes between saved states within an epoch.
+        cache_frozen: Keep the maps of the trunk's frozen part in a file.
         out: The run's folder; None: a new one, named after preset and time.
         resume: None: a new run; "auto": that in `out`, or the newest; else the folder of a run.
         given: Names of the options that the command line or a recipe file gives.
@@ -200,6 +209,7 @@ class Options:
     cpu: bool
     workers: int
     save_every: float
+    cache_frozen: bool
     out: Path | None
     resume: str | None
     given: frozenset[str]
@@ -210,7 +220,7 @@ class Options:
         values = context.params
         sources = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP
         given = frozenset(name for name in values if context.get_parameter_source(name) in sources)
-        own = {name: values[name] for name in ("cpu", "workers", "save_every", "out", "resume")}
+        own = {name: values[name] for name in ("cpu", "workers", "save_every", "cache_frozen", "out", "resume")}
         data = DataOptions(**{field.name: values[field.name] for field in dataclasses.fields(DataOptions)})
         return cls(recipe_from(values), data, **own, given=given)
 
@@ -241,7 +251,7 @@ def begin_run(options: Options, folder: Path | None) -> Run:
     parse(recipe.loss, recipe.outputs)
     with accelerator.main_process_first():  # the others find its thumbnails
         dataset = open_dataset(data, folder, echo)
-    run = Run(accelerator, recipe, dataset, folder, options.workers, options.save_every)
+    run = Run(accelerator, recipe, dataset, folder, options.workers, options.save_every, options.cache_frozen)
     check_steps(run, begins=True)
     check_room(run)
     accelerator.wait_for_everyone()  # before one process writes what the others look for
@@ -258,7 +268,7 @@ def resume_run(options: Options, folder: Path) -> Run:
     run_folder.check_same(recipe, options.recipe, options.given)
     run_folder.check_same_data(folder, options.data, options.given)
     accelerator = start_accelerator(recipe.mixed_precision, options.cpu)
-    run = Run(accelerator, recipe, dataset, folder, options.workers, options.save_every)
+    run = Run(accelerator, recipe, dataset, folder, options.workers, options.save_every, options.cache_frozen)
     run.state, run.parts = run_folder.load_state(folder, echo)
     if not run.is_finished:
         check_images(run, options.data.skip_missing)

@@ -72,6 +72,10 @@ class Dataset:
         """The images of one split; those without any for ""."""
         return [item for item in self.items if item.split == name]
 
+    def training(self, train_on: str = "train") -> list[Labelled]:
+        """The images that are trained on: those of "train", or of "train+val"."""
+        return [item for item in self.items if item.split in train_on.split("+")]
+
     def counts(self) -> str:
         """How many images each split has, for people: "7058 train, 1000 val, 2015 test"."""
         return ", ".join(f"{len(self.split(name))} {name}" for name in SPLITS)

@@ -15,7 +15,7 @@ from musiq.datasets.dataset import NEAR_DUPLICATE, Dataset, Labelled, as_shares,
 from musiq.datasets.label_files import read_labels
 from musiq.datasets.near_duplicates import find_near_duplicates
 from musiq.datasets.public import read_named
-from musiq.datasets.splits import NO_PAIRS, drop_leaks, leaks, mark_leaks, sample, settle_splits
+from musiq.datasets.splits import NO_PAIRS, deal_folds, drop_leaks, leaks, mark_leaks, sample, settle_splits
 from musiq.errors import MusiqError
 from musiq.terminal import progress_bar
 
@@ -41,6 +41,7 @@ class DataOptions:
         target: What the labels are called; None: as the label file has it.
         score_range: (worst, best) possible label; None: as it is known.
         terms: Terms of the images, for the model card; None: as they are known.
+        fold: "2/5": train and val are dealt anew, see `musiq.datasets.splits.deal_folds`; "": they stay.
     """
 
     data: tuple[str, ...] = ()
@@ -54,6 +55,7 @@ class DataOptions:
     target: str | None = None
     score_range: tuple[float, float] | None = None
     terms: str | None = None
+    fold: str = ""
 
 
 def open_dataset(options: DataOptions, folder: Path, echo: Echo) -> Dataset:
@@ -85,6 +87,9 @@ def open_dataset(options: DataOptions, folder: Path, echo: Echo) -> Dataset:
     for line in lines:
         echo(line)
     dataset = join(datasets, [name for name, _ in names], options.outputs) if len(datasets) > 1 else datasets[0]
+    if options.fold:
+        dataset = deal_folds(dataset, options.fold, near)
+        echo(f"Fold {options.fold} of train and val: {dataset.counts()}.")
     dataset = _without_leaks(dataset, near, options.near_duplicates == "drop", echo)
     if len(dataset.split("train")) < 2 or not dataset.split("val"):
         raise MusiqError(f"There are {dataset.counts()} images: too few to train and choose the best epoch.")

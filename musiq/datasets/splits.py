@@ -7,6 +7,7 @@ and near duplicates. A split that the label file gives is never changed; what le
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -53,6 +54,35 @@ def settle_splits(
         for group, item in zip(own_groups, settled[k].items, strict=True):
             split_of[group] = min(split_of.get(group, ""), item.split, key=STRICTEST.index)
     return settled, lines
+
+
+def deal_folds(dataset: Dataset, fold: str, near: NDArray[np.int64] = NO_PAIRS) -> Dataset:
+    """Deal the images of train and val anew into folds, whole groups at a time, in an order that never changes.
+
+    Args:
+        dataset: Every image in a split; those of test stay there.
+        fold: "2/5" for the second of five, which becomes val; the others become train.
+        near: Pairs of near duplicates, int64 (P, 2), as indices into its items.
+
+    Raises:
+        MusiqError: There is no such fold.
+    """
+    found = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", fold)
+    groups = group_ids(dataset.items, near)
+    free = list(dict.fromkeys(group for group, item in zip(groups, dataset.items, strict=True) if item.split != "test"))
+    number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= count or not 2 <= count <= len(free):
+        raise MusiqError(
+            f"--fold {fold} is none; expected K/N, such as 1/5 for the first of five, and N of 2 to the {len(free)} "
+            "groups of images outside test."
+        )
+    order = np.random.default_rng(0).permutation(len(free))
+    chosen = {free[index] for place, index in enumerate(order) if place % count == number - 1}
+    items = (
+        item if item.split == "test" else dataclasses.replace(item, split="val" if group in chosen else "train")
+        for group, item in zip(groups, dataset.items, strict=True)
+    )
+    return dataclasses.replace(dataset, items=tuple(items))
 
 
 def group_ids(items: Sequence[Labelled], near: NDArray[np.int64] = NO_PAIRS) -> list[int]:

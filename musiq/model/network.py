@@ -88,6 +88,10 @@ class ResNetTrunk(nn.Module):
         found = [few_images(self._tokens, x, self.training) for x in scales]  # each (B, D, R*C)
         return torch.cat(found, dim=2).transpose(1, 2)  # (B, N-1, D)
 
+    def padded(self, scales: list[Tensor]) -> list[Tensor]:
+        """The scales as the network sees them."""
+        return scales
+
     def _tokens(self, x: Tensor) -> Tensor:
         net = self.net
         x = net.maxpool(net.relu(net.bn1(net.conv1(x))))  # (B, 64, h/4, w/4)
@@ -106,14 +110,20 @@ class TimmTrunk(nn.Module):
         self.project = nn.Conv2d(sum(cast(Any, self.net.feature_info).channels()), spec.dim, 1)
 
     def forward(self, scales: list[Tensor]) -> Tensor:
-        images = scales if self.any_size else [padded(scale) for scale in scales]
-        found = [few_images(self._tokens, x, self.training) for x in images]  # each (B, D, R*C)
+        found = [few_images(self._tokens, x, self.training) for x in self.padded(scales)]  # each (B, D, R*C)
         return torch.cat(found, dim=2).transpose(1, 2)  # (B, N-1, D)
 
+    def padded(self, scales: list[Tensor]) -> list[Tensor]:
+        """The scales (B, 3, h, w) as the network sees them."""
+        return scales if self.any_size else [padded(scale) for scale in scales]
+
+    def maps(self, x: Tensor) -> Tensor:
+        """What tokens are made of, all side by side: (B, 3, R*32, C*32) to (B, sum of channels, R, C)."""
+        maps = zip(self.strides, self.net(x), strict=True)  # each (B, channels, h/s, w/s) for its stride s
+        return torch.cat([x if stride == PATCH else F.avg_pool2d(x, PATCH // stride) for stride, x in maps], dim=1)
+
     def _tokens(self, x: Tensor) -> Tensor:
-        maps = zip(self.strides, self.net(x), strict=True)  # each (B, C, h/s, w/s) for its stride s
-        found = [x if stride == PATCH else F.avg_pool2d(x, PATCH // stride) for stride, x in maps]
-        return self.project(torch.cat(found, dim=1)).flatten(2)  # (B, D, R*C)
+        return self.project(self.maps(x)).flatten(2)  # (B, D, R*C)
 
 
 class StandardisedConv(nn.Conv2d):

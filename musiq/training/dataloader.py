@@ -59,9 +59,14 @@ class LabelledImages(Dataset[tuple[int, "Tensor | str"]]):
             image, _ = prepare(self.items[index].path, self.height, self.width)
         except ImageError as problem:
             return index, f"{self.items[index].image}: {problem}"
-        if self.flips is not None and np.random.default_rng([*self.flips, index]).random() < 0.5:
+        if self.flips is not None and is_mirrored(self.flips, index):
             image = np.ascontiguousarray(image[:, ::-1])
         return index, torch.from_numpy(image)
+
+
+def is_mirrored(flips: tuple[int, int], index: int) -> bool:
+    """Whether an image is, by its index and (seed, epoch)."""
+    return bool(np.random.default_rng([*flips, index]).random() < 0.5)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
@@ -77,7 +82,7 @@ def batches_of_rank(order: Sequence[int], size: int, rank: int = 0, ranks: int =
 
 
 def load_batches(
-    images: LabelledImages, batches: Sequence[list[int]], workers: int, pin: bool = False
+    images: Dataset[tuple[int, Tensor | str]], batches: Sequence[list[int]], workers: int, pin: bool = False
 ) -> Iterator[LoadedImages]:
     """The batches of these indices, read ahead by `workers` processes (0: by this one)."""
     loader: DataLoader[tuple[int, Tensor | str]] = DataLoader(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 import torch
 from torch import Tensor
 
+from musiq.datasets.dataset import Labelled
 from musiq.errors import MusiqError
 from musiq.metrics import srcc, undefined
 from musiq.model import checkpoint
@@ -27,14 +28,15 @@ def epoch_batches(run: Run, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     much of it is waiting for images. Raises MusiqError where more than TOLERATED of the epoch's images could not be read.
     """
     recipe, state, accelerator = run.recipe, run.state, run.accelerator
-    items = run.dataset.split("train")
+    items = run.train_items
     flips = (recipe.seed, state.epoch) if recipe.flip else None
     order = epoch_order(len(items), recipe.seed, state.epoch)
     batches = batches_of_rank(order, size, accelerator.process_index, accelerator.num_processes)[state.step :]
-    dataset = LabelledImages(items, recipe.height, recipe.width, flips)
+    images = LabelledImages(items, recipe.height, recipe.width, flips)
+    dataset, workers = (images, run.workers) if run.maps is None else (run.maps.train(flips), 0)
     on_gpu = accelerator.device.type == "cuda"
     lap = time.monotonic()
-    for images, indices, problems in load_batches(dataset, batches, run.workers, pin=on_gpu):
+    for images, indices, problems in load_batches(dataset, batches, workers, pin=on_gpu):
         state.waiting += time.monotonic() - lap
         for problem in problems:
             click.echo(f"Left out of epoch {state.epoch + 1}: {problem}", err=True)
@@ -67,11 +69,13 @@ def record_step(run: Run, step: int, loss: float, rate: float) -> None:
 
 
 def end_epoch(run: Run, learner: Learner, per_epoch: int, size: int) -> None:
-    """Score the validation split, keep the checkpoint if it is the best yet, and set the state to the next epoch."""
-    state, items = run.state, run.dataset.split("val")
-    scored = evaluate.score(run.accelerator, learner.kept, items, run.recipe.batch_size, run.workers)
+    """Score the validation split, keep the checkpoint if it is the best yet, and set the state to the next epoch. Where the
+    validation images are trained on, nothing is scored and each epoch is better than those before."""
+    state, items = run.state, run.dataset.split("val") if run.recipe.train_on == "train" else []
+    maps, workers = (None, run.workers) if run.maps is None else (run.maps.validation(), 0)
+    scored = evaluate.score(run.accelerator, learner.kept, items, run.recipe.batch_size, workers, images=maps)
     check_unread(run, len(scored.problems), len(items), "the validation split")
-    predicted, labels = readable(run, scored, "val")
+    predicted, labels = readable(run, scored, items)
     found = srcc(predicted, labels)
     is_best = math.isnan(state.best_srcc) or found > state.best_srcc
     if is_best:
@@ -98,6 +102,8 @@ def print_epoch(run: Run, scored: Scored, is_best: bool, undefined: str) -> None
     for problem in scored.problems if epoch == 1 else []:  # the same in every epoch
         click.echo(f"Left out of the validation: {problem}", err=True)
     found = f"undefined, {undefined}" if done.validation_srcc is None else f"{done.validation_srcc:.4f}"
+    if run.recipe.train_on != "train":
+        found = "none, its images are trained on"
     left_out = f", {len(scored.problems)} unreadable" if scored.problems else ""
     count = f"n={len(scored.scores) - len(scored.problems)}{left_out}"
     seconds = done.seconds or math.inf
@@ -108,9 +114,9 @@ def print_epoch(run: Run, scored: Scored, is_best: bool, undefined: str) -> None
     )
 
 
-def readable(run: Run, scored: Scored, split: str) -> tuple[list[float], list[float]]:
+def readable(run: Run, scored: Scored, items: Sequence[Labelled]) -> tuple[list[float], list[float]]:
     """Scores and labels of the images that could be read. Raises MusiqError where the model itself gives no number."""
-    pairs = zip(scored.scores, run.dataset.split(split), strict=True)
+    pairs = zip(scored.scores, items, strict=True)
     read = [(score, item.mos) for score, item in pairs if not math.isnan(score)]
     if len(read) + len(scored.problems) < len(scored.scores):
         raise MusiqError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from musiq.datasets.dataset import Labelled
 from musiq.model.network import Musiq
@@ -36,6 +37,7 @@ def score(
     batch_size: int,
     workers: int,
     after_batch: Callable[[int], None] = lambda count: None,
+    images: Dataset[Any] | None = None,
 ) -> Scored:
     """Score images, each in exactly one process of the accelerator; every process gets all of the scores.
 
@@ -46,6 +48,7 @@ def score(
         batch_size: Images in a call of the model.
         workers: Processes that decode images.
         after_batch: Called with the number of images of each batch that is done.
+        images: What the model takes of each item; None for the images themselves.
     """
     from accelerate.utils import broadcast, gather_object
 
@@ -59,10 +62,10 @@ def score(
             if "running_" in name:  # trained batch norms have seen other images in each process
                 statistic.copy_(broadcast(statistic))
     with torch.inference_mode():
-        dataset = LabelledImages(items, *model.spec.fixed_size)
-        for images, indices, unread in load_batches(dataset, batches, workers):
+        dataset = LabelledImages(items, *model.spec.fixed_size) if images is None else images
+        for given, indices, unread in load_batches(dataset, batches, workers):
             if len(indices):
-                read = model.read(model(images.to(accelerator.device)).float())  # (n,), (n, K) for shares
+                read = model.read(model(given.to(accelerator.device)).float())  # (n,), (n, K) for shares
                 rows = torch.cat([read[0][:, None], *read[1:]], dim=1)
                 found += zip(indices.tolist(), map(tuple, rows.tolist()), strict=True)
             problems += unread

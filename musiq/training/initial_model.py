@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
+from torch import Tensor
 
 from musiq.datasets.dataset import Dataset
 from musiq.errors import MusiqError
 from musiq.model import checkpoint
-from musiq.model.network import Musiq
+from musiq.model.network import Musiq, TimmTrunk
 from musiq.model.timm_features import pixel_statistics
 from musiq.presets import PRESETS, preset
 from musiq.published import checkpoint_path
 from musiq.spec import Spec
+from musiq.terminal import progress_bar
+from musiq.training.dataloader import LabelledImages, epoch_order, load_batches
 from musiq.training.model_wrappers import weight_average, wrap_model
 from musiq.training.optimizer import build_optimizer
 from musiq.training.pretrained_trunk import Loaded, all_norms, freeze_trunk, load_trunk
 from musiq.training.recipe import Recipe
 from musiq.training.run import Learner, Run
+from musiq.training.trunk.cached_maps import CachedMaps, accept_maps
+from musiq.training.trunk.projection import IMAGES, standardise_projection
 
 
 def build_model(recipe: Recipe, dataset: Dataset, resumed: bool = False) -> tuple[Musiq, list[str], str]:
@@ -59,7 +64,7 @@ def with_trunk(spec: Spec, trunk: str | None) -> Spec:
 
 def training_spec(spec: Spec, recipe: Recipe, dataset: Dataset) -> Spec:
     """With one output the head learns z-scores of the training labels, with K the shares of the ratings 1..K."""
-    labels = np.array([item.mos for item in dataset.split("train")])
+    labels = np.array([item.mos for item in dataset.training(recipe.train_on)])
     shift, scale = (float(labels.mean()), float(labels.std())) if recipe.outputs == 1 else (0.0, 1.0)
     if scale == 0:
         raise MusiqError(f"All {len(labels)} training labels are {labels[0]:g}: there is nothing to learn from them.")
@@ -91,6 +96,8 @@ def prepare_learner(run: Run) -> Learner:
     """As the saved state left it or at its beginning, on the accelerator's device, over all processes."""
     accelerator, recipe, parts = run.accelerator, run.recipe, run.parts
     model, frozen, missing = build_model(recipe, run.dataset, resumed=bool(parts))
+    if not parts and recipe.start is None and isinstance(model.trunk, TimmTrunk):
+        standardise_projection(model.to(accelerator.device), first_images(run))
     optimizer = build_optimizer(recipe, model)
     average = weight_average(model, recipe.ema)
     if parts:
@@ -104,10 +111,30 @@ def prepare_learner(run: Run) -> Learner:
     if average is not None:
         average.to(accelerator.device)
     wrap_model(model, recipe, accelerator.device)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    learner = Learner(model, model, optimizer, average)
+    uses_cache = run.cache_frozen and run.state.epoch < recipe.epochs
+    if uses_cache:
+        for each in {id(one): one for one in (model, learner.kept)}.values():
+            accept_maps(each.to(accelerator.device))
+    learner.wrapped, learner.optimizer = accelerator.prepare(model, optimizer)
+    if uses_cache:
+        run.maps = CachedMaps(run, model)
     if parts:
-        optimizer.load_state_dict(parts["optimizer"])
+        learner.optimizer.load_state_dict(parts["optimizer"])
         if accelerator.scaler is not None and parts["scaler"]:
             accelerator.scaler.load_state_dict(parts["scaler"])
     run.parts = {}  # as large as the model and its optimiser together
-    return Learner(model, wrapped, optimizer, average)
+    return learner
+
+
+def first_images(run: Run) -> Iterator[Tensor]:
+    """Batches of the first training images in the order of the first epoch, on the accelerator's device."""
+    recipe, items = run.recipe, run.train_items
+    order = epoch_order(len(items), recipe.seed, 0)[:IMAGES]
+    batches = [order[at : at + recipe.batch_size] for at in range(0, len(order), recipe.batch_size)]
+    images = LabelledImages(items, recipe.height, recipe.width)
+    with progress_bar("channels of the trunk", len(order), quiet=not run.is_main) as bar:
+        for batch, indices, problems in load_batches(images, batches, run.workers):
+            if len(indices):
+                yield batch.to(run.accelerator.device)
+            bar.advance(len(indices) + len(problems))

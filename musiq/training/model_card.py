@@ -28,7 +28,7 @@ resized to cover that and cropped.
 
 ## Figures
 
-On the test split, by the checkpoint of epoch {best_epoch}, the best by SRCC on the validation split. In brackets: 95%
+On the test split, by the checkpoint of epoch {best_epoch}, {chosen}. In brackets: 95%
 intervals, bootstrap over images.
 
 {figures}
@@ -61,6 +61,7 @@ def write_card(folder: Path, recipe: Recipe, dataset: Dataset, metrics: dict[str
         target=dataset.target,
         facts=fact_table(recipe, dataset, record["labels"].get("terms", NOT_STATED)),
         best_epoch=metrics["best_epoch"],
+        chosen="the best by SRCC on the validation split" if recipe.train_on == "train" else "the last one",
         figures=figure_table(metrics),
     )
     with atomic_write(folder / "MODEL_CARD.md") as part:

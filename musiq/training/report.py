@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from musiq.datasets.dataset import NEAR_DUPLICATE, Labelled, rating_mean_std
+from musiq.errors import pip_install
 from musiq.files import atomic_write
 from musiq.metrics import agreement, intervals, srcc, undefined
 from musiq.model import checkpoint
@@ -43,7 +44,7 @@ def report_test(run: Run) -> None:
         return
     for problem in scored.problems:
         click.echo(f"Left out of the test: {problem}", err=True)
-    readable(run, scored, "test")
+    readable(run, scored, items)
     write_predictions(run.folder / "predictions.csv", items, scored)
     metrics = all_figures(run, items, scored)
     draw_curve(run)
@@ -139,7 +140,7 @@ def draw_curve(run: Run) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        click.echo("No curve.png: matplotlib is not installed (pip install 'musiq[train]').", err=True)
+        click.echo(f"No curve.png: matplotlib is not installed ({pip_install('train')}).", err=True)
         return
     history = run.state.history
     epochs = range(1, len(history) + 1)

@@ -14,7 +14,7 @@ import click
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from musiq.datasets.dataset import SPLITS, Dataset, dataset_numbers, missing
+from musiq.datasets.dataset import SPLITS, Dataset, Labelled, dataset_numbers, missing
 from musiq.errors import MusiqError, is_memory_short
 from musiq.model.network import Musiq
 from musiq.training import run_folder
@@ -42,12 +42,14 @@ class Run:
         folder: Where everything is written.
         workers: Processes that decode images; 0: this one does.
         save_every: Minutes between saved states within an epoch.
+        cache_frozen: Whether the maps of the trunk's frozen part are kept in a file while it trains.
         state: Where the run stands.
         parts: State dicts by which the run goes on: of model, average, optimizer, gradient scaler; {} at its beginning.
         saved_at: When the state was saved last, by `time.monotonic`.
         lost: Images of the last step's batch that could not be read, over all processes.
         log: TensorBoard's writer, or None.
         stop_asked: Whether a signal came.
+        maps: Those, once the model is there (`musiq.training.trunk.cached_maps.CachedMaps`).
     """
 
     accelerator: Any
@@ -56,12 +58,18 @@ class Run:
     folder: Path
     workers: int
     save_every: float
+    cache_frozen: bool = False
     state: State = field(default_factory=State)
     parts: dict[str, Any] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
     lost: int = 0
     log: Any = None
     stop_asked: bool = False
+    maps: Any = None
+
+    def __post_init__(self) -> None:
+        if self.cache_frozen and not self.recipe.freeze:
+            raise MusiqError("--cache-frozen keeps what a frozen part makes: give --freeze too, or leave it out.")
 
     @property
     def is_main(self) -> bool:
@@ -69,10 +77,15 @@ class Run:
         return bool(self.accelerator.is_main_process)
 
     @property
+    def train_items(self) -> list[Labelled]:
+        """The images that are trained on."""
+        return self.dataset.training(self.recipe.train_on)
+
+    @property
     def step_images(self) -> int:
         """Images in a step, over all processes; as many for each of them."""
         processes: int = self.accelerator.num_processes
-        return min(self.recipe.batch_size, len(self.dataset.split("train"))) // processes * processes
+        return min(self.recipe.batch_size, len(self.train_items)) // processes * processes
 
     @property
     def is_finished(self) -> bool:
@@ -198,7 +211,7 @@ def check_steps(run: Run, begins: bool) -> None:
 
     A run that was begun before this was checked goes on where another loss of it learns.
     """
-    items = run.dataset.split("train")
+    items = run.train_items
     if not run.step_images:
         raise MusiqError(
             f"A step needs an image for each of the {run.accelerator.num_processes} processes; --batch-size is "
@@ -213,7 +226,7 @@ def check_room(run: Run) -> None:
     """Raise MusiqError where shared memory has no room for the batches of any split that workers read ahead."""
     processes, recipe = run.accelerator.num_processes, run.recipe
     image_bytes = recipe.height * recipe.width * 3
-    steps = len(run.dataset.split("train")) // run.step_images
+    steps = len(run.train_items) // run.step_images
     check_shared_memory(run.workers, steps, run.step_images // processes * image_bytes)
     for name in ("val", "test"):
         share = -(-len(run.dataset.split(name)) // processes)

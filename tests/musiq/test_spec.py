@@ -115,6 +115,10 @@ def test_a_size_of_another_type_or_out_of_its_range_is_refused_by_name(field: st
         ("target", None, "text"),
         ("scales", [], "scales, at least one"),
         ("scales", [{"length": -3}], "scales, at least one"),
+        ("trunk", "timm:../x", "one of resnet50"),
+        ("trunk_strides", [8, 32], r"\(32,\) for patch"),
+        ("trunk_strides", [32, 8], "some of 4, 8, 16, 32"),
+        ("trunk_strides", 32, "some of 4, 8, 16, 32"),
         ("trunk_groups", 7, "a divisor of the 16 trunk_channels"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from musiq.datasets.dataset import KONIQ_RATING, SPLITS, Dataset, Labelled
 from musiq.datasets.label_files import read_labels
-from musiq.datasets.splits import drop_leaks, group_ids, leaks, mark_leaks, sample, settle_splits
+from musiq.datasets.splits import deal_folds, drop_leaks, group_ids, leaks, mark_leaks, sample, settle_splits
 from musiq.errors import MusiqError
 from tests.conftest import Write
 
@@ -150,3 +150,21 @@ def test_a_drawn_dataset_follows_where_anothers_label_file_put_a_copy() -> None:
 def test_a_sample_of_a_dataset_without_split_leaves_it_so() -> None:
     small = sample(images(100), 10, seed=0)
     assert len(small.split("")) == len(small.items) == 10
+
+
+def test_folds_validate_each_image_of_train_and_val_once_and_leave_test_alone() -> None:
+    dataset = images(53, lambda i: ("train", "val", "test")[i % 3], scene=lambda i: str(i // 6 * 2 + (i % 3 == 2)))
+    dealt = [deal_folds(dataset, f"{k}/5") for k in range(1, 6)]
+    assert all([item.image for item in one.split("test")] == [f"{i}.png" for i in range(2, 53, 3)] for one in dealt)
+    validated = sorted(item.image for one in dealt for item in one.split("val"))
+    assert validated == sorted(item.image for item in dataset.items if item.split != "test")
+    for one in dealt:
+        scenes = [{item.extra["scene"] for item in one.split(name)} for name in ("train", "val")]
+        assert not scenes[0] & scenes[1]
+    assert deal_folds(dataset, "2/5") == dealt[1]
+
+
+@pytest.mark.parametrize("fold", ["0/5", "6/5", "1/1", "1", "a/b", "1/999"])
+def test_what_is_no_fold_is_refused(fold: str) -> None:
+    with pytest.raises(MusiqError, match="expected K/N"):
+        deal_folds(images(20, lambda i: "train" if i % 2 else "val"), fold)

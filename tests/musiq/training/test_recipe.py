@@ -63,6 +63,27 @@ def test_a_recipe_that_is_none_is_one_line(tmp_path: Path, content: str | None, 
         recipe_of("--config", recipe)
 
 
+def test_a_trunk_of_timms_takes_the_place_of_the_presets_and_begins_with_its_weights() -> None:
+    made = recipe_of("--preset", "musiq", "--trunk", "timm:resnet18", "--freeze", 8, "--fold", "1/5")
+    assert (made.trunk, made.trunk_weights, made.freeze, made.fold) == ("timm:resnet18", "download", 8, "1/5")
+    assert recipe_of("--trunk", "timm:resnet18", "--trunk-weights", "none").batch_norm == "trained"
+    assert recipe_of("--preset", "lite").batch_norm == "frozen"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--trunk", "resnet18"), "expected one of resnet50"),
+        (("--trunk", "patch"), "is none of timm's"),
+        (("--trunk", "timm:resnet18", "--start", "x.pth"), "is for a new model"),
+        (("--preset", "musiq", "--freeze", 8), "would keep random weights"),
+    ],
+)
+def test_trunks_and_frozen_parts_that_make_no_model_are_refused(words: tuple[object, ...], says: str) -> None:
+    with pytest.raises(MusiqError, match=says):
+        recipe_of(*words)
+
+
 def test_a_value_that_an_option_does_not_take_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text("lr = -1\n")
     with pytest.raises(click.BadParameter, match=r"-1\.0 is not in the range"):
