@@ -18,6 +18,7 @@ exclude_patterns = ["_build"]
 
 # Pages are read on a code host too, whose anchors these are.
 myst_heading_anchors = 4
+smartquotes = False  # --list-models is no dash
 
 # Docstrings write `names` in single backticks.
 default_role = "code"
@@ -29,7 +30,8 @@ autodoc_mock_imports = ["torch", "torchvision", "einops", "timm", "safetensors"]
 html_theme = "furo"
 html_title = f"musiq {version}"
 html_copy_source = False
-html_static_path: list[str] = []
+html_show_search_summary = False  # which a page opened as a file may not load, and the search would end at its first hit
+html_show_copyright = False
 
 
 def link_out(app: Any, name: str, source: list[str]) -> None:
