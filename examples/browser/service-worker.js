@@ -22,7 +22,9 @@ addEventListener("fetch", (event) => {
 // From the network where there is one, so that a newer page or model is never hidden by an old one.
 async function answer(event) {
   const { request } = event, kept = await caches.open(KEPT);
-  let response = await fetch(request).catch(() => null);
+  // Without a word on it from their server, browsers would take an old file for a while; navigations allow no options.
+  const fresh = request.mode === "navigate" ? request : new Request(request, { cache: "no-cache" });
+  let response = await fetch(fresh).catch(() => null);
   if (response?.status === 200) event.waitUntil(kept.put(request, response.clone()).catch(() => {})); // a full disk
   else response ??= await kept.match(request, { ignoreSearch: true, ignoreVary: true }) ?? Response.error();
   if (response.type === "error" || response.redirected || !response.body) return response;
