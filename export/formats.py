@@ -6,7 +6,7 @@ import difflib
 import importlib.util
 from functools import partial
 
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 from musiq.runtimes.batching import PATCHES
 
 from . import triton
@@ -167,4 +167,4 @@ def check_possible(format: Format, request: Request) -> None:
     if format.check_possible:
         format.check_possible(request)
     if importlib.util.find_spec(format.package) is None:
-        raise MusiqError(f"{format.name} needs {format.package}: pip install 'musiq[{format.extra}]'.")
+        raise MusiqError(f"{format.name} needs {format.package}: {pip_install(format.extra)}.")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
 from numbers import Integral
+from pathlib import Path
+from typing import Any
 
 
 class MusiqError(Exception):
@@ -32,7 +37,32 @@ def check_installed(packages: Iterable[str], what: str, extra: str) -> None:
     """
     for package in packages:
         if find_spec(package) is None:
-            raise MusiqError(f"{what} needs {package}: pip install 'musiq[{extra}]'.")
+            raise MusiqError(f"{what} needs {package}: {pip_install(extra)}.")
+
+
+@cache
+def pip_install(extra: str) -> str:
+    """The command that adds an extra, "train", or several, "cpu,train", to this installation.
+
+    It names the checkout or the wheel that this came from. Only an installation from an index is told its bare name:
+    until musiq is on one, whoever took that name there would be installed.
+    """
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "setup.cfg").is_file():
+        return f"pip install --editable '{checkout}[{extra}]'"
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname  # all three take longer to import than the rest of musiq
+
+    origin: dict[str, Any] = {}
+    with suppress(PackageNotFoundError, ValueError):
+        origin = json.loads(distribution("musiq").read_text("direct_url.json") or "{}")
+    url = urlsplit(origin.get("url", ""))
+    target = url2pathname(url.path) + f"[{extra}]" if url.scheme == "file" else f"musiq[{extra}]"
+    if url.scheme not in ("", "file"):
+        version_control = origin.get("vcs_info", {}).get("vcs", "")
+        target += f" @ {version_control}{version_control and '+'}{url.geturl()}"
+    return f"pip install '{target}'"
 
 
 def check_positive(**values: object) -> None:

@@ -14,7 +14,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 
 Floats = NDArray[np.float64]
 
@@ -122,7 +122,7 @@ def plcc(predicted: ArrayLike, labels: ArrayLike) -> float:
 def plcc_fitted(predicted: ArrayLike, labels: ArrayLike) -> float:
     """Pearson's correlation after a 4-parameter logistic is fitted from scores to labels.
 
-    y = (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) + b2
+    y = (b1 - b2) / (1 + exp(-(x - b3) / abs(b4))) + b2
 
     Args:
         predicted: n scores, in any units.
@@ -272,9 +272,7 @@ def _scipy_stats() -> ModuleType:
     try:
         from scipy import stats
     except ImportError as problem:
-        raise MusiqError(
-            f"Correlations need scipy ({problem}): pip install 'musiq[train]' or 'musiq[bench]'."
-        ) from problem
+        raise MusiqError(f"Correlations need scipy ({problem}): {pip_install('train')} (or [bench]).") from problem
     return stats
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
 import train
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 from musiq.training import dataloader
 from musiq.training.dataloader import MIB, check_shared_memory
 from tests.train_sets import SMALL, noisy_set
@@ -63,7 +63,7 @@ def test_without_torch_the_install_line_is_given(labels: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stderr) == (
         1,
-        "Error: train.py trains with PyTorch and needs torch: pip install 'musiq[train]'.\n",
+        f"Error: train.py trains with PyTorch and needs torch: {pip_install('train')}.\n",
     )
 
 

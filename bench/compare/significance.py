@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 
 from ..report.latency import NOISY, Latency
 
@@ -48,7 +48,7 @@ def latency_change(old: Latency, new: Latency) -> Change | None:
     try:
         from scipy.stats import t
     except ImportError as problem:
-        raise MusiqError("--compare needs scipy, which is missing: pip install 'musiq[bench]'.") from problem
+        raise MusiqError(f"--compare needs scipy, which is missing: {pip_install('bench')}.") from problem
     if not old.p50 or not new.p50:
         return None
     (first, free_first), (second, free_second) = _variance(old), _variance(new)

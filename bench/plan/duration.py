@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
-from musiq.errors import ImageError
+from musiq.errors import ImageError, pip_install
 from musiq.hardware import available_cpus
 from musiq.images.header import read_header
 from musiq.scoring.arithmetic import gflop
@@ -126,7 +126,7 @@ def _besides(unknown: Sequence[Case]) -> str:
     """What the total leaves out, and why."""
     formats = [case.candidate.format for case in unknown]
     unread = 0 if find_spec("torch") else sum(format in ("pytorch", COMPILED) for format in formats)
-    parts = [f"{unread} that cannot be read without torch (pip install 'musiq[train]')"] if unread else []
+    parts = [f"{unread} that cannot be read without torch ({pip_install('train')})"] if unread else []
     parts += [f"{len(unknown) - unread} whose size nothing tells"] if len(unknown) > unread else []
     return f", besides {' and '.join(parts)}" if parts else ""
 

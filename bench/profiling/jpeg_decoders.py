@@ -111,7 +111,7 @@ def measure(files: Sequence[Path], height: int, width: int, runtime: Runtime | N
             try:
                 image, ms = _best(partial(DECODERS[name], data, height, width), times)
             except (ImportError, MusiqError, RuntimeError) as problem:  # RuntimeError: PyTurboJPEG without its library
-                result.problem = textwrap.shorten(str(problem), 160, placeholder=" ...")
+                result.problem = textwrap.shorten(str(problem), 240, placeholder=" ...")
                 continue
             score = float(runtime(image[None])[0]) if runtime else 0.0
             reference = reference or (image, score)

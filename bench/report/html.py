@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 
 from ..machine.environment import in_one_line
 from .columns import Column, cells_by_size, columns_of
@@ -66,7 +66,7 @@ def _template() -> Template:
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError as problem:
-        raise MusiqError("report.html needs Jinja2, which is missing: pip install 'musiq[bench]'.") from problem
+        raise MusiqError(f"report.html needs Jinja2, which is missing: {pip_install('bench')}.") from problem
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters["in_words"] = _in_words
     return environment.from_string(_packaged("report.html.j2"))

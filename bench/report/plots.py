@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 
 from .latency import Latency
 from .plot_style import INK, WIDTH, Mark, Series, Styles, log_ticks, names, series_of
@@ -67,7 +67,7 @@ def draw(report: Report) -> list[Plot]:
     try:
         import matplotlib
     except ImportError as problem:
-        raise MusiqError("Plots need matplotlib, which is missing: pip install 'musiq[bench]'.") from problem
+        raise MusiqError(f"Plots need matplotlib, which is missing: {pip_install('bench')}.") from problem
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells when it looks for fonts first
     titles = dict(zip(NAMES, TITLES, strict=True))
     with matplotlib.rc_context(STYLE):

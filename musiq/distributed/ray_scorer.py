@@ -14,7 +14,7 @@ from musiq.artifact import read_record
 from musiq.distributed.ray_tasks import BATCH_IMAGES, ScoreImages, read_shard
 from musiq.distributed.row_order import each_once_in_order
 from musiq.distributed.shards import Piece, split_sources
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 from musiq.hardware import available_cpus
 from musiq.scoring import Row, Scorer, ScorerOptions
 from musiq.scoring.model_choice import check_mixture
@@ -226,5 +226,5 @@ def _ray() -> Any:
         import ray.data
         import ray.exceptions
     except ImportError as problem:
-        raise MusiqError(f"The Ray engine needs Ray ({problem}): pip install 'musiq[ray]'.") from problem
+        raise MusiqError(f"The Ray engine needs Ray ({problem}): {pip_install('ray')}.") from problem
     return ray

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from musiq.errors import ImageError, MusiqError, check_positive
+from musiq.errors import ImageError, MusiqError, check_positive, pip_install
 from musiq.images.fit import Image, Resize, fit
 from musiq.images.header import AGAIN, Header, read_header
 from musiq.images.stored import eight_bit, opencv_decoded, read_stored
@@ -246,7 +246,7 @@ def opened_url(url: str) -> Iterator[BinaryIO]:
     try:
         import fsspec  # type: ignore[import-untyped,unused-ignore]
     except ImportError as problem:
-        raise ImageError("Reading from a URL needs fsspec: pip install 'musiq[url]'.") from problem
+        raise ImageError(f"Reading from a URL needs fsspec: {pip_install('url')}.") from problem
     try:
         with fsspec.open(url, "rb") as file:
             yield file

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
-from musiq.errors import ImageError
+from musiq.errors import ImageError, pip_install
 from musiq.images import heif_process
 from musiq.images.header import AGAIN
 
@@ -30,7 +30,7 @@ def read_heif(data: bytes) -> tuple[NDArray[np.uint8 | np.uint16], int, bool] | 
         import pi_heif  # noqa: F401  whether it is there; what it does, it does in a process of its own
     except ImportError as problem:
         raise ImageError(
-            "HEIC images need pi-heif: pip install 'musiq[heif]'. Or convert the image to JPEG or PNG."
+            f"HEIC images need pi-heif: {pip_install('heif')}. Or convert the image to JPEG or PNG."
         ) from problem
     output = _decoded(data)
     if output is None:

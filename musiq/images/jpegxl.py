@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from musiq.errors import ImageError
+from musiq.errors import ImageError, pip_install
 
 MAX_BOXES = 10_000
 RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
@@ -126,7 +126,7 @@ def read_jpegxl(data: bytes) -> NDArray[np.uint8 | np.uint16] | None:
         import imagecodecs
     except ImportError as problem:
         raise ImageError(
-            "JPEG XL images need imagecodecs: pip install 'musiq[jpegxl]'. Or convert the image to JPEG or PNG."
+            f"JPEG XL images need imagecodecs: {pip_install('jpegxl')}. Or convert the image to JPEG or PNG."
         ) from problem
     try:
         return np.asarray(imagecodecs.jpegxl_decode(data, index=0, numthreads=1))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from musiq import hardware
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 from musiq.hardware import cuda_index
 from musiq.images.fit import Image
 
@@ -78,12 +78,10 @@ def import_nvimagecodec() -> ModuleType:
     try:
         nvimgcodec = importlib.import_module("nvidia.nvimgcodec")
     except ImportError as problem:
-        raise MusiqError(
-            f"nvImageCodec cannot be imported ({problem}): pip install 'musiq[nvimagecodec]'."
-        ) from problem
+        raise MusiqError(f"nvImageCodec cannot be imported ({problem}): {pip_install('nvimagecodec')}.") from problem
     if not hasattr(nvimgcodec, "NVIMGCODEC_DEVICE_CPU_ONLY"):
         raise MusiqError(
-            f"nvImageCodec {nvimgcodec.__version__} is too old: pip install --upgrade 'musiq[nvimagecodec]'."
+            f"nvImageCodec {nvimgcodec.__version__} is too old: pip install --upgrade nvidia-nvimgcodec-cu12."
         )
     return nvimgcodec
 

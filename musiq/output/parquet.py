@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 from musiq.files import atomic_write
 from musiq.output.text import COUNTS, WITHOUT_SIZE, AppendableFormat, JsonLines, rows_of
 from musiq.scoring import Row
@@ -52,7 +52,7 @@ def import_pyarrow() -> tuple[ModuleType, ModuleType]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as problem:
-        raise MusiqError(f"Parquet needs pyarrow ({problem}): pip install 'musiq[parquet]'.") from problem
+        raise MusiqError(f"Parquet needs pyarrow ({problem}): {pip_install('parquet')}.") from problem
     return pyarrow, pyarrow.parquet
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from musiq.bundled import NAME, bundled_artifact, bundled_checkpoint
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 from musiq.files import sha256
 from musiq.published.cache import home, made_alone
 from musiq.published.download import fetch, note_hash
@@ -138,7 +138,7 @@ def _check_installed(name: str, what: str, packages: tuple[str, ...]) -> None:
     missing = next((package for package in packages if find_spec(package) is None), None)
     if missing is not None:
         raise MusiqError(
-            f"{name} {what} when it is first asked for, which needs {missing}: pip install 'musiq[cpu,train]'. Or copy "
+            f"{name} {what} when it is first asked for, which needs {missing}: {pip_install('cpu,train')}. Or copy "
             f"{home() / name} from a machine where that was done."
         )
 

@@ -12,14 +12,17 @@ from typing import Any
 from numpy.typing import NDArray
 
 from musiq import hardware
-from musiq.errors import MusiqError, one_line
+from musiq.errors import MusiqError, one_line, pip_install
 from musiq.hardware import available_cpus
 from musiq.runtimes import cuda, onnxruntime_cuda
 from musiq.runtimes.base import Images, RuntimeOptions, Scores
 from musiq.runtimes.batching import Feed
 from musiq.runtimes.concurrency import IN_FLIGHT, not_closed
 
-REINSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu  and then  pip install 'musiq[gpu]'  (or 'musiq[cpu]')"
+
+def reinstall() -> str:
+    """What to do where two packages overwrote each other."""
+    return f"pip uninstall -y onnxruntime onnxruntime-gpu  and then  {pip_install('gpu')}  (or [cpu])"
 
 
 class OnnxRuntime:
@@ -101,12 +104,12 @@ def import_onnxruntime() -> ModuleType:
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if len(installed) == 2:
         warnings.warn(
-            f"onnxruntime and onnxruntime-gpu are both installed and overwrite each other: {REINSTALL}", stacklevel=2
+            f"onnxruntime and onnxruntime-gpu are both installed and overwrite each other: {reinstall()}", stacklevel=2
         )
     try:
         import onnxruntime
     except ImportError as problem:
-        remedy = REINSTALL if len(installed) == 2 else "pip install 'musiq[cpu]'  (or 'musiq[gpu]' for CUDA)"
+        remedy = reinstall() if len(installed) == 2 else f"{pip_install('cpu')}  (or [gpu] for CUDA)"
         raise MusiqError(f"ONNX Runtime cannot be imported ({problem}): {remedy}.") from problem
     module: ModuleType = onnxruntime
     return module

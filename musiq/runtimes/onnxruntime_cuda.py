@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from musiq import hardware
 from musiq.artifact import Record
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 from musiq.hardware import cuda_index
 from musiq.runtimes import cuda
 from musiq.runtimes.batching import Feed
@@ -33,7 +33,7 @@ def session(ort: Any, path: Path, device: str, options: Any, record: Record | No
     if wanted not in ort.get_available_providers():
         raise MusiqError(
             f"This onnxruntime has no {wanted} (it has {', '.join(ort.get_available_providers())}): "
-            "pip uninstall -y onnxruntime; pip install 'musiq[gpu]', or use --device cpu."
+            f"pip uninstall -y onnxruntime; {pip_install('gpu')}, or use --device cpu."
         )
     _preload(ort)
     with _quiet(ort):
@@ -121,7 +121,7 @@ def why_not(ort: Any, provider: str) -> tuple[str, str] | None:
     if driver:
         remedies.append("run it where nvidia-smi lists a GPU")
     if library:
-        remedies.append("pip install 'musiq[gpu]'")
+        remedies.append(pip_install("gpu"))
         if provider == TENSORRT:
             remedies.append("put TensorRT's libraries on LD_LIBRARY_PATH")
     return " and ".join(filter(None, (driver, library))), f"To do: {', '.join(remedies)}, or use --device cpu."

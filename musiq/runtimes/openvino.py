@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from musiq.errors import MusiqError, one_line
+from musiq.errors import MusiqError, one_line, pip_install
 from musiq.hardware import available_cpus
 from musiq.runtimes.base import Images, RuntimeOptions, Scores
 from musiq.runtimes.batching import KEYS, PRECISION, Feed
@@ -93,7 +93,7 @@ def import_openvino() -> ModuleType:
     try:
         import openvino
     except ImportError as problem:
-        raise MusiqError(f"OpenVINO cannot be imported ({problem}): pip install 'musiq[openvino]'.") from problem
+        raise MusiqError(f"OpenVINO cannot be imported ({problem}): {pip_install('openvino')}.") from problem
     module: ModuleType = openvino
     return module
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from musiq.errors import MusiqError, one_line
+from musiq.errors import MusiqError, one_line, pip_install
 from musiq.hardware import available_cpus, cuda_index, is_x86
 from musiq.runtimes.base import Images, RuntimeOptions, Scores, check_device
 from musiq.runtimes.batching import KEYS, PRECISION, Feed
@@ -194,7 +194,7 @@ def set_up(path: Path, threads: int | None) -> ModuleType:
         import torchvision  # noqa: F401, a checkpoint's trunk needs it
     except ImportError as problem:
         raise MusiqError(
-            f"{path} needs PyTorch ({problem}): pip install 'musiq[train]', or score an ONNX export of it."
+            f"{path} needs PyTorch ({problem}): {pip_install('train')}, or score an ONNX export of it."
         ) from problem
     torch.set_num_threads(threads or available_cpus())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from musiq import artifact
 from musiq.artifact import Record
-from musiq.errors import MusiqError, one_line
+from musiq.errors import MusiqError, one_line, pip_install
 from musiq.file_formats import FILE_FORMATS
 from musiq.runtimes import cuda
 from musiq.runtimes.base import Images, RuntimeOptions, Scores
@@ -26,8 +26,8 @@ TITLES = {"tensorrt": FILE_FORMATS["trt"].runtime, "tensorrt_rtx": FILE_FORMATS[
 """What the two packages are called."""
 
 INSTALL = {
-    "tensorrt": "pip install 'musiq[tensorrt]' (its libraries come from https://pypi.nvidia.com)",
-    "tensorrt_rtx": "pip install 'musiq[tensorrt-rtx]'",
+    "tensorrt": f"{pip_install('tensorrt')} (its libraries come from https://pypi.nvidia.com)",
+    "tensorrt_rtx": pip_install("tensorrt-rtx"),
 }
 MESSAGES = 3
 """Messages of a failed step that an error repeats."""

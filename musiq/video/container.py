@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from musiq.errors import ImageError
+from musiq.errors import ImageError, pip_install
 from musiq.images.decode import Background, check_pixels, flattened, turned
 from musiq.images.fit import Image
 from musiq.images.header import AGAIN
@@ -217,7 +217,7 @@ def import_av() -> ModuleType:
     try:
         import av
     except ImportError as problem:
-        raise ImageError(f"Videos need PyAV ({problem}): pip install 'musiq[video]'.") from problem
+        raise ImageError(f"Videos need PyAV ({problem}): {pip_install('video')}.") from problem
     return av
 
 

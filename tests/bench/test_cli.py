@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from musiq.errors import pip_install
 from musiq_bench.report import schema
 from tests.bench_place import ANY, QUICK, SPEC, at_start, bench, brightness_model, mean_pixels, report_of, without_torch
 from tests.recipe import photo
@@ -161,7 +162,7 @@ def test_labels_without_scipy_are_refused_before_anything_is_measured(place: Pat
     asked = ("--images", "photos", "--labels", "labels.csv", "--out", tmp_path / "out")
     done = bench(*asked, *QUICK, cwd=place, PYTHONPATH=path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "needs scipy: pip install 'musiq[bench]'." in done.stderr
+    assert f"needs scipy: {pip_install('bench')}." in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -170,7 +171,7 @@ def test_a_plan_without_torch_says_that_it_lacks_torch(place: Path, tmp_path: Pa
     asked = ("--images", "photos", "--models", "exports/brightness.onnx", "--checkpoint", tmp_path / "best.pth")
     done = bench(*asked, "--plan", cwd=place, PYTHONPATH=without_torch(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert "besides 1 that cannot be read without torch (pip install 'musiq[train]') and 1 whose size" in done.stdout
+    assert f"besides 1 that cannot be read without torch ({pip_install('train')}) and 1 whose size" in done.stdout
 
 
 def test_images_without_a_label_are_counted(place: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import musiq
 from tests.score_samples import save_mean_model, saved, scene
 
-pytest.importorskip("ray", reason="needs Ray: pip install 'musiq[ray]'")
+pytest.importorskip("ray", reason="needs Ray: pip install '.[ray]'")
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ray_data.py"
 

@@ -33,7 +33,7 @@ def java_version() -> int:
     return int(found[1]) if found else 0
 
 
-pytest.importorskip("pyspark", reason="needs Spark: pip install 'musiq[spark]'")
+pytest.importorskip("pyspark", reason="needs Spark: pip install '.[spark]'")
 pytestmark = pytest.mark.skipif(
     java_version() < OLDEST_JAVA, reason=f"needs Java {OLDEST_JAVA} or newer, found {java_version() or 'none'}"
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from musiq import artifact
+from musiq.errors import pip_install
 from musiq_export import exporter
 from musiq_export.formats import find
 from tests.exporting import run
@@ -132,7 +133,7 @@ def test_without_torch_the_install_line_is_given(tiny_checkpoint: Path) -> None:
     command = [sys.executable, "-c", code, "--checkpoint", tiny_checkpoint]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("needs torch: pip install 'musiq[train]'.")
+    assert done.stderr.strip().endswith(f"needs torch: {pip_install('train')}.")
 
 
 def test_an_unwritable_folder_is_an_error_and_not_a_traceback(tiny_checkpoint: Path, tmp_path: Path) -> None:

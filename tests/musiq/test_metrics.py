@@ -113,7 +113,7 @@ def test_without_scipy_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, metric: Callable[[object, object], float]
 ) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(MusiqError, match=r"need scipy .*: pip install 'musiq\[train\]' or 'musiq\[bench\]'"):
+    with pytest.raises(MusiqError, match=r"need scipy .*: pip install .*\[train\]' \(or \[bench\]\)"):
         metric(*scores_and_labels(0, ties=True))
     assert math.isnan(metric([1, 2], [2, 1]))  # what is undefined needs none
 

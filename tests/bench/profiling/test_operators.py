@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 from musiq.model import checkpoint
 from musiq.scoring.arithmetic import gflop
 from musiq_bench.machine.peak_rate import PRODUCT_GFLOP
@@ -114,7 +114,7 @@ def test_a_checkpoint_is_not_profiled_without_torch(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "torch", None)
     done = CliRunner().invoke(main, [str(tmp_path / "x.safetensors")])
     assert (done.exit_code, done.output.count("\n")) == (1, 1)
-    assert "needs torch: pip install 'musiq[train]'." in done.output
+    assert f"needs torch: {pip_install('train')}." in done.output
 
 
 def test_a_file_without_an_account_is_refused(tmp_path: Path) -> None:

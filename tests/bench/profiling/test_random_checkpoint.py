@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from musiq.errors import pip_install
 from musiq.model import checkpoint
 from musiq_bench.profiling.random_checkpoint import main
 from tests.recipe import photo
@@ -40,7 +41,7 @@ def test_a_name_of_another_format_and_a_missing_torch_are_one_line(
     monkeypatch.setitem(sys.modules, "torch", None)
     for name, words in (
         ("a.npz", "give a name that ends in .safetensors."),
-        ("a.safetensors", "needs torch: pip install 'musiq[train]'."),
+        ("a.safetensors", f"needs torch: {pip_install('train')}."),
     ):
         done = CliRunner().invoke(main, ["tiny", str(tmp_path / name)])
         assert (done.exit_code, done.output.count("\n")) == (1, 1)

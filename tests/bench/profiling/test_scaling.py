@@ -12,6 +12,7 @@ import cv2
 import pytest
 from click.testing import CliRunner
 
+from musiq.errors import pip_install
 from musiq_bench.profiling import scaling
 
 SCRIPT = Path(__file__).parents[3] / "results" / "growth.sh"
@@ -49,7 +50,7 @@ def test_without_matplotlib_nothing_is_measured_or_written(tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = CliRunner().invoke(scaling.main, ["--out", str(tmp_path / "g.json")])
     assert (done.exit_code, done.output.count("\n")) == (1, 1)
-    assert "needs matplotlib: pip install 'musiq[bench]'." in done.output
+    assert f"needs matplotlib: {pip_install('bench')}." in done.output
     assert not list(tmp_path.iterdir())
 
 

@@ -50,7 +50,7 @@ def test_without_matplotlib_the_report_is_written_and_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MusiqError, match=r"pip install 'musiq\[bench\]'"):
+    with pytest.raises(MusiqError, match=r"pip install .*\[bench\]'"):
         draw(made_report())
     with pytest.warns(UserWarning, match="Plots need matplotlib"):
         written = write(made_report(), tmp_path)
@@ -63,7 +63,7 @@ def test_without_jinja2_the_figures_and_plots_are_written_and_no_old_page_stays(
 ) -> None:
     (tmp_path / "report.html").write_text("of an earlier run")
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.warns(UserWarning, match=r"report.html needs Jinja2, which is missing: pip install 'musiq\[bench\]'"):
+    with pytest.warns(UserWarning, match=r"report.html needs Jinja2, which is missing: pip install .*\[bench\]'"):
         written = write(made_report(), tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(written)
     assert {path.suffix for path in written} == {".json", ".csv", ".md", ".png"}

@@ -17,13 +17,13 @@ import pytest
 
 import musiq
 from musiq.distributed import BatchScorer
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 from musiq.scoring import ScorerOptions
 from tests.musiq.distributed.test_shards import save_tar
 from tests.score_samples import save_mean_model, saved, scene
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-ray = pytest.importorskip("ray", reason="needs Ray: pip install 'musiq[ray]'")
+ray = pytest.importorskip("ray", reason="needs Ray: pip install '.[ray]'")
 pd, pa, pq = (pytest.importorskip(name) for name in ("pandas", "pyarrow", "pyarrow.parquet"))
 psutil = pytest.importorskip("psutil")
 
@@ -317,4 +317,4 @@ def test_without_ray_the_engine_gives_the_install_line_and_the_rest_works(top: P
     assert subprocess.run(command, capture_output=True).returncode == 0
     done = subprocess.run([*command, "--engine", "ray"], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "pip install 'musiq[ray]'" in done.stderr
+    assert f"{pip_install('ray')}" in done.stderr

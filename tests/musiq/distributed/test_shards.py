@@ -11,7 +11,7 @@ import pytest
 from musiq.distributed.shards import PATHS_A_PIECE, ROWS_AT_ONCE, Piece, ShardImage, read_piece, split_sources
 from musiq.errors import MusiqError
 
-pa = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'musiq[ray]'")
+pa = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install '.[ray]'")
 pq = pytest.importorskip("pyarrow.parquet")
 
 

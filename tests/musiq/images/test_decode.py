@@ -135,7 +135,7 @@ def test_paths_bytes_file_objects_urls_and_arrays_give_the_same(tmp_path: Path) 
     path.write_bytes(saved(RGB, "png"))
     with path.open("rb") as file:
         from_file = decode(file)
-    pytest.importorskip("fsspec", reason="needs the extra: pip install 'musiq[url]'")
+    pytest.importorskip("fsspec", reason="needs the extra: pip install '.[url]'")
     for got in (
         decode(path),
         decode(str(path)),
@@ -288,7 +288,7 @@ def test_heic_without_a_decoder_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     box = struct.pack(">I4s4sI4s", 20, b"ftyp", b"heic", 0, b"heic")
     meta = struct.pack(">I4sI", 32, b"meta", 0) + struct.pack(">I4sIII", 20, b"ispe", 0, 640, 480)
     monkeypatch.setitem(sys.modules, "pi_heif", None)
-    with pytest.raises(ImageError, match=r"pip install 'musiq\[heif\]'"):
+    with pytest.raises(ImageError, match=r"pip install .*\[heif\]'"):
         decode(box + meta)
 
 
@@ -371,7 +371,7 @@ def test_a_reduced_jpeg_that_is_cut_short_is_refused_like_a_whole_one() -> None:
 
 def test_a_url_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(ImageError, match=r"pip install 'musiq\[url\]'"):
+    with pytest.raises(ImageError, match=r"pip install .*\[url\]'"):
         decode("https://example.org/a.jpg")
 
 

@@ -18,7 +18,7 @@ import musiq
 from musiq import bundled
 from musiq.artifact import read_record
 from musiq.cli import main as score
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 from musiq.presets import PRESETS
 from musiq.published import checkpoint_path, describe, model_path, resolve
 from musiq.published.cache import home
@@ -156,7 +156,7 @@ def test_what_was_exported_scores_without_torch_or_a_network(
         (score, ["--model", "musiq-ava", "photo.jpg"]),
         (export, ["--checkpoint", "musiq-ava"]),
         (bench, ["--images", "photos", "--models", "musiq-ava"]),
-        (bench, ["--images", "photos", "--checkpoint", "musiq-ava"]),
+        (bench, ["--images", "photos", "--models", "model.onnx", "--checkpoint", "musiq-ava"]),
     ],
 )
 def test_each_command_takes_a_name(
@@ -174,7 +174,7 @@ def test_without_torch_a_name_says_what_to_install_and_what_to_copy(
     monkeypatch.setattr(resolve, "find_spec", without("torch"))
     with pytest.raises(MusiqError) as problem:
         musiq.load("musiq-koniq")
-    assert "needs torch: pip install 'musiq[cpu,train]'" in str(problem.value)
+    assert f"needs torch: {pip_install('cpu,train')}" in str(problem.value)
     assert f"copy {cache / 'musiq-koniq'} from a machine" in str(problem.value)
 
 

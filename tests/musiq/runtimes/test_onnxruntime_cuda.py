@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from musiq import artifact, hardware
 from musiq.artifact import Details
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 from musiq.runtimes import cuda, onnxruntime_cuda
 from musiq.runtimes import onnxruntime as onnxruntime_cpu
 from musiq.runtimes.batching import PADDED_PATCHES, Feed
@@ -300,10 +300,10 @@ def test_a_missing_driver_and_a_missing_library_are_named_with_their_remedies(
     monkeypatch.setattr(hardware, "why_no_driver", lambda: "")
     assert onnxruntime_cuda.why_not(module, onnxruntime_cuda.CUDA) == (
         onnxruntime_cuda.why_no_library(module, onnxruntime_cuda.CUDA),
-        "To do: pip install 'musiq[gpu]', or use --device cpu.",
+        f"To do: {pip_install('gpu')}, or use --device cpu.",
     )
     assert remedy == (
-        "To do: run it where nvidia-smi lists a GPU, pip install 'musiq[gpu]', "
+        f"To do: run it where nvidia-smi lists a GPU, {pip_install('gpu')}, "
         "put TensorRT's libraries on LD_LIBRARY_PATH, or use --device cpu."
     )
 

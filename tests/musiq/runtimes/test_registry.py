@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from musiq import artifact
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 from musiq.file_formats import ENDINGS
 from musiq.runtimes.registry import RUNTIMES, open_runtime
 from tests.musiq.runtimes.conftest import FORMATS
@@ -102,8 +102,8 @@ def test_import_and_help_work_without_any_extra_and_scoring_says_what_to_install
     import cv2
 
     cv2.imwrite(str(tmp_path / "a.png"), photo(192, 256, 1))
-    assert "pip install 'musiq[cpu]'" in _score_without(HEAVY, tiny_onnx, tmp_path / "a.png")
-    assert "pip install 'musiq[train]'" in _score_without(HEAVY, tiny_checkpoint, tmp_path / "a.png")
+    assert f"{pip_install('cpu')}" in _score_without(HEAVY, tiny_onnx, tmp_path / "a.png")
+    assert f"{pip_install('train')}" in _score_without(HEAVY, tiny_checkpoint, tmp_path / "a.png")
     without_torch = [name for name in HEAVY if name != "onnxruntime"]
     assert f"{tmp_path / 'a.png'}," in _score_without(without_torch, tiny_onnx, tmp_path / "a.png")
 
