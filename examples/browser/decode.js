@@ -20,7 +20,8 @@ export async function decoded(file) {
       imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none",
     });
   } catch {
-    throw new Error(["JPEG", "PNG", "GIF", "WebP", "BMP"].includes(kind) ? cutShort(kind)
+    throw new Error(["JPEG", "PNG", "GIF", "WebP", "BMP"].includes(kind)
+      ? `The ${kind} file is damaged, cut short or too large for this browser. Copy it again, or make it smaller.`
       : `This browser cannot decode this ${kind} file. Save it as JPEG or PNG.`);
   }
   return { bitmap, rgba: () => drawn(bitmap, bitmap.width, bitmap.height).getImageData(0, 0, bitmap.width, bitmap.height).data };

@@ -31,7 +31,7 @@ async function start() {
     return;
   }
   if (!self.OffscreenCanvas || !self.WebAssembly) {
-    say("This browser is too old for this page. Expected Chrome or Edge 91, Firefox 114, Safari 17, or newer.");
+    say("This browser is too old for this page. Expected Chrome or Edge 110, Firefox 114, Safari 17, or newer.");
     return;
   }
   if (await reloads()) return;
@@ -53,7 +53,7 @@ async function reloads() {
   return true;
 }
 
-function load() {
+function load(on = asked.get("on")) {
   worker = new Worker("worker.js", { type: "module" });
   worker.addEventListener("message", ({ data }) => heard[data.kind](data));
   worker.addEventListener("error", (event) => {
@@ -61,7 +61,7 @@ function load() {
     if (current) heard.row({ id: current.id, score: null, broken: true, error: `The browser gave up on it: ${event.message || "no memory"}` });
     else heard.failed({ reason: event.message || "A script of this page did not load. Load the page again." });
   });
-  worker.postMessage({ model: new URL(MODEL, location).href, gpu: asked.get("on") !== "wasm" });
+  worker.postMessage({ model: new URL(MODEL, location).href, on });
 }
 
 const heard = {
@@ -77,7 +77,7 @@ const heard = {
       Score: facts.target === "unknown" ? "of an unknown target" : facts.target,
       Range: facts.range ? `${low} (worst) to ${high} (best)` : "unknown",
       "Size seen": facts.policy,
-      "Runs on": facts.on === "WebGPU" ? "WebGPU (little tried; ?on=wasm is the other)"
+      "Runs on": facts.on === "WebGPU" ? "WebGPU (untested; ?on=wasm does without)"
         : `WebAssembly, ${count(facts.threads, "thread")}${facts.refused ? "; WebGPU scores otherwise here" : ""}`,
       Offline: navigator.serviceWorker?.controller ? "works" : "no: needs https or localhost",
     }).map(([name, value]) => made("div", {}, made("dt", { textContent: name }), made("dd", { textContent: value }))));
@@ -102,6 +102,16 @@ const heard = {
       facts = null;
       load();
     } else next();
+  },
+  trying() {
+    byId("state").textContent = "Trying WebGPU …";
+    progress();
+    // A driver may never answer, and then nothing else does in that worker.
+    const patience = setTimeout(() => {
+      worker.terminate();
+      load("wasm");
+    }, asked.get("on") === "webgpu" ? 600_000 : 30_000);
+    worker.addEventListener("message", () => clearTimeout(patience));
   },
 };
 

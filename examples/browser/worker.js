@@ -7,17 +7,18 @@ import { parsePolicy, shrunk, sizeUnder, withoutAlpha } from "./pixels.js";
 const LARGEST_DIFFERENCE = 1e-4; // of the score's range, between WebGPU and WebAssembly on the picture that is tried
 let ort, session, facts;
 
-addEventListener("message", async ({ data: { model, gpu, id, file } }) => {
+addEventListener("message", async ({ data: { model, on, id, file } }) => {
   if (model) {
     try {
-      postMessage({ kind: "ready", ...(await load(model, gpu)) });
+      postMessage({ kind: "ready", ...(await load(model, on)) });
     } catch (problem) {
       postMessage({ kind: "failed", reason: problem.message });
     }
   } else postMessage({ kind: "row", id, ...(await row(file)) });
 });
 
-async function load(model, gpu) {
+/** `on` is what it runs on: "wasm", "webgpu", or nothing for what is there. */
+async function load(model, on) {
   const bytes = await fetched(model);
   try {
     facts = metadataOf(bytes);
@@ -29,13 +30,16 @@ async function load(model, gpu) {
       + "musiq-export --size any, without --inputs.");
   }
   const policy = parsePolicy(facts["input.resize"]);
-  const webgpu = gpu && await navigator.gpu?.requestAdapter().catch(() => null);
+  const adapter = on === "wasm" ? null : await navigator.gpu?.requestAdapter().catch(() => null);
+  const emulated = adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter; // by the CPU, many times as slow
+  const webgpu = adapter && (on === "webgpu" || !emulated);
   ort = await import(`./vendor/ort.${webgpu ? "webgpu" : "wasm"}.bundle.min.mjs`).catch(() => {
     throw new Error("ONNX Runtime is not in the folder vendor. Run vendor.py beside this page, and load it again.");
   });
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
   ort.env.logLevel = "error";
-  session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+  session = await opened(bytes, "wasm");
+  if (webgpu) postMessage({ kind: "trying" });
   const faster = webgpu && await agreeing(bytes);
   if (faster) session = faster;
   const [low, high] = (facts["output.range"] ?? "").split("..").map(Number);
@@ -44,6 +48,8 @@ async function load(model, gpu) {
     policy: policy.name, target: facts["output.target"], range: low < high ? [low, high] : null,
   };
 }
+
+const opened = (bytes, ...executionProviders) => ort.InferenceSession.create(bytes, { executionProviders, logSeverityLevel: 3 });
 
 async function fetched(address) {
   const response = await fetch(address).catch(() => null);
@@ -63,7 +69,7 @@ async function fetched(address) {
 /** A session on WebGPU, if it scores a picture as the one on WebAssembly does; else null. */
 async function agreeing(bytes) {
   try {
-    const found = await ort.InferenceSession.create(bytes, { executionProviders: ["webgpu", "wasm"] });
+    const found = await opened(bytes, "webgpu", "wasm");
     const pixels = new Uint8Array(96 * 128 * 3).map((_, index) => (index * index) % 251);
     const [one, other] = [await scoreOf(session, pixels, 128, 96), await scoreOf(found, pixels, 128, 96)];
     const [low, high] = (facts["output.range"] ?? "").split("..").map(Number);

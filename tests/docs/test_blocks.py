@@ -27,7 +27,7 @@ from musiq_export.cli import main as export
 ROOT = Path(__file__).resolve().parents[2]
 HOW_TO = (
     "install scores scoring models export benchmarking training deploying pytorch curation onnx-files coming-from "
-    "development"
+    "browser development"
 )
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in HOW_TO.split())]
 RUN = ("sh", "console", "python")

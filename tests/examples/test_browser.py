@@ -264,7 +264,7 @@ def test_what_is_dropped_is_listed_with_its_score_or_its_reason(complete: Path, 
             "The JPEG file is damaged or cut short",
             "This is no picture of a known kind",
             "The file is empty",
-            "The PNG file is damaged or cut short",
+            "The PNG file is damaged, cut short or too large for this browser",
         ]
         listed = "[...document.querySelectorAll('#list li')].map((row) => row.innerText)"
         assert "384x230, resized 0.768x, " in browser.value(listed)[0]
