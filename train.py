@@ -108,6 +108,11 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     help="Folder of the dataset (one for each --data), or that images are relative to.  [default: that of --labels]",
 )
 @click.option(
+    "--split",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A CSV image,split (train, val, test) in the place of the labels' own split.",
+)
+@click.option(
     "--near-duplicates",
     type=click.Choice(["keep", "group", "drop"]),
     default="group",

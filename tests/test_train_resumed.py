@@ -168,6 +168,7 @@ OTHER = [
     (["--score-range", "0", "5"], "with --score-range 1 5, and with --score-range 0 5"),
     (["--near-duplicates", "drop"], "with --near-duplicates group, and with --near-duplicates drop"),
     (["--terms", "free"], "with --terms not stated"),
+    (["--split", "{set}/split.csv"], "without --split, and with --split {set}/split.csv"),
 ]
 
 

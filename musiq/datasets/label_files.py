@@ -6,6 +6,7 @@ The tables of the other public datasets are read by `musiq.datasets.public_reade
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 import re
 from collections import Counter
@@ -87,6 +88,40 @@ def read_manifest(path: str | Path, root: str | Path | None = None) -> Dataset:
     return Dataset(tuple(items.values()), folder, f"mos of {path.resolve().parent.name}/{path.name}")
 
 
+def with_split(dataset: Dataset, path: Path) -> Dataset:
+    """The same images in the splits that a file gives them, whatever splits they had.
+
+    Args:
+        dataset: Labelled images.
+        path: A CSV with the columns image,split. It names an image as the labels do, or without the suffix: releases of
+            one dataset differ in those. Rows of other images do not matter.
+
+    Raises:
+        MusiqError: The file cannot be read or lacks a column, a split is none, or an image is named twice or not at all.
+    """
+    table = read_table(path)
+    lower = {name.lower(): name for name in reversed(table.columns)}
+    image, split = (next((lower[name] for name in NAMES[key] if name in lower), None) for key in ("image", "split"))
+    if image is None or split is None:
+        raise MusiqError(f"{path} has the columns {', '.join(table.columns) or '(none)'}; needed are image,split.")
+    splits: dict[str, str] = {}
+    for row in table.rows:
+        name = row.cells[image].strip()
+        if name in splits:
+            raise MusiqError(f"{row.where}: {name} is there twice; keep one row for an image.")
+        splits[name] = _split_in(row, split)
+        if not splits[name]:
+            raise MusiqError(f"{row.where}: {name} has no split; expected train, val or test.")
+    found = [splits.get(item.image) or splits.get(os.path.splitext(item.image)[0]) for item in dataset.items]
+    if lacking := [item.image for item, name in zip(dataset.items, found, strict=True) if not name]:
+        raise MusiqError(
+            f"{path} puts {len(lacking)} of {len(found)} images into no split, {lacking[0]} first; give each a row "
+            "image,split."
+        )
+    items = (dataclasses.replace(item, split=name or "") for item, name in zip(dataset.items, found, strict=True))
+    return dataclasses.replace(dataset, items=tuple(items))
+
+
 def _read_list(path: Path, root: Path | None) -> Dataset:
     """koniq-10k.txt: scene, image, mean rating 1-5, tab separated. Has no split: 80/20, validation out of the 80."""
     folder = _koniq_images(root or path.parent)
@@ -143,9 +178,7 @@ def _labelled(row: Row, columns: _Columns, folder: Path) -> Labelled:
     image = row.cells[columns.image].strip()
     if not image:
         raise MusiqError(f"{row.where}: no image is named in the column {columns.image}.")
-    split = row.cells[columns.split].strip().lower() if columns.split else ""
-    if split and split not in SPLIT_NAMES:
-        raise MusiqError(f"{row.where}: the split is {split!r}; expected train, val or test.")
+    split = _split_in(row, columns.split) if columns.split else ""
     shares = [row.number(column) for column in columns.shares]
     if shares and (min(shares) < 0 or sum(shares) <= 0):
         raise MusiqError(f"{row.where}: the shares {shares} are none; expected numbers from 0 on, not all 0.")
@@ -156,11 +189,19 @@ def _labelled(row: Row, columns: _Columns, folder: Path) -> Labelled:
         image,
         folder / local_name(image),
         row.number(columns.mos),
-        SPLIT_NAMES.get(split, ""),
+        split,
         std,
         tuple(share / sum(shares) for share in shares) or None,
         {name: row.cells[name] for name in columns.others},
     )
+
+
+def _split_in(row: Row, column: str) -> str:
+    """The split that a cell names, "" for an empty one. Raises MusiqError for one that is none."""
+    text = row.cells[column].strip().lower()
+    if text and text not in SPLIT_NAMES:
+        raise MusiqError(f"{row.where}: the split is {text!r}; expected train, val or test.")
+    return SPLIT_NAMES.get(text, "")
 
 
 def write_manifest(dataset: Dataset, path: Path) -> None:

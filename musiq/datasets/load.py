@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musiq.datasets.dataset import NEAR_DUPLICATE, Dataset, Labelled, as_shares, missing
-from musiq.datasets.label_files import read_labels
+from musiq.datasets.label_files import read_labels, with_split
 from musiq.datasets.near_duplicates import find_near_duplicates
 from musiq.datasets.public import read_named
 from musiq.datasets.splits import NO_PAIRS, deal_folds, drop_leaks, leaks, mark_leaks, sample, settle_splits
@@ -42,6 +42,8 @@ class DataOptions:
         score_range: (worst, best) possible label; None: as it is known.
         terms: Terms of the images, for the model card; None: as they are known.
         fold: "2/5": train and val are dealt anew, see `musiq.datasets.splits.deal_folds`; "": they stay.
+        split: A file of the images' splits in the place of those the labels give, see
+            `musiq.datasets.label_files.with_split`.
     """
 
     data: tuple[str, ...] = ()
@@ -56,6 +58,7 @@ class DataOptions:
     score_range: tuple[float, float] | None = None
     terms: str | None = None
     fold: str = ""
+    split: Path | None = None
 
 
 def open_dataset(options: DataOptions, folder: Path, echo: Echo) -> Dataset:
@@ -74,6 +77,10 @@ def open_dataset(options: DataOptions, folder: Path, echo: Echo) -> Dataset:
             images to train and validate.
     """
     names = parse_data(options.data, options.root, options.labels)
+    if options.split and len(names) > 1:
+        raise MusiqError(
+            "--split is for one dataset; give one --data, or leave it out: several bring or draw their own."
+        )
     datasets = [_open_one(options, name, root) for name, root in names]
     count = sum(len(dataset.items) for dataset in datasets)
     if most := options.max_images:
@@ -106,6 +113,7 @@ class Origin:
         data: Names of public datasets.
         root: Their folders, "" for one that was not said; that of the images of `labels`.
         max_images, near_duplicates: As of `DataOptions`.
+        split: The file of their splits; None: those that the labels give, or that were drawn.
     """
 
     labels: str | None
@@ -113,6 +121,7 @@ class Origin:
     root: tuple[str, ...]
     max_images: int | None
     near_duplicates: str
+    split: str | None = None
 
     @classmethod
     def of(cls, options: DataOptions) -> Origin:
@@ -129,6 +138,7 @@ class Origin:
             tuple(os.path.abspath(root) if root else "" for root in roots),
             options.max_images,
             options.near_duplicates,
+            os.path.abspath(options.split) if options.split else None,
         )
 
 
@@ -160,6 +170,8 @@ def _open_one(options: DataOptions, name: str, root: Path | None) -> Dataset:
     else:
         assert root is not None  # parse_data sees to it
         dataset = read_named(name, root)
+    if options.split is not None:
+        dataset = with_split(dataset, options.split)
     return as_shares(dataset, options.outputs) if options.outputs > 1 else dataset
 
 

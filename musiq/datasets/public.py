@@ -107,13 +107,13 @@ DATASETS: dict[str, PublicDataset] = {
         "drawn from the seed (the table has none)",
         ASK,
     ),
-    "live-itw": PublicDataset(
-        "LIVE in the Wild Image Quality Challenge",
-        public_readers.read_live_itw,
+    "clive": PublicDataset(
+        "CLIVE, the LIVE In the Wild Image Quality Challenge Database",
+        public_readers.read_clive,
         "Data/AllImages_release.mat, AllMOS_release.mat, AllStdDev_release.mat and Images/",
         "https://live.ece.utexas.edu/research/ChallengeDB/",
-        OWN,
-        ASK,
+        f"{OWN}; drawn here once: --split configs/clive-split.csv",
+        "for any purpose, where its copyright notice goes along and publications acknowledge LIVE at UT Austin",
     ),
     "kadid10k": PublicDataset(
         "KADID-10k",

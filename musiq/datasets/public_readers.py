@@ -14,7 +14,7 @@ from typing import Any
 from musiq.datasets.dataset import Dataset, Labelled, rating_mean_std
 from musiq.datasets.label_files import read_labels
 from musiq.datasets.table import Row, decoded_text, read_table
-from musiq.errors import MusiqError
+from musiq.errors import MusiqError, pip_install
 
 DRAWN = (0.72, 0.08, 0.2)
 """Train, val and test where the authors give no split: 80/20 is what papers on these datasets use, a tenth of the 80 for
@@ -96,10 +96,12 @@ def read_paq2piq(root: Path) -> Dataset:
     return Dataset(tuple(items), images, "PaQ-2-PiQ MOS (0-100)", (0.0, 100.0), DRAWN)
 
 
-def read_live_itw(root: Path) -> Dataset:
-    """LIVE in the Wild Image Quality Challenge (Ghadiyaram & Bovik 2016): MOS 0-100 and deviation of 1,162 images.
+def read_clive(root: Path) -> Dataset:
+    """CLIVE, the LIVE In the Wild Image Quality Challenge Database (Ghadiyaram & Bovik 2016): MOS 0-100 and deviation of
+    1,162 images.
 
-    Three MATLAB files in one order; the images t1..t7, on which raters practised, are left out as the authors say.
+    Three MATLAB files in one order, of 1,169 rows; the images t1..t7 of Images/trainingImages, on which raters
+    practised, are the first seven and are left out as the authors say.
     """
     base = root / "ChallengeDB_release" if (root / "ChallengeDB_release").is_dir() else root
     names, scores, deviations = (
@@ -117,7 +119,7 @@ def read_live_itw(root: Path) -> Dataset:
         for name, mos, std in zip(names, scores, deviations, strict=True)
         if not re.fullmatch(r"t\d+\.\w+", str(name))
     ]
-    return Dataset(tuple(items), images, "LIVE in the Wild MOS (0-100)", (0.0, 100.0), DRAWN)
+    return Dataset(tuple(items), images, "LIVE In the Wild MOS (0-100)", (0.0, 100.0), DRAWN)
 
 
 def read_kadid(root: Path) -> Dataset:
@@ -184,7 +186,7 @@ def _sheet(table: Path) -> list[list[str]]:
         import openpyxl  # type: ignore[import-untyped,unused-ignore]
     except ImportError as problem:
         raise MusiqError(
-            f"Reading {table.name} needs openpyxl: pip install 'musiq[train]', or save it as .csv."
+            f"Reading {table.name} needs openpyxl: {pip_install('train')}, or save it as .csv."
         ) from problem
     try:
         book = openpyxl.load_workbook(table, read_only=True, data_only=True)
@@ -201,7 +203,7 @@ def _matlab(path: Path, key: str) -> list[Any]:
     try:
         from scipy.io import loadmat
     except ImportError as problem:
-        raise MusiqError(f"Reading {path.name} needs scipy: pip install 'musiq[train]'.") from problem
+        raise MusiqError(f"Reading {path.name} needs scipy: {pip_install('train')}.") from problem
     try:
         values = loadmat(path)[key].ravel().tolist()
     except Exception as problem:  # scipy raises what it meets: ValueError, KeyError, NotImplementedError ...

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from musiq.datasets.dataset import KONIQ_MOS, Dataset, Labelled
-from musiq.datasets.label_files import read_labels, read_manifest, write_manifest
+from musiq.datasets.label_files import read_labels, read_manifest, with_split, write_manifest
 from musiq.errors import MusiqError
 from tests.conftest import Write
 
@@ -153,6 +153,37 @@ def test_a_written_manifest_reads_back_equal_to_the_last_bit(write: Write, tmp_p
     for found, item in zip(again.items, dataset.items, strict=True):
         assert found.shares == pytest.approx(item.shares)
         assert dataclasses.replace(found, shares=None) == dataclasses.replace(item, shares=None)
+
+
+def test_a_split_file_overrides_and_names_images_with_or_without_their_suffix(write: Write, tmp_path: Path) -> None:
+    dataset = read_manifest(write("image,mos,split\n1.bmp,3,test\na/2.JPG,4,test\n3.png,5,test\n"))
+    split = tmp_path / "split.csv"
+    split.write_text("image,split\n1,train\na/2.JPG,Validation\n3,test\n4,train\n")
+    found = with_split(dataset, split)
+    assert [item.split for item in found.items] == ["train", "val", "test"]
+    assert [dataclasses.replace(item, split="test") for item in found.items] == list(dataset.items)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "image,split\n1,train\n",
+            "split.csv puts 2 of 3 images into no split, 2.bmp first; give each a row image,split",
+        ),
+        ("image,split\n1,train\n1,test\n", "split.csv, row 3: 1 is there twice"),
+        ("image,split\n1,dev\n", "split.csv, row 2: the split is 'dev'; expected train, val or test"),
+        ("image,split\n1,\n", "split.csv, row 2: 1 has no split; expected train, val or test"),
+        ("image,mos\n1,3\n", "split.csv has the columns image, mos; needed are image,split"),
+    ],
+)
+def test_a_split_file_that_leaves_anything_open_is_refused(write: Write, tmp_path: Path, text: str, says: str) -> None:
+    dataset = read_manifest(write("image,mos\n1.bmp,3\n2.bmp,4\n3.bmp,5\n"))
+    split = tmp_path / "split.csv"
+    split.write_text(text)
+    with pytest.raises(MusiqError) as caught:
+        with_split(dataset, split)
+    assert says in str(caught.value)
 
 
 def test_a_path_may_be_a_str(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy.io import savemat
 from scipy.stats import spearmanr
 
+import train
 from musiq.datasets.dataset import SPLITS, Dataset, dataset_numbers
 from musiq.datasets.label_files import read_manifest, write_manifest
 from musiq.datasets.load import THUMBNAILS, DataOptions, join, open_dataset, parse_data
@@ -121,6 +123,31 @@ def test_options_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(MusiqError, match=says):
         parse_data(data, roots, labels)
+
+
+def test_one_split_file_is_for_one_dataset(tmp_path: Path) -> None:
+    with pytest.raises(MusiqError, match="--split is for one dataset"):
+        opened(tmp_path, data=("spaq=a", "ava=b"), split=tmp_path / "split.csv")
+
+
+def test_clives_split_that_ships_has_all_its_images_whose_names_are_numbers(tmp_path: Path) -> None:
+    split = Path(train.__file__).parent / "configs/clive-split.csv"
+    numbers = [row["image"] for row in csv.DictReader(split.open())]
+    root = tmp_path / "ChallengeDB_release"
+    names = [f"t{k}.bmp" for k in range(1, 8)] + [f"{n}.{'bmp' if int(n) < 500 else 'JPG'}" for n in numbers]
+    cells = np.empty((len(names), 1), object)
+    cells[:, 0] = [np.array([name]) for name in names]
+    for folder in ("Data", "Images"):
+        (root / folder).mkdir(parents=True)
+    for name in names[7:]:
+        (root / "Images" / name).touch()
+    scores = np.linspace(0, 100, len(names))[None]
+    values = {"AllImages_release": cells, "AllMOS_release": scores, "AllStdDev_release": scores / 5}
+    for key, value in values.items():
+        savemat(root / f"Data/{key}.mat", {key: value})
+    dataset, said = opened(tmp_path, data=(f"clive={root}",), split=split, near_duplicates="keep")
+    assert len(names) == 1169
+    assert (dataset.counts(), said) == ("813 train, 116 val, 233 test", "")
 
 
 def test_names_and_folders_belong_together_in_either_form() -> None:

@@ -10,11 +10,17 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from torch import nn  # noqa: E402, after the check for what it needs
+from torch import Tensor, nn  # noqa: E402, after the check for what it needs
 
 from musiq.errors import MusiqError  # noqa: E402
+from musiq.model.network import Musiq  # noqa: E402
 from musiq.presets import preset  # noqa: E402
-from musiq.training.model_wrappers import add_stochastic_depth, weight_average, wrap_model  # noqa: E402
+from musiq.training.model_wrappers import (  # noqa: E402
+    add_stochastic_depth,
+    leave_tokens_out,
+    weight_average,
+    wrap_model,
+)
 from musiq.training.pretrained_trunk import all_norms  # noqa: E402
 from tests.musiq.training.small_model import (  # noqa: E402
     RECIPE,
@@ -74,6 +80,40 @@ def test_stochastic_depth_leaves_branches_out_by_their_layer_and_keeps_the_mean(
             rate = 0.6 * number / 2
             assert left_out.float().mean().item() == pytest.approx(rate, abs=0.03)
             assert torch.allclose(branched[~left_out], whole[~left_out] / (1 - rate), rtol=1e-4, atol=1e-6)
+
+
+def tokens_seen(model: Musiq, seed: int) -> tuple[Tensor, Tensor]:
+    """What reaches the transformer for two images, and their scores."""
+    seen: list[Tensor] = []
+    hook = model.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = photos(2)[0]
+    torch.manual_seed(seed)
+    with torch.inference_mode():
+        scores = model(images)
+    hook.remove()
+    return seen[0], scores
+
+
+def test_tokens_are_left_out_in_training_alone_and_the_class_token_stays() -> None:
+    whole, expected = tokens_seen(small_model().eval(), 0)
+    model = small_model()
+    leave_tokens_out(model, 0.7)
+    assert torch.equal(tokens_seen(model.eval(), 0)[1], expected)
+    kept, _ = tokens_seen(model.train(), 0)
+    count = whole.shape[1] - 1
+    assert count >= 5
+    assert kept.shape == (2, 1 + round(0.3 * count), whole.shape[2])
+    assert torch.equal(kept[:, 0], whole[:, 0])
+    places = [[(row == whole[image]).all(dim=1).nonzero().item() for row in kept[image]] for image in (0, 1)]
+    assert places[0] == places[1] == sorted(set(places[0]))
+    assert torch.equal(tokens_seen(model, 0)[0], kept)
+    assert any(not torch.equal(tokens_seen(model, seed)[0], kept) for seed in (1, 2, 3))
+
+
+def test_of_few_tokens_one_is_always_left() -> None:
+    model = small_model()
+    wrap_model(model, dataclasses.replace(RECIPE, token_drop=0.999), torch.device("cpu"))
+    assert tokens_seen(model.train(), 0)[0].shape[1] == 2
 
 
 def test_the_average_of_weights_is_the_written_out_one() -> None:
