@@ -162,10 +162,14 @@ class CachedMaps:
         return index * self._step if index < len(self._train) else len(self._train) * (self._step - 1) + index
 
     def _maps(self, images: Tensor) -> NDArray[np.float32]:
+        # What is between a trunk's layers fits a CPU's caches for one image: a third faster than for a batch.
+        parts = images.split(1) if images.device.type == "cpu" else [images]
+        return torch.cat([self._maps_of(part) for part in parts]).cpu().numpy()
+
+    def _maps_of(self, images: Tensor) -> Tensor:
         with self._run.accelerator.autocast():
             scales = self._cut.trunk.padded(self._model.pyramid(images))
-            found = [x.flatten(1).float() for scale in scales for x in self._cut.maps(scale)]
-        return torch.cat(found, dim=1).cpu().numpy()
+            return torch.cat([x.flatten(1).float() for scale in scales for x in self._cut.maps(scale)], dim=1)
 
 
 def shapes_of(cut: CutTrunk, model: Musiq) -> Shapes:
