@@ -9,7 +9,8 @@ const KINDS = [
 
 /** The picture in a file as an upright `bitmap`, and its pixels by `rgba()`; throws what is wrong, in one line. */
 export async function decoded(file) {
-  const head = String.fromCharCode(...await bytesOf(file.slice(0, 32))), kind = KINDS.find(([magic]) => magic.test(head))?.[1];
+  const head = String.fromCharCode(...await bytesOf(file.slice(0, 32)));
+  const kind = KINDS.find(([magic]) => magic.test(head))?.[1];
   if (file.size === 0) throw new Error("The file is empty. Copy or download it again.");
   if (!kind) throw new Error("This is no picture of a known kind. Expected JPEG, PNG, WebP, GIF, BMP or AVIF.");
   // Some browsers show what there is of a photo that was cut short; its score would not be the photo's.
@@ -24,7 +25,8 @@ export async function decoded(file) {
       ? `The ${kind} file is damaged, cut short or too large for this browser. Copy it again, or make it smaller.`
       : `This browser cannot decode this ${kind} file. Save it as JPEG or PNG.`);
   }
-  return { bitmap, rgba: () => drawn(bitmap, bitmap.width, bitmap.height).getImageData(0, 0, bitmap.width, bitmap.height).data };
+  const { width, height } = bitmap;
+  return { bitmap, rgba: () => drawn(bitmap, width, height).getImageData(0, 0, width, height).data };
 }
 
 const cutShort = (kind) => `The ${kind} file is damaged or cut short. Copy or download it again.`;
@@ -33,7 +35,9 @@ const bytesOf = async (blob) => new Uint8Array(await blob.arrayBuffer());
 /** Whether a JPEG's end marker is there: after the header, which may hold a small JPEG of its own. */
 function hasEnd(bytes) {
   let at = 2;
-  while (bytes[at] === 0xff && bytes[at + 1] !== 0xda) at += bytes[at + 1] === 0xff ? 1 : 2 + bytes[at + 2] * 256 + bytes[at + 3];
+  while (bytes[at] === 0xff && bytes[at + 1] !== 0xda) {
+    at += bytes[at + 1] === 0xff ? 1 : 2 + bytes[at + 2] * 256 + bytes[at + 3];
+  }
   for (; at < bytes.length - 1; at++) if (bytes[at] === 0xff && bytes[at + 1] === 0xd9) return true;
   return false;
 }

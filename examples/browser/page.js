@@ -58,7 +58,8 @@ function load(on = asked.get("on")) {
   worker.addEventListener("message", ({ data }) => heard[data.kind](data));
   worker.addEventListener("error", (event) => {
     event.preventDefault();
-    if (current) heard.row({ id: current.id, score: null, broken: true, error: `The browser gave up on it: ${event.message || "no memory"}` });
+    const reason = `The browser gave up on it: ${event.message || "no memory"}`;
+    if (current) heard.row({ id: current.id, score: null, broken: true, error: reason });
     else heard.failed({ reason: event.message || "A script of this page did not load. Load the page again." });
   });
   worker.postMessage({ model: new URL(MODEL, location).href, on });
@@ -122,7 +123,8 @@ function add(files) {
   for (const { file, path } of files) {
     const row = { id: ids++, file, path, score: null, size: "", fitted: "", error: "", ms: null, done: false };
     row.element = made("li", {}, made("div", { className: "picture" }),
-      made("div", { className: "words" }, made("bdi", { textContent: path, title: path }), made("span", { textContent: "waits" })),
+      made("div", { className: "words" }, made("bdi", { textContent: path, title: path }),
+        made("span", { textContent: "waits" })),
       made("div", { className: "score" }));
     rows.push(row);
     waiting.push(row);
@@ -144,7 +146,7 @@ function tell() {
   if (!facts) return;
   const done = rows.filter((row) => row.done), scored = done.filter((row) => row.score !== null);
   const mean = scored.reduce((sum, row) => sum + row.ms, 0) / scored.length;
-  const words = [rows.length > done.length ? `${done.length} of ${count(rows.length, "photo")}` : count(rows.length, "photo")];
+  const words = [(rows.length > done.length ? `${done.length} of ` : "") + count(rows.length, "photo")];
   if (scored.length) words.push(`${time(mean)} a photo`);
   if (done.length > scored.length) words.push(`${done.length - scored.length} without a score`);
   byId("state").textContent = rows.length ? words.join(", ") : "Ready.";
@@ -183,7 +185,8 @@ function arrange() {
     arranged = 0;
     const order = byId("order").value, sign = order === "best" ? -1 : 1;
     const known = (row) => (row.score === null ? Infinity : sign * row.score);
-    const wanted = order === "given" ? rows : rows.toSorted((one, other) => (known(one) === known(other) ? 0 : known(one) - known(other)));
+    const better = (one, other) => (known(one) === known(other) ? 0 : known(one) - known(other)); // of Infinity, NaN
+    const wanted = order === "given" ? rows : rows.toSorted(better);
     byId("list").replaceChildren(...wanted.map((row) => row.element));
   }, 50);
 }

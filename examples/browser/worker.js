@@ -49,7 +49,8 @@ async function load(model, on) {
   };
 }
 
-const opened = (bytes, ...executionProviders) => ort.InferenceSession.create(bytes, { executionProviders, logSeverityLevel: 3 });
+const opened = (bytes, ...executionProviders) =>
+  ort.InferenceSession.create(bytes, { executionProviders, logSeverityLevel: 3 });
 
 async function fetched(address) {
   const response = await fetch(address).catch(() => null);
@@ -96,7 +97,8 @@ async function row(file) {
     const rgba = picture.rgba();
     const pixels = whole ? withoutAlpha(rgba) : shrunk(rgba, bitmap.width, bitmap.height, width, height);
     found.size = `${width}x${height}`;
-    if (!whole) found.fitted = `resized ${+(Math.max(width, height) / Math.max(bitmap.width, bitmap.height)).toPrecision(3)}x`;
+    const ratio = Math.max(width, height) / Math.max(bitmap.width, bitmap.height);
+    if (!whole) found.fitted = `resized ${+ratio.toPrecision(3)}x`;
     found.score = await scoreOf(session, pixels, width, height).catch((problem) => {
       found.broken = true; // after memory ran out, the runtime answers nothing any more
       throw new Error(`The model failed on this picture: ${problem.message}`);
