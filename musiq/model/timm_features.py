@@ -20,8 +20,8 @@ class SameConv2d(nn.Conv2d):
     padding, which timm computes from the map's size, is a constant."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        sizes: Any = conv.kernel_size, conv.stride, 0, conv.dilation
-        super().__init__(conv.in_channels, conv.out_channels, *sizes, conv.groups, conv.bias is not None)
+        sizes: Any = {"kernel_size": conv.kernel_size, "stride": conv.stride, "dilation": conv.dilation}
+        super().__init__(conv.in_channels, conv.out_channels, **sizes, groups=conv.groups, bias=conv.bias is not None)
         self.weight, self.bias = conv.weight, conv.bias
         steps = zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
         down, across = (max(0, (size - 1) * dilation + 1 - stride) for size, stride, dilation in steps)
@@ -121,7 +121,7 @@ def _build(name: str, maps: list[int]) -> nn.Module:
 
 
 def _simplify(net: nn.Module) -> None:
-    from timm.layers import Conv2dSame
+    from timm.layers.conv2d_same import Conv2dSame
 
     for path, module in list(net.named_modules()):
         if isinstance(module, Conv2dSame):

@@ -32,8 +32,8 @@ def epoch_batches(run: Run, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     flips = (recipe.seed, state.epoch) if recipe.flip else None
     order = epoch_order(len(items), recipe.seed, state.epoch)
     batches = batches_of_rank(order, size, accelerator.process_index, accelerator.num_processes)[state.step :]
-    images = LabelledImages(items, recipe.height, recipe.width, flips)
-    dataset, workers = (images, run.workers) if run.maps is None else (run.maps.train(flips), 0)
+    decoded = LabelledImages(items, recipe.height, recipe.width, flips)
+    dataset, workers = (decoded, run.workers) if run.maps is None else (run.maps.train(flips), 0)
     on_gpu = accelerator.device.type == "cuda"
     lap = time.monotonic()
     for images, indices, problems in load_batches(dataset, batches, workers, pin=on_gpu):

@@ -194,4 +194,4 @@ def accept_maps(model: Musiq) -> None:
         found = [cut.tokens([next(parts).unflatten(1, shape) for shape in scale]) for scale in shapes]
         return model.rate_tokens(model.embed(torch.cat(found, dim=2).transpose(1, 2), []))
 
-    model.forward = forward  # type: ignore[method-assign]
+    model.forward = forward  # type: ignore[method-assign, assignment]
