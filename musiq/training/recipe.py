@@ -194,8 +194,8 @@ OPTIONS = (
     click.option(
         "--start",
         type=FILE,
-        help="Start from this checkpoint (of any known layout), or a published one by its name (musiq-score --list-models), "
-        "with a new head.  [default: none]",
+        help="Start from this checkpoint (of any known layout), or a published one by its name (see musiq-score "
+        "--list-models), with a new head.  [default: none]",
     ),
     click.option(
         "--trunk",
