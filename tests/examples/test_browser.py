@@ -297,6 +297,21 @@ def test_once_loaded_it_works_without_its_server(complete: Path, tmp_path: Path)
         assert float(row["score"]) == pytest.approx(scene(1).mean(), abs=1e-3)
 
 
+@pytest.mark.slow
+def test_a_picture_at_which_the_model_gives_up_costs_no_other(complete: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "large.png", tmp_path / "small.png"]
+    files[0].write_bytes(saved(scene(1, 2000, 3000), "png"))
+    files[1].write_bytes(saved(scene(1), "png"))
+    with served(complete) as address, Browser(tmp_path) as browser:
+        go(browser, address)
+        choose(browser, files)
+        until(browser, "current")
+        browser.value("worker.dispatchEvent(new ErrorEvent('error', {message: 'out of memory'}))")
+        failed, other = rows_of(browser, 2, tmp_path)
+    assert failed["error"] == "The browser gave up on it: out of memory"
+    assert float(other["score"]) == pytest.approx(scene(1).mean(), abs=1e-3)
+
+
 def test_no_file_of_the_page_names_another_site() -> None:
     for path in [*PAGE.glob("*.html"), *PAGE.glob("*.css"), *PAGE.glob("*.js")]:
         assert path.read_text().replace("http://localhost:8000", "").count("://") == 0, path
