@@ -28,6 +28,9 @@ def fold_batch_norms(trunk: nn.Module) -> nn.Module:
         one, other = cast(nn.Conv2d, folded.get_submodule(conv)), cast(nn.BatchNorm2d, folded.get_submodule(norm))
         folded.set_submodule(conv, fuse_conv_bn_eval(one, other))
         folded.set_submodule(norm, getattr(other, "act", nn.Identity()))  # timm's have it inside
+    for module in folded.modules():
+        if hasattr(module, "inplace"):  # exporters trace what is in place twice
+            setattr(module, "inplace", False)  # noqa: B010, of a module of any kind
     same = torch.allclose(folded([example]), trunk([example]), rtol=1e-6, atol=1e-9)
     return folded if same else trunk
 
