@@ -49,7 +49,7 @@ demo: $(VENV)/.for-demo
 	$(BIN)/python train.py --preset tiny --labels $(DEMO)/data/labels.csv --out $(DEMO)/run --resume --epochs 2 \
 		--target "synthetic level of distortion (1-5)" --score-range 1 5
 
-# The files of the model in the box, from a checkpoint: make bundled CHECKPOINT=runs/lite/best.safetensors RESIZE=longer=1024
+# The files of the model in the box, from a checkpoint: make bundled CHECKPOINT=runs/lite/best.safetensors RESIZE=longer=512
 bundled: $(VENV)/.for-demo
 	$(BIN)/python -m musiq_export.bundle --checkpoint $(CHECKPOINT) $(if $(RESIZE),--resize $(RESIZE))
 

@@ -1,10 +1,9 @@
-"""The files of the box: half as large, and their scores those of the checkpoint that they are made from."""
+"""The files of the box, and their scores those of the checkpoint that they are made from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
 import pytest
 import torch
 from click.testing import CliRunner
@@ -47,59 +46,37 @@ def made(checkpoint: Path, photos: Path, tmp_path_factory: pytest.TempPathFactor
     return out
 
 
-def test_the_box_holds_a_checkpoint_and_a_file_for_any_size_half_as_large(made: Path, checkpoint: Path) -> None:
+def test_the_box_holds_a_checkpoint_and_a_file_for_any_size(made: Path) -> None:
     weights, artifact = made / f"{bundled.NAME}.safetensors", made / f"{bundled.NAME}.onnx"
     assert sorted(path.name for path in made.iterdir()) == sorted(
         [weights.name, artifact.name, f"{artifact.name}.json"]
     )
-    assert weights.stat().st_size < 0.6 * checkpoint.stat().st_size
     record = read_record(artifact)
     assert record is not None
     assert record.check is not None
     assert record.check.passed
     assert record.checkpoint["name"] == weights.name
     assert (record.precision, record.spec.any_size, record.spec.resize) == ("fp32", True, "longer=160")
-    assert record.details.weight_types["float16"] > 20 * record.details.weight_types["float32"]
     assert checkpoints.load(weights).spec == record.spec
     assert checkpoints.notes(weights) == {"epoch": 3}
 
 
-def test_both_compute_in_fp32_and_score_like_the_original(made: Path, checkpoint: Path) -> None:
+def test_both_score_like_the_original(made: Path, checkpoint: Path) -> None:
     original = checkpoints.load(checkpoint, any_size=True)
     stored = checkpoints.load(made / f"{bundled.NAME}.safetensors")
-    assert {weight.dtype for weight in stored.parameters()} == {torch.float32}
     runtime = open_runtime(made / f"{bundled.NAME}.onnx")
     for seed, (height, width) in enumerate([(120, 160), (70, 50)]):
         image = photo(height, width, 10 + seed)[None]
         with torch.inference_mode():
             wanted, kept = (float(model.predict(torch.from_numpy(image))[0]) for model in (original, stored))
-        assert kept == pytest.approx(wanted, abs=0.1)  # a thousandth of the range
-        assert float(runtime(image)[0]) == pytest.approx(wanted, abs=0.1)
+        assert kept == wanted
+        assert float(runtime(image)[0]) == pytest.approx(wanted, abs=1e-3)
 
 
-def test_casts_are_computed_once_when_the_file_is_opened(made: Path, tmp_path: Path) -> None:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    options.log_severity_level = 3
-    artifact = str(made / f"{bundled.NAME}.onnx")
-    onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
-    stored = {tensor.name for tensor in onnx.load(artifact).graph.initializer if tensor.name.endswith(".stored")}
-    assert stored
-    left = onnx.load(tmp_path / "optimised.onnx").graph
-    assert not stored & {name for node in left.node for name in node.input}
-
-
-def test_weights_that_half_precision_cannot_hold_are_refused(
+def test_what_scores_otherwise_leaves_nothing(
     checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = lively_model("tiny")
-    with torch.no_grad():
-        next(weight for weight in model.parameters() if weight.ndim > 1).fill_(1e5)
-    with pytest.raises(bundle.MusiqError, match="beyond 65504"):
-        bundle.halved(model)
-    monkeypatch.setattr(bundle, "MOST_DIFFERENCE", 1e-9)
+    monkeypatch.setattr(bundle, "MOST_DIFFERENCE", 1e-12)
     done = CliRunner().invoke(
         main, ["--checkpoint", str(checkpoint), "--images", str(photos), "--out", str(tmp_path / "box")]
     )
