@@ -30,7 +30,9 @@ autodoc_mock_imports = ["torch", "torchvision", "einops", "timm", "safetensors"]
 html_theme = "furo"
 html_title = f"musiq {version}"
 html_copy_source = False
-html_show_search_summary = False  # which a page opened as a file may not load, and the search would end at its first hit
+html_show_search_summary = (
+    False  # which a page opened as a file may not load, and the search would end at its first hit
+)
 html_show_copyright = False
 
 

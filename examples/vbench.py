@@ -16,8 +16,7 @@ import sys
 from pathlib import Path
 
 import musiq
-from musiq.images import find_images
-from musiq.images.fit import VBENCH
+from musiq.images import VBENCH, find_images
 from musiq.video import VIDEO_SUFFIXES, is_video
 
 POLICIES = {mode: policy for policy, mode in VBENCH.items()}

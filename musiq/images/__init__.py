@@ -2,6 +2,6 @@
 
 from musiq.images.decode import decode, prepare
 from musiq.images.find import find_images
-from musiq.images.fit import fit
+from musiq.images.fit import VBENCH, fit
 
-__all__ = ["decode", "find_images", "fit", "prepare"]
+__all__ = ["VBENCH", "decode", "find_images", "fit", "prepare"]

@@ -113,7 +113,9 @@ def prepare(
     if (height is None) != (width is None):
         raise MusiqError("There is a height without a width, or a width alone; expected both, or none for any size.")
     with decoded(source, max_pixels=max_pixels) as (image, _, size):
-        return policy.apply(image, *policy.size(*size)) if height is None or width is None else fit(image, height, width)
+        return (
+            policy.apply(image, *policy.size(*size)) if height is None or width is None else fit(image, height, width)
+        )
 
 
 @contextmanager

@@ -103,4 +103,4 @@ def test_examples_use_names_of_packages_alone() -> None:
         for node in ast.walk(ast.parse(example.read_text()))
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("musiq")
     }
-    assert used <= {"musiq", "musiq.images", "musiq.scoring", "musiq.distributed"}
+    assert used <= {"musiq", "musiq.images", "musiq.video", "musiq.scoring", "musiq.distributed"}
