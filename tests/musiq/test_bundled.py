@@ -101,15 +101,8 @@ def test_a_box_without_its_model_is_one_line_that_says_what_to_do(box: Path) -> 
         musiq.load()
 
 
-@pytest.fixture
-def artifact() -> Path:
-    if not (BOXED / f"{bundled.NAME}.onnx").exists():
-        pytest.skip("the box is empty: make bundled CHECKPOINT=...")
-    return bundled.bundled_artifact()
-
-
-def test_the_box_is_small_and_its_files_belong_together(artifact: Path) -> None:
-    weights = bundled.bundled_checkpoint()
+def test_the_box_is_small_and_its_files_belong_together() -> None:
+    artifact, weights = bundled.bundled_artifact(), bundled.bundled_checkpoint()
     assert sum(path.stat().st_size for path in (artifact, weights)) <= 45e6
     record = read_record(artifact)
     assert record is not None
@@ -119,11 +112,11 @@ def test_the_box_is_small_and_its_files_belong_together(artifact: Path) -> None:
     assert record.spec.score_range is not None
 
 
-def test_the_model_in_the_box_agrees_with_the_people_who_rated_the_example_photographs(artifact: Path) -> None:
+def test_the_model_in_the_box_agrees_with_the_people_who_rated_the_example_photographs() -> None:
     photos = ROOT / "examples" / "photos"
     with (photos / "labels.csv").open(newline="") as file:
         mos = {row["image"]: float(row["mos"]) for row in csv.DictReader(file)}
-    with musiq.load(artifact) as scorer:
+    with musiq.load(bundled.bundled_artifact()) as scorer:
         rows = list(scorer.score_many(photos / name for name in mos))
     assert len(rows) == 100
     assert not [row.error for row in rows if row.error]
