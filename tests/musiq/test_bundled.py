@@ -115,10 +115,10 @@ def test_the_box_is_small_and_its_files_belong_together() -> None:
 def test_the_model_in_the_box_agrees_with_the_people_who_rated_the_example_photographs() -> None:
     photos = ROOT / "examples" / "photos"
     with (photos / "labels.csv").open(newline="") as file:
-        mos = {row["image"]: float(row["mos"]) for row in csv.DictReader(file)}
+        mos = {row["image"]: float(row["mos"]) for row in [*csv.DictReader(file)][::3]}
     with musiq.load(bundled.bundled_artifact()) as scorer:
         rows = list(scorer.score_many(photos / name for name in mos))
-    assert len(rows) == 100
+    assert len(rows) == 34
     assert not [row.error for row in rows if row.error]
     assert spearmanr([row.score for row in rows], list(mos.values())).statistic > 0.75
 
