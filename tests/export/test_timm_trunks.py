@@ -30,8 +30,6 @@ FAMILIES = {"resnet18": (32,), "tf_efficientnet_lite0": (16, 32), "convnext_atto
 FORMATS = ("onnx", "openvino", "pt2", "torchscript")
 SIZES = ((64, 96), (75, 101), (1, 40), (200, 131))
 
-quick_of_one = [pytest.param(name, marks=[] if name == "resnet18" else pytest.mark.slow) for name in FAMILIES]
-
 
 def model_of(name: str, **changes: Any) -> Musiq:
     """Two scales and one layer; its projection makes tokens of the size that trained ones have."""
@@ -50,13 +48,15 @@ def test_batch_norms_go_into_convolutions_and_scores_stay_in_float64(name: str) 
         torch.testing.assert_close(simple(images), model(images), atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", quick_of_one)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_fixed_graph_has_its_padding_in_the_convolutions_and_its_stages_in_groups(name: str) -> None:
     model = model_of(name, height=64, width=96)
     graph = float_onnx(Request(simplify(model)))
     kinds = Counter(node.op_type for node in graph.graph.node)
-    # Both scales have whole patches: nothing computes sizes, nothing pads but the convolutions.
-    assert not {"Pad", "Shape", "BatchNormalization", "If"} & set(kinds)
+    # Both scales have whole patches: nothing pads but the convolutions, nothing asks for sizes but of the batch.
+    assert not {"Pad", "BatchNormalization", "If"} & set(kinds)
+    assert kinds["Shape"] <= 1
     assert kinds["Conv"] == 2 * sum(isinstance(module, torch.nn.Conv2d) for module in model.trunk.modules())
     images = np.stack([photo(64, 96, seed) for seed in (1, 2)])
     with torch.inference_mode():
@@ -68,7 +68,8 @@ def test_a_fixed_graph_has_its_padding_in_the_convolutions_and_its_stages_in_gro
     assert 5 < len(stages) < 16
 
 
-@pytest.mark.parametrize("name", quick_of_one)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 def test_one_file_of_each_format_scores_every_size_as_pytorch(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
