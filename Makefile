@@ -43,7 +43,7 @@ demo: $(VENV)/.for-demo
 	$(BIN)/musiq-export --checkpoint lite-clive --format onnx --format openvino --images $(PHOTOS) \
 		--out $(DEMO)/exports --name lite-clive
 	$(BIN)/musiq-export --checkpoint lite-clive --format onnx --format openvino --images $(PHOTOS) --precision int8 \
-		--calibration-images $(DEMO)/data/train --out $(DEMO)/exports --name lite-clive-int8 || test $$? = 1
+		--calibration-images $(DEMO)/data/val --out $(DEMO)/exports --name lite-clive-int8 || test $$? = 1
 	$(BIN)/musiq-bench --images $(PHOTOS) --labels $(PHOTOS)/labels.csv --models $(DEMO)/exports --checkpoint lite-clive \
 		--max-images 0 --calls 50 --out $(DEMO)/reports
 	$(BIN)/python train.py --preset tiny --labels $(DEMO)/data/labels.csv --out $(DEMO)/run --resume --epochs 2 \

@@ -48,6 +48,7 @@ def test_a_full_disk_ends_an_export_with_one_line_and_nothing_left(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_artifact_that_disagrees_is_not_kept(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,11 +122,6 @@ def test_limits_that_nothing_or_everything_meets_are_refused(limit: tuple[str, s
         result = run(option, value, "--checkpoint", tmp_path / "none.safetensors")
         assert result.exit_code == 2
         assert f"Invalid value for '{option}'" in result.output
-
-
-def test_without_any_run_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert "Give --checkpoint, or run train.py first" in run().output
 
 
 def test_without_torch_the_install_line_is_given(tiny_checkpoint: Path) -> None:

@@ -27,6 +27,7 @@ def int8_takes_twice_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "in_turns", lambda calls, *_, **__: [[2.0] * 3, [1.0] * 3])
 
 
+@pytest.mark.slow
 def test_a_file_slower_than_fp32_is_refused_with_the_ratio(
     small_checkpoint: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -43,6 +44,7 @@ def test_a_file_slower_than_fp32_is_refused_with_the_ratio(
         open_runtime(missing)
 
 
+@pytest.mark.slow
 def test_a_slower_file_is_kept_when_forced_and_says_so(
     every_float_file: Path, small_checkpoint: Path, photos: Path
 ) -> None:
