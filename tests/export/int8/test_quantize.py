@@ -180,7 +180,9 @@ def test_the_symmetric_kind_has_zero_points_of_0_and_no_quantised_bias(request_i
 
 
 def test_static_batches_and_pyramid_inputs_are_calibrated_too(request_int8: Request) -> None:
-    request = replace(request_int8, inputs="pyramid", batch=BatchRange(3, 3, 3))
+    assert request_int8.int8 is not None
+    loose = replace(request_int8.int8, limits=Limits(50, 0.5))  # of random weights 7 bits, as without VNNI, keep less
+    request = replace(request_int8, inputs="pyramid", batch=BatchRange(3, 3, 3), int8=loose)
     graph, details = quantize.quantize(request)
     assert [entry.name for entry in graph.graph.input] == ["native", "scale_128", "scale_96"]
     assert details.products > 0
