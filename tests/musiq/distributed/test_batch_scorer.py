@@ -156,6 +156,7 @@ def command(process: Any) -> str:
         return ""
 
 
+@pytest.mark.slow
 def test_with_its_workers_killed_midway_nothing_is_lost_doubled_or_out_of_order(cluster: str, top: Path) -> None:
     from musiq.distributed.ray_scorer import RayScorer
 
@@ -202,6 +203,7 @@ def test_images_of_many_sizes_in_one_batch_are_scored_at_their_own(tmp_path: Pat
     assert again.scorer.resize == "longer=80"
 
 
+@pytest.mark.slow
 def test_a_ray_dataset_of_arrays_of_many_sizes_is_scored(cluster: str, tmp_path: Path) -> None:
     model = save_mean_model(tmp_path / "any.onnx", height=None, width=None)
     images = [scene(seed, *SHAPES[seed % 5]) for seed in range(10)]
@@ -275,6 +277,7 @@ def test_shards_and_files_in_one_command_are_rows_in_order(cluster: str, top: Pa
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_model_that_no_worker_can_open_is_one_line(cluster: str, top: Path, tmp_path: Path) -> None:
     from musiq.distributed.ray_scorer import RayScorer
 
