@@ -104,11 +104,16 @@ def _is_known(node: onnx.NodeProto, schema: Any) -> bool:
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:
-    """Nodes carry source paths and module names of the exporting machine."""
+    """Nodes carry source paths and module names of the exporting machine, those of branches and loops too."""
     del model.metadata_props[:]
-    graph = model.graph
+    _forget_origin_of(model.graph)
+
+
+def _forget_origin_of(graph: onnx.GraphProto) -> None:
     del graph.metadata_props[:]
     for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         item.doc_string = ""
         if hasattr(item, "metadata_props"):
             del item.metadata_props[:]
+    for entry in (entry for node in graph.node for entry in node.attribute if entry.HasField("g")):
+        _forget_origin_of(entry.g)

@@ -112,6 +112,12 @@ def test_the_box_is_small_and_its_files_belong_together() -> None:
     assert record.spec.score_range is not None
 
 
+def test_the_file_in_the_box_names_no_source_of_the_machine_that_made_it() -> None:
+    written = (BOXED / f"{bundled.NAME}.onnx").read_bytes()
+    assert b"stack_trace" not in written
+    assert b'File "' not in written
+
+
 def test_the_model_in_the_box_agrees_with_the_people_who_rated_the_example_photographs() -> None:
     photos = ROOT / "examples" / "photos"
     with (photos / "labels.csv").open(newline="") as file:
