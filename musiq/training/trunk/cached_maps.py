@@ -21,7 +21,7 @@ from musiq.model.network import Musiq
 from musiq.terminal import progress_bar
 from musiq.training import run_folder
 from musiq.training.dataloader import LabelledImages, is_mirrored, load_batches
-from musiq.training.run import Run
+from musiq.training.run import Run, StopAskedError
 from musiq.training.trunk.stages import CutTrunk
 
 FILE, STATE = "frozen-maps.bin", "frozen-maps.json"
@@ -133,7 +133,8 @@ class CachedMaps:
         return found.hexdigest()
 
     def _fill(self) -> None:
-        """Compute what is not done yet, a batch of images at a time."""
+        """Compute what is not done yet, a batch of images at a time. Raises StopAskedError, with what is done kept, where a
+        signal asked for a stop."""
         state, size, run = json.loads(self._state.read_text()), self._run.recipe.batch_size, self._run
         batches = [
             [*range(at, min(at + size, len(self._items)))] for at in range(state["done"], len(self._items), size)
@@ -156,6 +157,10 @@ class CachedMaps:
                 state["done"] = chosen[-1] + 1
                 run_folder.write_json(self._state, state)
                 bar.advance(len(chosen))
+                if run.stop_asked:
+                    raise StopAskedError(
+                        f"Stopped with the frozen part's maps of {state['done']} of {len(self._items)} images computed."
+                    )
 
     def _row(self, index: int) -> int:
         """The first row of an image."""

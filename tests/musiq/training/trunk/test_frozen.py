@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +28,7 @@ from musiq.training.initial_model import prepare_learner, set_train_mode  # noqa
 from musiq.training.objective import Objective, targets_of  # noqa: E402
 from musiq.training.pretrained_trunk import all_norms, freeze_trunk  # noqa: E402
 from musiq.training.recipe import Recipe  # noqa: E402
-from musiq.training.run import Run  # noqa: E402
+from musiq.training.run import Run, StopAskedError, stop_on_signals  # noqa: E402
 from tests.musiq.training.small_model import RECIPE  # noqa: E402
 from tests.recipe import photo  # noqa: E402
 
@@ -125,6 +127,21 @@ def test_a_cache_is_taken_up_where_it_was_left_and_made_anew_for_other_weights(
     prepare_learner(run)
     np.testing.assert_array_equal(run.maps.rows, whole)
     assert capsys.readouterr().out.count("removed at the end of training") == 2
+
+
+def test_a_signal_ends_the_computing_of_maps_and_a_resumed_run_computes_the_rest(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    run = run_of(recipe_of(tmp_path), dataset, tmp_path / "run", cached=True)
+    with stop_on_signals(run):
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StopAskedError, match="maps of 3 of 9 images"):
+            prepare_learner(run)
+    state = run.folder / "frozen-maps.json"
+    assert json.loads(state.read_text())["done"] == 3
+    run.stop_asked = False
+    prepare_learner(run)
+    assert json.loads(state.read_text())["done"] == 9
 
 
 def test_a_cache_without_room_or_without_a_frozen_part_is_refused(
