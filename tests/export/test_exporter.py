@@ -48,8 +48,10 @@ def test_every_format_has_the_float_precision_inside_that_was_asked_for(every_fl
 def test_the_record_says_what_it_was_tuned_for_which_for_an_engine_is_a_gpu(target: str, tmp_path: Path) -> None:
     model = lively_model("tiny", height=64, width=96, layers=1)
     reference = exporter.Reference(model, "m", "0", np.stack([photo(64, 96, seed) for seed in range(3)]), "made")
-    format = dataclasses.replace(find("pt2"), gpu_only=target == "gpu")
-    record = exporter.export(format, Request(simplify(model)), reference, LIMITS["fp32"], tmp_path / "m.pt2", print)
+    format = dataclasses.replace(find("torchscript"), gpu_only=target == "gpu")
+    record = exporter.export(
+        format, Request(simplify(model)), reference, LIMITS["fp32"], tmp_path / "m.torchscript", print
+    )
     assert record.details.tuned_for == target
 
 

@@ -135,18 +135,18 @@ def test_an_export_tells_what_it_set_aside(
         "--name",
         "t",
         "--format",
-        "pt2",
+        "torchscript",
         "--min-srcc",
         "0",
     ]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     assert "but 0.5 among 1 of the images" in done.output
-    record = artifact.read_record(tmp_path / "t.pt2")
+    record = artifact.read_record(tmp_path / "t.torchscript")
     assert record is not None
     assert record.check is not None
     assert (record.check.uncertain, round(record.check.max_difference, 3)) == (1, 0.5)
     model, image = checkpoint.load(small_checkpoint), generated(64, 96)[:1]
     with torch.inference_mode():
         exact = model.double().predict(torch.from_numpy(image))[0].item()
-    assert open_runtime(tmp_path / "t.pt2")(image)[0] == pytest.approx(exact, abs=1e-4)
+    assert open_runtime(tmp_path / "t.torchscript")(image)[0] == pytest.approx(exact, abs=1e-4)
