@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+import hashlib
+import sys
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -12,9 +16,8 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 
-from musiq_export.builders.onnx import to_onnx
 from musiq_export.cli import main
-from musiq_export.request import Request
+from musiq_export.request import EngineOptions, Request
 
 
 def run(*arguments: object) -> Result:
@@ -29,29 +32,51 @@ def scores(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
     return found
 
 
-@contextmanager
-def traced_once(weights: Callable[[Request], Hashable]) -> Iterator[None]:
-    """Within it, what was traced for one export serves the others: tracing takes the longest of a small one. `weights`
-    tells models of different weights apart."""
-    known: dict[Hashable, tuple[bytes, Any]] = {}
+KEPT_BYTES = 2**24
+"""Larger graphs are of models that one test alone exports."""
 
-    def once(request: Request, symmetric: bool = False) -> tuple[onnx.ModelProto, Any]:
-        key = (
-            weights(request),
-            request.precision,
-            request.inputs,
-            request.batch,
-            request.tokens,
-            request.opset,
-            request.tuned_for,
-            symmetric,
-        )
-        if key not in known:
-            model, int8 = to_onnx(request, symmetric)
-            known[key] = model.SerializeToString(), int8
-        text, int8 = known[key]
-        return onnx.ModelProto.FromString(text), int8
+
+@contextmanager
+def traced_once() -> Iterator[None]:
+    """Within it, a graph that was traced for one test serves the others that export the same: tracing takes the longest
+    of a small model. Another weight, request, constant or function of what is traced is another graph."""
+    from musiq_export.graph import onnx as graph_onnx
+
+    trace = graph_onnx._trace
+    if trace.__name__ == "once":
+        yield
+        return
+    # All that is traced is imported before the first names are taken.
+    from musiq_export.graph import simplify, traced  # noqa: F401
+    from musiq_export.graph.attention import has_parts
+
+    rooms = ("musiq.model.", "musiq.pyramid", "musiq.patches", "musiq_export.graph.")
+    modules = [module for name, module in sorted(sys.modules.items()) if name.startswith(rooms)]
+    known: dict[Hashable, bytes] = {}
+    alive: list[Any] = []  # so that no identity is given twice
+
+    def once(request: Request) -> Any:
+        values = [value for each in modules for name, value in vars(each).items() if not name.startswith("__")]
+        whole = request.whole_attention and request.model.spec.any_size and request.tuned_for == "cpu"
+        asked = replace(request, model=cast(Any, None), int8=None, engine=EngineOptions(), whole_attention=whole)
+        key = _content(request.model), repr(asked), has_parts(request), tuple(map(id, values))
+        if key in known:
+            return SimpleNamespace(model_proto=onnx.ModelProto.FromString(known[key]))
+        program = trace(request)
+        text = program.model_proto.SerializeToString()
+        if len(text) < KEPT_BYTES:
+            known[key] = text
+            alive.extend(values)
+        return program
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("musiq_export.builders.onnx.to_onnx", once)
+        patch.setattr(graph_onnx, "_trace", once)
         yield
+
+
+def _content(model: Any) -> Hashable:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.detach().numpy().tobytes())
+    return repr(model), model.spec.to_json(), digest.digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,12 @@ from tests.recipe import lively_model, photo
 
 FILES = ("onnx", "openvino", "pt2", "torchscript")
 """Formats that need no GPU."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graphs_are_traced_once() -> Iterator[None]:
+    with traced_once():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +38,7 @@ def every_float_file(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("exports")
     formats = [part for name in FILES for part in ("--format", name)]
     precisions = [part for name in ("fp32", "fp16", "bf16") for part in ("--precision", name)]
-    with traced_once(lambda request: id(request.model)):
-        result = run("--checkpoint", small_checkpoint, *formats, *precisions, "--out", folder, "--name", "s")
+    result = run("--checkpoint", small_checkpoint, *formats, *precisions, "--out", folder, "--name", "s")
     assert result.exit_code == 0, result.output
     return folder
 
@@ -50,7 +56,7 @@ def any_size_export(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("any")
     formats = [part for name in FILES for part in ("--format", name)]
     # Tuned for GPUs: a graph without parts is traced in less than half the time.
-    with traced_once(lambda request: id(request.model)), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         smaller_images(patch)
         result = run("--checkpoint", small_checkpoint, "--size", "any", *formats, "--out", folder, "--tune-for", "gpu")
     assert result.exit_code == 0, result.output

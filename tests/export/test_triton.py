@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from musiq_export import exporter, formats, request
 from musiq_export.builders import tensorrt
 from musiq_export.request import BatchRange, Request
 from musiq_export.triton import LARGEST_BATCH, QUEUE_DELAY_US, config
-from tests.exporting import run, traced_once
+from tests.exporting import run
 from tests.fake_triton import check_fits, read_config, serving
 from tests.recipe import lively_model, photo
 
@@ -51,18 +50,11 @@ def session_of(folder: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(folder / "1" / "model.onnx"), providers=["CPUExecutionProvider"])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def graphs_are_traced_once() -> Iterator[None]:
-    """Weights follow from the Spec here."""
-    with traced_once(lambda request: request.model.spec.to_json()):
-        yield
-
-
 @pytest.fixture(scope="module")
 def five_shares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose model predicts the shares of five ratings."""
     path = tmp_path_factory.mktemp("checkpoint") / "five.safetensors"
-    checkpoint.save(lively_model("tiny", outputs=5), path)
+    checkpoint.save(lively_model("tiny", outputs=5, layers=1), path)
     return path
 
 

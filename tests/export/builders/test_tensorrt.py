@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +29,7 @@ from musiq_export.builders.onnx import to_onnx
 from musiq_export.graph.simplify import simplify
 from musiq_export.int8 import calibration
 from musiq_export.request import BatchRange, EngineOptions, Int8Options, Limits, Request
-from tests.exporting import run, traced_once
+from tests.exporting import run
 from tests.recipe import lively_model, photo
 
 SMALL = {"height": 64, "width": 96}
@@ -41,12 +40,6 @@ no_gpu_here = pytest.mark.skipif(not cuda.why_no_gpu(), reason="this machine has
 @pytest.fixture(scope="module")
 def tiny(tiny_checkpoint: Path) -> Any:
     return simplify(checkpoint.load(tiny_checkpoint, **SMALL))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def graphs_are_traced_once() -> Iterator[None]:
-    with traced_once(lambda request: id(request.model)):
-        yield
 
 
 def request_for(model: Any, precision: str = "fp16", inputs: str = "image", **options: Any) -> Request:
@@ -82,6 +75,7 @@ def test_the_command_builds_an_rtx_engine_without_a_gpu_and_says_it_is_unverifie
 
 
 @needs_rtx
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["musiq", "resnet50-classic"])  # every kind of layer
 def test_large_models_become_engines_in_half_precision(preset: str, tmp_path: Path) -> None:
     model = simplify(lively_model(preset, layers=1, **SMALL))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,16 @@ from musiq_export.cli import main
 from musiq_export.formats import find
 from musiq_export.graph.simplify import simplify
 from musiq_export.request import BatchRange, Request
+from tests.exporting import traced_once
 from tests.recipe import lively_model
 
 FORMATS = ["onnx", "openvino", "torchscript", "pt2"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graphs_are_traced_once() -> Iterator[None]:
+    with traced_once():
+        yield
 
 
 @pytest.fixture(scope="session")
