@@ -224,6 +224,7 @@ def launched(*options: object, signalled: tuple[int, int] | None = None) -> Iter
             process.communicate()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_would_and_outlive_the_loss_of_one(labels: Path, tmp_path: Path) -> None:
     out, alone = tmp_path / "both", tmp_path / "alone"
     options = ("--labels", labels, "--epochs", 2, "--batch-size", 4, "--lr", 1e-4)

@@ -92,6 +92,7 @@ def spark() -> Iterator[Any]:
     os.environ.update(before)
 
 
+@pytest.mark.slow
 def test_a_column_of_paths_scores_too_and_the_model_is_opened_once_a_worker(spark: Any, top: Path) -> None:
     from pyspark.sql.functions import udf
 
