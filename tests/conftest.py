@@ -52,12 +52,12 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `tiny` model with random but lively weights, saved as a checkpoint of ours."""
+    """A `tiny` model of one layer with random but lively weights, saved as a checkpoint of ours."""
     from musiq.model import checkpoint
     from tests.recipe import lively_model
 
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    checkpoint.save(lively_model("tiny"), path)
+    checkpoint.save(lively_model("tiny", layers=1), path)
     return path
 
 

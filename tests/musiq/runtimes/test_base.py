@@ -30,7 +30,7 @@ def test_a_runtime_takes_uint8_images_and_gives_float32_scores(any_file: Path, t
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_distribution_comes_with_its_score(tmp_path: Path, format: str) -> None:
-    model = lively_model("tiny", outputs=5)
+    model = lively_model("tiny", outputs=5, layers=1)
     checkpoint.save(model, tmp_path / "five.safetensors")
     command = ["--checkpoint", str(tmp_path / "five.safetensors"), "--format", format, "--out", str(tmp_path)]
     result = CliRunner().invoke(main, [*command, "--name", "five"])
