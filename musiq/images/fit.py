@@ -24,7 +24,10 @@ LONGEST_SIDE = 65535
 VBENCH = {"vbench": "longer", "vbench-shorter": "shorter", "vbench-shorter-centercrop": "shorter-centercrop"}
 """The policies that are VBench's preprocessing, and its names for them."""
 
-POLICIES = f"native, cover, longer=N or shorter=N (pixels; longer=N,enlarge to enlarge too), {', '.join(VBENCH)}"
+POLICIES = (
+    f"native, cover, longer=N or shorter=N (1 to {LONGEST_SIDE} pixels; longer=N,enlarge to enlarge too), "
+    f"{', '.join(VBENCH)}"
+)
 
 
 @dataclass(frozen=True)

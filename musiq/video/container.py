@@ -23,6 +23,7 @@ from musiq.images.decode import Background, check_pixels, flattened, turned
 from musiq.images.fit import Image
 from musiq.images.header import AGAIN
 from musiq.video.frame import VideoFrame
+from musiq.video.gif import whole_images
 
 DEMUXERS = "mov,matroska,avi,mpeg,mpegts,asf,flv,gif"
 """FFmpeg's that are used: playlists, which it reads too, would have it open what a file names, elsewhere and here."""
@@ -57,6 +58,10 @@ class Container:
         self._max_pixels, self._background = max_pixels, background
         self._container = self._opened()
         self._cut, self._undecodable = "", 0  # why the end is broken; frames that were wanted and could not be decoded
+        self._spoiled, self._rest_on_damage = (
+            False,
+            0,
+        )  # the frame at hand rests on a damaged one; how many wanted ones did
         try:
             self._read_through()
         except BaseException:
@@ -118,6 +123,9 @@ class Container:
         if not timed or len(lasts) < 2:  # one packet alone may hold no frame
             self._restart()
             lasts, keys = {frame.pts: lasts.get(frame.pts, 0) for frame in self._decoded()}, []
+        if self._container.format.name == "gif" and (whole := self._whole_images()) is not None:
+            self._cut = CUT
+            lasts = dict(sorted(lasts.items())[:whole])
         if not lasts:
             why = f" ({self._cut})" if self._cut else ""
             raise ImageError(f"The video has no frame that can be decoded{why}. {AGAIN}")
@@ -129,6 +137,10 @@ class Container:
         self.times: Sequence[Fraction] = [(pts - self._pts[0]) * base for pts in self._pts]
         self.end = self.times[-1] + last * base
         self._check_whole(float(end_s - begin_s))
+
+    def _whole_images(self) -> int | None:
+        self._file.seek(0)
+        return whole_images(self._file.read())
 
     def _restart(self) -> None:
         self._container.close()
@@ -159,15 +171,19 @@ class Container:
 
     def _decoded(self) -> Iterator[Any]:
         """The frames from where the container stands, without those that are damaged."""
+        self._spoiled = False
         for packet in chain(self._packets(self._stream), [None]):
-            with suppress(self._av.FFmpegError):  # whoever wants the frame finds that it is not there
+            try:
                 for frame in self._stream.codec_context.decode(packet):
+                    self._spoiled = frame.is_corrupt or (self._spoiled and not frame.key_frame)
                     if frame.pts is not None and not frame.is_corrupt:
                         yield frame
+            except self._av.FFmpegError:  # whoever wants the frame finds that it is not there
+                self._spoiled = True
 
     def frames(self, numbers: Sequence[int]) -> Iterator[VideoFrame]:
         """See `musiq.video.open.Video`. What lies between two far apart is passed over, up to the key frame before."""
-        self._undecodable = len(numbers)
+        self._undecodable, self._rest_on_damage = len(numbers), 0
         self._restart()
         decoded, frame, at = self._decoded(), None, -1  # `frame` has the number `at`, or follows it
         for number in numbers:
@@ -186,6 +202,7 @@ class Container:
             at = number
             if frame.pts == wanted:
                 self._undecodable -= 1
+                self._rest_on_damage += self._spoiled
                 yield self._video_frame(number, frame)
 
     def _key_before(self, number: int) -> int:
@@ -209,6 +226,7 @@ class Container:
         """See `musiq.video.open.Video`."""
         told = [f"broken after {float(self.end):.4g} s: {self._cut}"] if self._cut else []
         told += [f"{self._undecodable} more could not be decoded"] if self._undecodable else []
+        told += [f"{self._rest_on_damage} of them rest on damaged ones"] if self._rest_on_damage else []
         return " and ".join(told)
 
 

@@ -110,6 +110,20 @@ def test_damage_in_the_middle_costs_its_frames_alone(tmp_path: Path) -> None:
     assert damage == "1 more could not be decoded"
 
 
+def test_frames_that_rest_on_a_damaged_one_are_told(tmp_path: Path) -> None:
+    still = noise(1)[0]
+    clip = save_clip(tmp_path / "clip.avi", images=[np.roll(still, number, 1) for number in range(30)])
+    assert frames_of(clip)[1] == ""
+    data, start = bytearray(clip.read_bytes()), -1
+    for _ in range(16):  # the list of what follows has that name first
+        start = data.index(b"00dc", start + 1)
+    data[start + 20 : start + 43] = bytes(23)
+    frames, damage = frames_of(bytes(data))
+    assert [frame.number for frame in frames] == [number for number in range(30) if number != 14]
+    assert damage == "1 more could not be decoded and 5 of them rest on damaged ones"  # up to the key frame 20
+    assert frames_of(bytes(data), [3, 25])[1] == ""
+
+
 @pytest.mark.parametrize("kind", ["gif", "webp"])
 def test_animated_images_are_videos_where_frames_are_asked_for(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"clip.{kind}"
@@ -133,6 +147,23 @@ def test_an_animated_webp_that_is_cut_short_says_so(tmp_path: Path) -> None:
     frames, damage = frames_of(cut(path))
     assert [frame.number for frame in frames] == [0, 1, 2]
     assert damage == "cut short after 0.3 s"
+
+
+def test_a_gif_that_is_cut_short_says_so_and_its_last_image_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "clip.gif"
+    images = [Image.fromarray(image) for image in noise(6)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=100)
+    whole = path.read_bytes()
+    frames, damage = frames_of(cut(path))
+    assert [frame.number for frame in frames] == [0, 1, 2]
+    assert damage == "broken after 0.3 s: the file is cut short"
+    assert len(frames_of(whole + bytes(99))[0]) == 6  # what stands behind its end is none of it
+    assert frames_of(whole + bytes(99))[1] == ""
+    middle = 6 * len(whole) // 10
+    frames, damage = frames_of(whole[:middle] + bytes(600) + whole[middle + 600 :])
+    assert ([frame.number for frame in frames], damage) == ([0, 1, 2], "broken after 0.3 s: the file is cut short")
+    with pytest.raises(ImageError, match=r"no frame that can be decoded \(the file is cut short\)"):
+        frames_of(whole[: len(whole) // 8])
 
 
 def test_names_tell_videos_and_a_still_webp_is_none(tmp_path: Path) -> None:
