@@ -19,7 +19,18 @@ from scipy import stats
 
 from musiq.errors import pip_install
 from musiq_bench.report import schema
-from tests.bench_place import ANY, QUICK, SPEC, at_start, bench, brightness_model, mean_pixels, report_of, without_torch
+from tests.bench_place import (
+    ANY,
+    ONCE,
+    QUICK,
+    SPEC,
+    at_start,
+    bench,
+    brightness_model,
+    mean_pixels,
+    report_of,
+    without_torch,
+)
 from tests.recipe import photo
 
 pytest_plugins = ["tests.bench_fixtures"]
@@ -122,7 +133,7 @@ def test_pytorch_and_its_export_stand_side_by_side(torch_place: Path, tmp_path: 
         "--fail-above-difference",
         1e-3,
     )
-    done = bench(*asked, *QUICK, cwd=torch_place)
+    done = bench(*asked, *ONCE, cwd=torch_place)
     assert done.returncode == 0, done.stderr
     reference, exported = report_of(tmp_path / "out")["rows"]
     assert (reference["role"], reference["provider"], reference["precision"]) == ("reference", "PyTorch cpu", "fp32")
@@ -147,7 +158,7 @@ def test_pytorch_and_its_export_stand_side_by_side(torch_place: Path, tmp_path: 
 def test_without_torch_the_exporters_own_check_is_told(torch_place: Path, tmp_path: Path) -> None:
     path = without_torch(tmp_path)
     asked = ("--images", "photos", "--out", tmp_path / "out", "--fail-above-difference", 1)
-    done = bench(*asked, *QUICK, cwd=torch_place, PYTHONPATH=path)
+    done = bench(*asked, *ONCE, cwd=torch_place, PYTHONPATH=path)
     assert done.returncode == 4
     reference, exported = report_of(tmp_path / "out")["rows"]
     assert (reference["status"], exported["status"]) == ("missing package", "ok")
@@ -176,7 +187,7 @@ def test_a_plan_without_torch_says_that_it_lacks_torch(place: Path, tmp_path: Pa
 
 def test_images_without_a_label_are_counted(place: Path, tmp_path: Path) -> None:
     asked = ("--images", "photos", "--labels", "labels.csv", "--models", "exports/brightness.onnx", "--out", tmp_path)
-    done = bench(*asked, *QUICK, cwd=place)
+    done = bench(*asked, *ONCE, cwd=place)
     assert done.returncode == 0, done.stderr
     words = "(1 of 12 found left out, without a label in the split test)"
     assert words in " ".join(done.stdout.split())
@@ -196,7 +207,7 @@ def test_names_that_are_no_utf_8_cost_no_report(place: Path, tmp_path: Path) -> 
     for name, source in (("fine", "brightness"), (odd, "brighter")):
         (models / f"{name}.onnx").write_bytes((place / "exports" / f"{source}.onnx").read_bytes())
     for resume in ((), ("--resume",)):
-        done = bench("--images", images, "--models", models, "--out", out, *QUICK, *resume, cwd=place)
+        done = bench("--images", images, "--models", models, "--out", out, *ONCE, *resume, cwd=place)
         assert done.returncode == 0, done.stderr
         rows = {row["model"]: row for row in report_of(out)["rows"]}
         assert (rows["fine"]["status"], rows["fine"]["images"]) == ("ok", 3)
@@ -207,7 +218,7 @@ def test_names_that_are_no_utf_8_cost_no_report(place: Path, tmp_path: Path) -> 
 
 def test_a_score_below_the_limit_exits_with_4_and_names_the_row(place: Path, tmp_path: Path) -> None:
     asked = ("--images", "photos", "--labels", "labels.csv", "--models", "exports/brightness.onnx", "--out", tmp_path)
-    done = bench(*asked, *QUICK, "--fail-below-srcc", 0.9999, cwd=place)
+    done = bench(*asked, *ONCE, "--fail-below-srcc", 0.9999, cwd=place)
     assert done.returncode == 4
     assert "brightness unknown on CPUExecutionProvider, batch 1: SRCC to the labels is" in done.stderr
     assert report_of(tmp_path)["rows"][0]["status"] == "ok"
@@ -222,9 +233,9 @@ def test_a_score_below_the_limit_exits_with_4_and_names_the_row(place: Path, tmp
         (("--images", "photos", "--models", "labels.csv"), "labels.csv is of no known kind"),
         (("--images", "photos", "--labels", "no.csv"), "Cannot read the labels no.csv"),
         (("--images", "photos", "--labels", "labels.csv", "--split", "val"), "no image in the split val"),
-        (("--images", "photos", "--models", "exports/corrupt.onnx", *QUICK), "No model could be measured"),
+        (("--images", "photos", "--models", "exports/corrupt.onnx", *ONCE), "No model could be measured"),
         (
-            ("--images", "photos/08.png", "--models", "exports/brightness.onnx", *QUICK),
+            ("--images", "photos/08.png", "--models", "exports/brightness.onnx", *ONCE),
             "None of 1 images can be read",
         ),
     ],
@@ -258,7 +269,7 @@ def test_ctrl_c_while_a_process_starts_ends_the_run_at_once(place: Path, tmp_pat
 
 def test_ctrl_c_keeps_what_is_finished_and_resume_measures_the_rest(place: Path, tmp_path: Path) -> None:
     models = ("--models", "exports/brightness.onnx", "--models", "exports/brighter.onnx")
-    asked = ["--images", "photos", *models, "--calls", "6", "--seconds", "8", "--rounds", "1", "--warmup", "0"]
+    asked = ["--images", "photos", *models, "--calls", "6", "--seconds", "3", "--rounds", "1", "--warmup", "0"]
     command = [sys.executable, "-m", "musiq_bench", *asked, "--out", str(tmp_path / "out")]
     variables = {**os.environ, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(command, cwd=place, env=variables, stderr=subprocess.PIPE, stdout=-3, text=True)
