@@ -246,6 +246,7 @@ def open_run(options: Options) -> Run:
 
 def begin_run(options: Options, folder: Path | None) -> Run:
     """A new run, whose folder gets the recipe and the labels with their splits."""
+    from musiq.training.initial_model import build_model
     from musiq.training.model_card import terms_of
     from musiq.training.run import Run, agree_on_folder, check_room, check_steps, start_accelerator
 
@@ -259,6 +260,7 @@ def begin_run(options: Options, folder: Path | None) -> Run:
     run = Run(accelerator, recipe, dataset, folder, options.workers, options.save_every, options.cache_frozen)
     check_steps(run, begins=True)
     check_room(run)
+    build_model(recipe, dataset)  # or an error, before there is a run that could not go on
     accelerator.wait_for_everyone()  # before one process writes what the others look for
     if accelerator.is_main_process:
         run_folder.write_run(folder, recipe, dataset, data.terms or terms_of(data.data), Origin.of(data))

@@ -16,8 +16,10 @@ pytest.importorskip("accelerate")
 
 import train
 from musiq.errors import MusiqError, pip_install
+from musiq.model import checkpoint
 from musiq.training import dataloader
 from musiq.training.dataloader import MIB, check_shared_memory
+from tests.recipe import lively_model
 from tests.train_sets import SMALL, noisy_set
 
 ROOT = Path(train.__file__).parent
@@ -129,6 +131,26 @@ def test_a_loss_of_pairs_is_refused_where_each_dataset_has_one_image_to_train_on
     check_pairs(((1.0, "ranking"),), size=2, labels=[1.0, 2.0, 1.0], datasets=[0, 0, 1])
     check_pairs(((1.0, "fidelity"),), size=2, labels=[1.0, 1.0], datasets=[0, 0])  # learns that they are equal
     check_pairs(((1.0, "l1"),), size=1, labels=[1.0], datasets=[0])
+
+
+MODELS = [
+    (("--preset", "lite", "--trunk", "timm:resnet19"), "has no network 'resnet19'; near are resnet18"),
+    (
+        ("--preset", "lite", "--trunk", "timm:resnet18.none_such"),
+        "has no network 'resnet18.none_such'; near are resnet18.",
+    ),
+    (("--preset", "lite", "--trunk-weights", "none.pth"), "Cannot read none.pth"),
+    (("--freeze", 8, "--start", "{start}"), "--freeze 8 is for trunks over whole scales"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), MODELS)
+def test_a_model_that_cannot_be_built_leaves_no_run(
+    labels: Path, tmp_path: Path, options: tuple[object, ...], says: str
+) -> None:
+    checkpoint.save(lively_model("tiny"), tmp_path / "start.safetensors")
+    given = [str(option).format(start=tmp_path / "start.safetensors") for option in options]
+    assert says in refused(tmp_path / "run", "--labels", labels, *given)
 
 
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
@@ -43,12 +44,7 @@ def timm_features(name: str, strides: tuple[int, ...]) -> nn.Module:
         MusiqError: timm is not installed, has no such network, or none with these maps for images of any size.
     """
     timm = import_timm()
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), 3, 0.5)
-        raise MusiqError(
-            f"timm {timm.__version__} has no network {name!r}{'; near are ' * bool(near)}{', '.join(near)}. Give one that "
-            "it has, or upgrade it."
-        )
+    _config(name)
     try:
         with torch.device("meta"):  # shapes alone
             every = timm.create_model(name, features_only=True).feature_info
@@ -105,9 +101,23 @@ _SPLIT = re.compile(r"^([^.]*)_(?=\d+\.)")
 
 
 def pixel_statistics(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """The mean and standard deviation of pixels that a network's ImageNet weights were trained with."""
-    config = import_timm().get_pretrained_cfg(name)
+    """The mean and standard deviation of pixels that a network's ImageNet weights were trained with. Raises MusiqError
+    where timm is not installed or has no such network."""
+    config = _config(name)
     return cast(Any, (tuple(config.mean), tuple(config.std)))
+
+
+def _config(name: str) -> Any:
+    """What timm knows of a network. Raises MusiqError where it has none of that name."""
+    timm = import_timm()
+    with suppress(RuntimeError):  # of a tag that it does not have
+        if timm.is_model(name) and (found := timm.get_pretrained_cfg(name)) is not None:
+            return found
+    near = difflib.get_close_matches(name, [*timm.list_models(), *timm.list_pretrained()], 3, 0.5)
+    raise MusiqError(
+        f"timm {timm.__version__} has no network {name!r}{'; near are ' * bool(near)}{', '.join(near)}. Give one that it "
+        "has, or upgrade it."
+    )
 
 
 def _build(name: str, maps: list[int]) -> nn.Module:
