@@ -107,8 +107,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, tiny_che
     for name, artifact in artifacts.items():
         shutil.copy(artifact, place / f"{name}.onnx")
         shutil.copy(f"{artifact}.json", place / f"{name}.onnx.json")
-    for name in ("train.py", "examples", "configs", "tests", "Makefile", "results"):  # as in a checkout
+    for name in ("train.py", "configs", "tests", "Makefile", "results"):  # as in a checkout
         (place / name).symlink_to(ROOT / name)
+    (place / "examples").mkdir()
+    for each in (ROOT / "examples").iterdir():  # five of its photographs are enough
+        (place / "examples" / each.name).symlink_to(each if each.name != "photos" else "../photos")
     return place
 
 
