@@ -12,7 +12,6 @@ from musiq.errors import MusiqError
 from musiq.version import __version__
 
 from ..request import Request, feed
-from .attention import attention_for
 
 if TYPE_CHECKING:
     import onnx
@@ -40,6 +39,7 @@ def float_onnx(request: Request) -> onnx.ModelProto:
 def _trace(request: Request) -> Any:
     import torch
 
+    from .attention import attention_for  # imports onnxscript
     from .traced import dynamic_shapes, output_names, traced_module
 
     module, example, names = traced_module(request)

@@ -22,7 +22,6 @@ from musiq.runtimes.onnxruntime import import_onnxruntime
 from musiq.terminal import progress_bar
 from musiq.version import __version__
 
-from ..graph.attention import has_parts
 from ..graph.onnx import float_onnx
 from ..request import CalibrationImages, Images, Request, Scores, feed
 from . import calibration
@@ -58,6 +57,8 @@ def quantize(request: Request, symmetric: bool = False) -> Quantized:
     Raises:
         MusiqError: Without calibration images, and where nothing can be int8 within the limits.
     """
+    from ..graph.attention import has_parts
+
     options = calibration.options_of(request)
     known = _known.setdefault(options.calibration, {})
     graph = request.model, request.inputs, request.batch, request.opset, request.tuned_for, has_parts(request)

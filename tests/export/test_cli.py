@@ -116,11 +116,13 @@ def test_limits_that_nothing_or_everything_meets_are_refused(limit: tuple[str, s
         assert f"Invalid value for '{option}'" in result.output
 
 
-def test_without_torch_the_install_line_is_given(tiny_checkpoint: Path) -> None:
-    code = "import sys; sys.modules['torch'] = None; from musiq_export.cli import main; main()"
-    command = [sys.executable, "-c", code, "--checkpoint", tiny_checkpoint]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+def test_without_an_extra_there_is_help_and_the_install_line_is_given(tiny_checkpoint: Path) -> None:
+    heavy = ("torch", "torchvision", "onnxruntime", "openvino", "scipy", "onnx", "onnxscript", "safetensors", "einops")
+    code = f"import sys; sys.modules.update(dict.fromkeys({heavy})); from musiq_export.cli import main; main()"
+    for arguments, exit_code in (("--help",), 0), (("--checkpoint", tiny_checkpoint), 1):
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == exit_code, done.stderr
     assert done.stderr.strip().endswith(f"needs torch: {pip_install('train')}.")
 
 
