@@ -10,6 +10,7 @@ import pytest
 
 from musiq.errors import MusiqError
 from musiq_export.check import images
+from tests.export.conftest import smaller_images
 from tests.exporting import run
 from tests.recipe import photo
 
@@ -60,8 +61,9 @@ def test_the_check_uses_the_users_own_images(small_checkpoint: Path, photos: Pat
 
 
 def test_a_check_at_any_size_has_the_users_images_beside_the_generated_ones(
-    small_checkpoint: Path, photos: Path, tmp_path: Path
+    small_checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    smaller_images(monkeypatch)
     given = ("--checkpoint", small_checkpoint, "--images", photos, "--max-images", 3, "--size", "any")
     result = run(*given, "--format", "torchscript", "--tune-for", "gpu", "--out", tmp_path)
     assert result.exit_code == 0, result.output
