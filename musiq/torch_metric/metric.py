@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from musiq.bundled import NAME
-from musiq.errors import ImageError, MusiqError
+from musiq.errors import ImageError, MusiqError, one_line
 from musiq.images.decode import decode
 from musiq.model import checkpoint
 from musiq.published import checkpoint_path
@@ -83,9 +83,9 @@ class Metric(nn.Module):
             ImageError: A file cannot be read.
             MusiqError: A tensor is of another layout or kind, or, unless this is a loss, its values are outside [0, 1].
         """
-        if isinstance(images, Tensor | str | Path):
+        if isinstance(images, str | bytes) or not isinstance(images, Iterable) or hasattr(images, "shape"):
             return self._scores(images)
-        if not images:
+        if not (images := list(images)):
             raise MusiqError("There are no images to score; expected (N, 3, H, W), a path, or a list of at least one.")
         return torch.cat([self._scores(image, in_list=True) for image in images])
 
@@ -144,7 +144,11 @@ def create_metric(
 ) -> Metric:
     """`musiq.create_metric`, which see."""
     where = _device(device)
-    return Metric(model or NAME, as_loss=as_loss, resize=resize).to(where)
+    metric = Metric(NAME if model is None else model, as_loss=as_loss, resize=resize)
+    try:
+        return metric.to(where)
+    except (RuntimeError, AssertionError, ImportError) as problem:  # each kind of device fails in its own way
+        raise MusiqError(f"The model cannot go to {where} ({one_line(problem)}). Give auto, cpu or cuda.") from problem
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -140,7 +141,12 @@ NHWC = IMAGE.permute(0, 2, 3, 1)
         (IMAGE[:0], "nothing in it"),
         (IMAGE[:, :, :0], "nothing in it"),
         ([IMAGE, IMAGE.numpy()], r"Cannot score a numpy.ndarray; .*torch.from_numpy"),
+        (IMAGE.numpy(), r"Cannot score a numpy.ndarray; .*torch.from_numpy"),
+        (PIL.Image.new("RGB", (8, 8)), "Cannot score a PIL.Image.Image; .*, or the path of a file"),
+        (b"\xff\xd8\xff", "Cannot score a builtins.bytes"),
+        (None, "Cannot score a builtins.NoneType"),
         ([], "no images to score"),
+        (iter([]), "no images to score"),
         ("nowhere.png", "nowhere.png: .*no such file"),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else "",
@@ -157,6 +163,8 @@ def test_what_is_no_image_is_refused_in_one_line_that_says_what_to_do(
     ("options", "message"),
     [
         ({"device": "gpu"}, "There is no device 'gpu'; expected auto, cpu"),
+        ({"device": "xpu"}, "The model cannot go to xpu "),
+        ({"model": ""}, "Give the path of a checkpoint file"),
         ({"resize": "cover"}, "cover is for models of one size"),
         ({"model": "nowhere.pth"}, "Cannot read the checkpoint nowhere.pth"),
     ],
