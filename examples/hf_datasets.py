@@ -20,7 +20,7 @@ from musiq.distributed import kept_scorer
 
 def score(batch: dict[str, list[Any]], model: str, column: str = "image") -> dict[str, list[Any]]:
     """Columns of scores for a batch of files; the model is opened once a process."""
-    files = (image["bytes"] or image["path"] for image in batch[column])
+    files = (image["bytes"] or image["path"] if image else b"" for image in batch[column])  # some rows have none
     rows = list(kept_scorer(model).score_many(files))
     return {name: [getattr(row, name) for row in rows] for name in ("score", "size", "error")}
 

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import musiq
+from musiq.files import atomic_write
 from musiq.images import VBENCH, find_images
 from musiq.video import VIDEO_SUFFIXES, is_video
 
@@ -28,19 +29,21 @@ def main(model: str, folder: str, result: str, mode: str = "longer") -> int:
         raise musiq.MusiqError(f"There is no mode {mode!r}; there are {', '.join(POLICIES)}.")
     videos = [path for path in find_images([folder], VIDEO_SUFFIXES) if is_video(path, frames_asked=True)]
     scores, failed = dict[str, float](), 0
-    with musiq.load(model, resize=POLICIES[mode], frames="all") as scorer:
-        for row in scorer.score_many(videos):
-            if row.score is None:
-                failed += 1
-                print(f"{row.path}: {row.error}", file=sys.stderr)
-            else:
-                scores[row.path] = row.score
-                print(f"{row.path}: {row.score:.4f} ({row.fitted})", file=sys.stderr)
-    if not scores:
-        raise musiq.MusiqError(f"There is no video in {folder} that can be scored.")
-    overall = sum(scores.values()) / len(scores) / 100
-    videos_results = [{"video_path": path, "video_results": score} for path, score in scores.items()]
-    Path(result).write_text(json.dumps({"imaging_quality": [overall, videos_results]}, indent=4))
+    with atomic_write(Path(result)) as part:
+        part.touch()  # where it cannot be written is known before hours of scoring
+        with musiq.load(model, resize=POLICIES[mode], frames="all") as scorer:
+            for row in scorer.score_many(videos):
+                if row.score is None:
+                    failed += 1
+                    print(f"{row.path}: {row.error}", file=sys.stderr)
+                else:
+                    scores[row.path] = row.score
+                    print(f"{row.path}: {row.score:.4f} ({row.fitted})", file=sys.stderr)
+        if not scores:
+            raise musiq.MusiqError(f"There is no video in {folder} that can be scored.")
+        overall = sum(scores.values()) / len(scores) / 100
+        videos_results = [{"video_path": path, "video_results": score} for path, score in scores.items()]
+        part.write_text(json.dumps({"imaging_quality": [overall, videos_results]}, indent=4))
     print(f"imaging_quality {overall:.6f}")
     return failed
 

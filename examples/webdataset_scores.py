@@ -35,19 +35,34 @@ def scored(samples: Iterable[Sample], scorer: musiq.Scorer) -> Iterator[Sample]:
         yield {**waiting.popleft(), "score": row.score, "size": row.size, "error": row.error}
 
 
-def main(shards: str, model: str) -> None:
+def main(shards: str, model: str) -> bool:
+    """Score and write; whether every shard could be read to its end."""
+    broken = []
+
+    def goes_on(problem: Exception) -> bool:
+        """A broken shard is told and costs the others nothing."""
+        broken.append(problem)
+        print(f"Error: {problem if isinstance(problem, OSError) else problem.args[0]}", file=sys.stderr)
+        return True
+
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["key", "score", "size", "error"])
+    count = 0
     with musiq.load(model) as scorer:
         # No .decode(): samples hold files, which musiq decodes, several at once.
-        for sample in webdataset.WebDataset(shards, shardshuffle=False).compose(partial(scored, scorer=scorer)):
+        samples = webdataset.WebDataset(shards, shardshuffle=False, handler=goes_on, empty_check=False)
+        for sample in samples.compose(partial(scored, scorer=scorer)):
             table.writerow([sample["__key__"], sample["score"], sample["size"], sample["error"]])
+            count += 1
+    if not count:
+        raise musiq.MusiqError(f"There is no sample in {shards}.")
+    return not broken
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     try:
-        main(*sys.argv[1:])
+        sys.exit(0 if main(*sys.argv[1:]) else 1)
     except (musiq.MusiqError, OSError) as problem:
         sys.exit(f"Error: {problem}")

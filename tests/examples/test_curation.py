@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -62,6 +63,35 @@ def test_every_image_gets_the_score_that_a_scorer_gives(
     for stem, row in rows.items():
         assert (found[stem]["size"], found[stem]["error"]) == (row.size, row.error)
         assert (found[stem]["score"] == "") if row.score is None else float(found[stem]["score"]) == row.score
+
+
+def test_a_shard_that_is_cut_short_costs_the_others_nothing(folder: Path) -> None:
+    pytest.importorskip("webdataset")
+    whole = (folder / "0.tar").read_bytes()
+    (folder / "cut.tar").write_bytes(whole[: whole.index(b"4.png") + 900])
+    done = run(folder, "webdataset_scores.py", "{cut,gone,1}.tar", "mean.onnx")
+    assert done.returncode == 1
+    said = done.stderr.splitlines()
+    assert all(line.startswith("Error: ") for line in said), done.stderr
+    assert "unexpected end of data" in said[0]
+    assert "cut.tar" in said[0]
+    assert "No such file or directory: 'gone.tar'" in said[-1]
+    found = [row["key"] for row in csv.DictReader(io.StringIO(done.stdout))]
+    assert found == [Path(name).stem for name in (*tarred(folder / "0.tar")[:-1], *tarred(folder / "1.tar"))]
+
+
+def tarred(path: Path) -> list[str]:
+    with tarfile.open(path) as tar:
+        return tar.getnames()
+
+
+def test_a_row_without_an_image_is_one_with_its_reason(folder: Path) -> None:
+    pytest.importorskip("datasets")
+    score = runpy.run_path(str(EXAMPLES / "hf_datasets.py"))["score"]
+    found = score(
+        {"image": [None, {"bytes": None, "path": str(folder / "photos" / "0.png")}]}, str(folder / "mean.onnx")
+    )
+    assert found["error"] == ["The file is empty. Copy or download it again.", ""]
 
 
 @pytest.mark.parametrize(

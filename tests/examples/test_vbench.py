@@ -70,3 +70,5 @@ def test_its_other_modes_are_vbench_s_too(model: Path, videos: Path, tmp_path: P
     check(out, videos, model, "shorter_centercrop")
     with pytest.raises(MusiqError, match="There is no mode 'best'; there are longer, shorter, shorter-centercrop"):
         example["main"](str(model), str(videos), str(out), "best")
+    with pytest.raises(MusiqError, match=f"Cannot write {tmp_path}: it is a folder"):
+        example["main"](str(model), str(videos), str(tmp_path))
