@@ -117,7 +117,7 @@ def recipe_from(options: Mapping[str, Any]) -> Recipe:
         options: Values by option; those that are no part of a recipe do not matter.
 
     Raises:
-        MusiqError: A side is none that a model of a fixed size is made for.
+        MusiqError: A side is none that a model of a fixed size is made for, or options do not go together.
     """
     defaults, spec = DEFAULTS[options["preset"]], PRESETS[options["preset"]]
     values: dict[str, Any] = {
@@ -139,6 +139,11 @@ def recipe_from(options: Mapping[str, Any]) -> Recipe:
     if values["freeze"] and values["trunk_weights"] == "none" and not values["start"]:
         raise MusiqError(
             f"--freeze {values['freeze']} would keep random weights: give --trunk-weights, or --start with a checkpoint."
+        )
+    if values["fold"] and values["train_on"] != "train":
+        raise MusiqError(
+            f"--fold {values['fold']} says what validates, and with --train-on {values['train_on']} nothing does: give "
+            "--train-on train, or leave --fold out."
         )
     if options["loss"] is None and options["outputs"] > 1:
         values["loss"] = "emd"

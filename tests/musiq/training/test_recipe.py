@@ -77,9 +77,10 @@ def test_a_trunk_of_timms_takes_the_place_of_the_presets_and_begins_with_its_wei
         (("--trunk", "patch"), "is none of timm's"),
         (("--trunk", "timm:resnet18", "--start", "x.pth"), "is for a new model"),
         (("--preset", "musiq", "--freeze", 8), "would keep random weights"),
+        (("--fold", "1/5", "--train-on", "train+val"), "says what validates, and .* nothing does"),
     ],
 )
-def test_trunks_and_frozen_parts_that_make_no_model_are_refused(words: tuple[object, ...], says: str) -> None:
+def test_options_that_do_not_go_together_are_refused(words: tuple[object, ...], says: str) -> None:
     with pytest.raises(MusiqError, match=says):
         recipe_of(*words)
 
