@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ class Metric(nn.Module):
             MusiqError: A tensor is of another layout or kind, or, unless this is a loss, its values are outside [0, 1].
         """
         if isinstance(images, str | bytes) or not isinstance(images, Iterable) or hasattr(images, "shape"):
-            return self._scores(images)
+            return self._scores(cast(Image, images))
         if not (images := list(images)):
             raise MusiqError("There are no images to score; expected (N, 3, H, W), a path, or a list of at least one.")
         return torch.cat([self._scores(image, in_list=True) for image in images])
