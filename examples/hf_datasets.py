@@ -16,6 +16,7 @@ import datasets
 
 import musiq
 from musiq.distributed import kept_scorer
+from musiq.images import find_images
 
 
 def score(batch: dict[str, list[Any]], model: str, column: str = "image") -> dict[str, list[Any]]:
@@ -26,6 +27,7 @@ def score(batch: dict[str, list[Any]], model: str, column: str = "image") -> dic
 
 
 def main(folder: str, model: str) -> None:
+    find_images(folder)  # says it where there is none
     photos = datasets.load_dataset("imagefolder", data_dir=folder, split="train", drop_labels=True)
     # Files, not Pillow's images: musiq decodes them, several at once, and a broken one is a row with its reason.
     photos = photos.cast_column("image", datasets.Image(decode=False))

@@ -44,9 +44,10 @@ def read_torch(path: Path | str) -> object:
     except OSError as problem:
         raise _unreadable(path, problem) from problem
     except BROKEN as problem:
+        reason = one_line(problem).partition(". ")[0]  # torch goes on with how to run that code
         raise MusiqError(
             f"{path} is broken, or holds more than tensors, which is refused because it could run code "
-            f"({one_line(problem)}). Save it again as plain state dicts."
+            f"({reason.rstrip('.')}). Save it again as plain state dicts."
         ) from problem
 
 

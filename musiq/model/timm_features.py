@@ -79,7 +79,7 @@ def _unfit(name: str, strides: tuple[int, ...], problem: object) -> MusiqError:
 
 def import_timm() -> Any:
     """timm. Raises MusiqError where it is not installed."""
-    check_installed(("timm",), "This trunk is built with", "train")
+    check_installed(("timm",), "A trunk of timm's", "train")
     import timm
 
     return timm

@@ -99,11 +99,13 @@ def test_a_row_without_an_image_is_one_with_its_reason(folder: Path) -> None:
     [
         ("datasets", "hf_datasets.py", "nowhere", "mean.onnx"),
         ("datasets", "hf_datasets.py", "photos", "nowhere.onnx"),
+        ("datasets", "hf_datasets.py", "nowhere-empty", "mean.onnx"),
         ("webdataset", "webdataset_scores.py", "nowhere.tar", "mean.onnx"),
     ],
 )
 def test_what_is_not_there_is_one_line(folder: Path, package: str, name: str, source: str, model: str) -> None:
     pytest.importorskip(package)
+    (folder / "nowhere-empty").mkdir(exist_ok=True)
     done = run(folder, name, source, model)
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if "nowhere" in line][-1].startswith("Error: ")

@@ -85,4 +85,5 @@ def test_a_bad_file_is_refused_in_one_line_and_nothing_in_it_runs(
         read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)  # torch's own advice is how to run it
     assert "must never run" not in capsys.readouterr().out
