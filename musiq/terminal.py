@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from musiq.errors import MusiqError
+from musiq.version import __version__
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -29,6 +30,10 @@ class Command(click.Command):
     Ctrl-C exits with 130. A reader that goes away (`| head`) ends it quietly. What it prints may hold any character: one
     that the terminal or the locale does not have is printed as `\\u2713`.
     """
+
+    def __init__(self, *args: Any, **extra: Any) -> None:
+        super().__init__(*args, **extra)
+        click.version_option(__version__, prog_name="musiq", message="%(prog)s %(version)s")(self)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -39,6 +40,12 @@ def test_an_option_that_is_refused_while_it_is_read_is_one_line_too() -> None:
     command = Command("work", params=[click.Option(["--config"], callback=refuse)], callback=lambda config: None)
     result = CliRunner().invoke(command, ["--config", "nope.toml"])
     assert (result.exit_code, result.output) == (1, "Error: There is no such recipe.\n")
+
+
+@pytest.mark.parametrize("command", ["musiq-score", "musiq-export", "musiq-bench"])
+def test_each_command_says_which_version_it_is(command: str) -> None:
+    done = subprocess.run([Path(sys.executable).with_name(command), "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"musiq {version('musiq')}\n")
 
 
 def test_ctrl_c_exits_with_130() -> None:
