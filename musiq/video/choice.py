@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 
 from musiq.errors import MusiqError
 
@@ -62,12 +63,17 @@ class FrameChoice:
         """
         if not self.count and not self.every_s:
             return list(range(len(times)))
-        return list(dict.fromkeys(bisect_right(times, moment) - 1 for moment in self._moments(end)))
-
-    def _moments(self, end: Fraction) -> Iterable[Fraction]:
-        if self.count:
-            return (end * (2 * place + 1) / (2 * self.count) for place in range(self.count))
-        return (self.every_s * place for place in range(max(1, -(-end // self.every_s))))
+        step = end / self.count if self.count else self.every_s
+        first = step / 2 if self.count else Fraction(0)
+        moments = self.count or max(1, -(-end // step))
+        numbers, moment = list[int](), 0
+        while moment < moments:
+            numbers.append(bisect_right(times, first + step * moment) - 1)
+            if numbers[-1] == len(times) - 1:
+                break
+            # Those within this frame, however many, are passed over.
+            moment = ceil((times[numbers[-1] + 1] - first) / step)
+        return numbers
 
     def told(self, chosen: int, total: int) -> str:
         """What a row says of it: "8 of 240 frames evenly spread"."""

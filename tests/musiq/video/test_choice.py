@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from fractions import Fraction
+from itertools import accumulate
 
 import pytest
 
@@ -35,6 +37,24 @@ def test_long_frames_count_as_long_as_they_last() -> None:
     # Moments 0.25, 0.75, 1.25, 1.75: the frame of 0.08 is on show until 0.5, that of 0.5 until 1.5.
     assert FrameChoice.parse("4").numbers(UNEVEN, Fraction(2)) == [2, 3, 5]
     assert FrameChoice.parse("every=0.5s").numbers(UNEVEN, Fraction(2)) == [0, 3, 4]
+
+
+def test_any_times_give_the_frames_of_each_moment_looked_up_alone() -> None:
+    draw = random.Random(0)
+    for _ in range(300):
+        steps = [Fraction(draw.choice((0, 1, 2, 40, 500)), 1000) for _ in range(draw.randint(1, 9))]
+        *times, end = accumulate(steps, initial=Fraction(0))
+        count, every = draw.randint(1, 30), Fraction(draw.randint(1, 600), 1000)
+        even = [end * (2 * place + 1) / (2 * count) for place in range(count)]
+        stepped = [every * place for place in range(max(1, -(-end // every)))]
+        for choice, moments in ((FrameChoice(count), even), (FrameChoice(0, every), stepped)):
+            wanted = {max(number for number, time in enumerate(times) if time <= moment) for moment in moments}
+            assert choice.numbers(times, end) == sorted(wanted)
+
+
+@pytest.mark.parametrize("text", ["999999999", "every=0.000000001s"])
+def test_far_more_moments_than_frames_take_no_time(text: str) -> None:
+    assert FrameChoice.parse(text).numbers(UNEVEN, Fraction(1000)) == list(range(6))
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "some", "every=0s", "every=", "every=1m", "1.5", True, "9999999999"])
