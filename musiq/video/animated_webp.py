@@ -20,6 +20,9 @@ from musiq.video.frame import VideoFrame
 MOST_BYTES = 2**27
 """Of the pixels that are decoded at once."""
 
+UNSAID_MS = 100
+"""That a frame lasts which says 0, as in browsers and as FFmpeg has it of GIFs."""
+
 
 class AnimatedWebp:
     """An animated WebP; see `musiq.video.open.Video`."""
@@ -33,7 +36,7 @@ class AnimatedWebp:
         lasts, at = [], 12
         while (after := at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")) <= len(data):
             if data[at : at + 4] == b"ANMF":
-                lasts.append(Fraction(int.from_bytes(data[at + 20 : at + 23], "little"), 1000))
+                lasts.append(Fraction(int.from_bytes(data[at + 20 : at + 23], "little") or UNSAID_MS, 1000))
             at = after + after % 2
         self._cut = at < len(data)
         if self._cut:  # OpenCV decodes none of a file that ends within a chunk

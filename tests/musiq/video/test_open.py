@@ -149,6 +149,13 @@ def test_an_animated_webp_that_is_cut_short_says_so(tmp_path: Path) -> None:
     assert damage == "cut short after 0.3 s"
 
 
+def test_frames_that_say_no_time_last_as_long_as_in_browsers(tmp_path: Path) -> None:
+    images = [Image.fromarray(grey(number)) for number in range(4)]
+    images[0].save(tmp_path / "clip.webp", save_all=True, append_images=images[1:], duration=0, lossless=True)
+    frames, _ = frames_of(tmp_path / "clip.webp")
+    assert [round(frame.time_s, 3) for frame in frames] == [0, 0.1, 0.2, 0.3]
+
+
 def test_a_gif_that_is_cut_short_says_so_and_its_last_image_does_not_count(tmp_path: Path) -> None:
     path = tmp_path / "clip.gif"
     images = [Image.fromarray(image) for image in noise(6)]
