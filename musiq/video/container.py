@@ -58,10 +58,8 @@ class Container:
         self._max_pixels, self._background = max_pixels, background
         self._container = self._opened()
         self._cut, self._undecodable = "", 0  # why the end is broken; frames that were wanted and could not be decoded
-        self._spoiled, self._rest_on_damage = (
-            False,
-            0,
-        )  # the frame at hand rests on a damaged one; how many wanted ones did
+        self._spoiled = False  # whether the frame at hand rests on a damaged one
+        self._rest_on_damage = 0  # how many of the wanted ones did
         try:
             self._read_through()
         except BaseException:
