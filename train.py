@@ -260,7 +260,7 @@ def begin_run(options: Options, folder: Path | None) -> Run:
     run = Run(accelerator, recipe, dataset, folder, options.workers, options.save_every, options.cache_frozen)
     check_steps(run, begins=True)
     check_room(run)
-    build_model(recipe, dataset)  # or an error, before there is a run that could not go on
+    run.initial = build_model(recipe, dataset)  # or an error, before there is a run that could not go on
     accelerator.wait_for_everyone()  # before one process writes what the others look for
     if accelerator.is_main_process:
         run_folder.write_run(folder, recipe, dataset, data.terms or terms_of(data.data), Origin.of(data))

@@ -95,7 +95,8 @@ def set_train_mode(model: Musiq, frozen: Sequence[str]) -> None:
 def prepare_learner(run: Run) -> Learner:
     """As the saved state left it or at its beginning, on the accelerator's device, over all processes."""
     accelerator, recipe, parts = run.accelerator, run.recipe, run.parts
-    model, frozen, missing = build_model(recipe, run.dataset, resumed=bool(parts))
+    model, frozen, missing = run.initial or build_model(recipe, run.dataset, resumed=bool(parts))
+    run.initial = None
     if not parts and recipe.start is None and isinstance(model.trunk, TimmTrunk):
         standardise_projection(model.to(accelerator.device), first_images(run))
     optimizer = build_optimizer(recipe, model)

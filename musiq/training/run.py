@@ -50,6 +50,7 @@ class Run:
         log: TensorBoard's writer, or None.
         stop_asked: Whether a signal came.
         maps: Those, once the model is there (`musiq.training.trunk.cached_maps.CachedMaps`).
+        initial: Of a new run what `musiq.training.initial_model.build_model` made, until the training takes it.
     """
 
     accelerator: Any
@@ -66,6 +67,7 @@ class Run:
     log: Any = None
     stop_asked: bool = False
     maps: Any = None
+    initial: Any = None
 
     def __post_init__(self) -> None:
         if self.cache_frozen and not self.recipe.freeze:
