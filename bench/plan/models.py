@@ -153,6 +153,8 @@ def reference_of(exported: Candidate, checkpoint: Candidate | None) -> tuple[Can
     Returns:
         The checkpoint at the artifact's image size, and a note: why there is none, or what is doubtful about it.
     """
+    if exported.refusal:
+        return None, ""  # there are no scores to compare
     recorded = exported.record.checkpoint if exported.record else {}
     name, digest = recorded.get("name", ""), recorded.get("sha256")
     found = checkpoint if checkpoint and digest in (None, checkpoint.sha256) else None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from musiq.artifact import Refusal, write_refusal
 from musiq.errors import MusiqError
 from musiq.presets import preset
 from musiq_bench.plan.cases import BenchSettings, check_baselines, job_of, plan_cases
@@ -78,6 +79,18 @@ def test_a_checkpoint_is_run_for_each_of_its_artifacts_sizes_and_for_any(two: li
         (None, None, True),
     ]
     assert [case.reference for case in cases[3:]] == [case.candidate for case in cases[:3]]
+
+
+def test_a_refused_artifact_is_a_row_beside_the_reference_of_the_others(two: list[Path]) -> None:
+    any_size = artifact(two[0].parent / "any.onnx", two[0], spec=preset("tiny").at_any_size())
+    write_refusal(two[0].parent / "any-int8.onnx", Refusal("int8", "It does not score like best.safetensors."))
+    models = [describe(path) for path in (two[0].parent / "any-int8.onnx", any_size)]
+    cases = plan_cases(models, two[0], BenchSettings())
+    assert [(case.role, case.candidate.path.name) for case in cases] == [
+        ("reference", "best.safetensors"),
+        ("candidate", "any-int8.onnx"),
+        ("candidate", "any.onnx"),
+    ]
 
 
 def test_a_baseline_without_a_checkpoint_is_an_error(two: list[Path]) -> None:
