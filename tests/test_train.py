@@ -106,6 +106,7 @@ def test_a_run_that_is_asked_to_stop_and_resumed_has_the_bits_of_one_that_was_no
     same_results(finished, out)
 
 
+@pytest.mark.slow
 def test_a_cluster_that_signals_every_process_of_a_run_stops_it_as_cleanly(
     labels: Path, forked: ForkedTrain, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_finished_run_is_not_scored_again(finished: Path) -> None:
     assert (finished / "metrics.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_noise_is_learned_and_ranked_on_images_not_trained_on(labels: Path, tmp_path: Path) -> None:
     result = run_train("--labels", labels, "--out", tmp_path / "run", "--epochs", 12, "--batch-size", 4, "--seed", 1)
     assert result.exit_code == 0, result.output
@@ -302,6 +304,7 @@ def test_a_run_is_not_overwritten_nor_changed_by_resuming(finished: Path, labels
     assert "--lr 0.001" in result.output
 
 
+@pytest.mark.slow
 def test_a_decoding_process_that_the_system_ends_costs_no_more_than_the_last_steps(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

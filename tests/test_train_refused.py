@@ -156,6 +156,7 @@ def test_a_model_that_cannot_be_built_leaves_no_run(
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -233,8 +233,10 @@ class Embeddings(nn.Module):
         """What is added to the tokens, (N-1, D)."""
         return self.position[self.positions] + self.scale[self.scales]
 
-    def forward(self, x: Tensor, scales: list[Tensor]) -> Tensor:
-        return torch.cat([self.class_token.expand(x.shape[0], 1, -1), x + self.table()], dim=1)
+    def forward(self, x: Tensor, scales: list[Tensor], kept: Tensor | None = None) -> Tensor:
+        """`kept`: which of the tokens `x` are, in order; None for all of them."""
+        table = self.table() if kept is None else self.table()[kept]
+        return torch.cat([self.class_token.expand(x.shape[0], 1, -1), x + table], dim=1)
 
 
 class Attention(nn.Module):

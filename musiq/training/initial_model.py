@@ -26,8 +26,10 @@ from musiq.training.optimizer import build_optimizer
 from musiq.training.pretrained_trunk import Loaded, all_norms, freeze_trunk, load_trunk
 from musiq.training.recipe import Recipe
 from musiq.training.run import Learner, Run
-from musiq.training.trunk.cached_maps import CachedMaps, accept_maps
+from musiq.training.trunk.cached_maps import CachedMaps
 from musiq.training.trunk.projection import IMAGES, standardise_projection
+from musiq.training.trunk.stages import CutTrunk
+from musiq.training.trunk.windows import pass_in_steps
 
 
 def build_model(recipe: Recipe, dataset: Dataset, resumed: bool = False) -> tuple[Musiq, list[str], str]:
@@ -36,6 +38,13 @@ def build_model(recipe: Recipe, dataset: Dataset, resumed: bool = False) -> tupl
 
     `resumed` leaves the trunk's weights out: those of the run come over them.
     """
+    model, frozen, missing = _built(recipe, dataset, resumed)
+    if recipe.window < 1:
+        CutTrunk.of(model)  # which says of a trunk that has no windows why not
+    return model, frozen, missing
+
+
+def _built(recipe: Recipe, dataset: Dataset, resumed: bool) -> tuple[Musiq, list[str], str]:
     torch.manual_seed(recipe.seed)
     if recipe.start is None:
         spec = preset(recipe.preset, recipe.height, recipe.width)
@@ -114,9 +123,9 @@ def prepare_learner(run: Run) -> Learner:
     wrap_model(model, recipe, accelerator.device)
     learner = Learner(model, model, optimizer, average)
     uses_cache = run.cache_frozen and run.state.epoch < recipe.epochs
-    if uses_cache:
+    if recipe.window < 1 or uses_cache:
         for each in {id(one): one for one in (model, learner.kept)}.values():
-            accept_maps(each.to(accelerator.device))
+            pass_in_steps(each.to(accelerator.device), recipe.window)
     learner.wrapped, learner.optimizer = accelerator.prepare(model, optimizer)
     if uses_cache:
         run.maps = CachedMaps(run, model)

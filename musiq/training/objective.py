@@ -75,7 +75,7 @@ class Objective:
 
     Attributes:
         accelerator: accelerate's, of this process.
-        recipe: `loss`, `margin`, `outputs`, `accumulate`, `drop_path`, `token_drop` and `seed`.
+        recipe: `loss`, `margin`, `outputs`, `accumulate`, `drop_path`, `token_drop`, `window` and `seed`.
         targets: Of all training images.
         share: How many images of a batch one process gets at most.
     """
@@ -171,7 +171,7 @@ class Objective:
 
     def _outputs(self, model: nn.Module, piece: Piece, step: int) -> Tensor:
         """The head's outputs (n, K) of one piece, in fp32; what is random in them is decided by the step and the piece."""
-        if self.recipe.drop_path or self.recipe.token_drop:
+        if self.recipe.drop_path or self.recipe.token_drop or self.recipe.window < 1:
             entropy = [self.recipe.seed, step, self.accelerator.process_index, piece.number]
             torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         outputs: Tensor = model(piece.images).float()

@@ -60,6 +60,7 @@ class Recipe:
         ema: Decay of the running average of the weights that is scored and kept; 0: the weights themselves.
         drop_path: How often the last layer's residual branches are left out, in [0, 1).
         token_drop: Part of an image's tokens that is left out in training, in [0, 1).
+        window: Part of each side of an image that what learns sees in training, in (0, 1].
         accumulate: Pieces in which a process's part of a batch passes.
         checkpointing: Whether activations are computed again in the backward pass.
         channels_last: Whether convolutions' weights are laid out with channels last.
@@ -97,6 +98,7 @@ class Recipe:
     ema: float = 0.0
     drop_path: float = 0.0
     token_drop: float = 0.0
+    window: float = 1.0
     accumulate: int = 1
     checkpointing: bool = False
     channels_last: bool = False
@@ -140,6 +142,8 @@ def recipe_from(options: Mapping[str, Any]) -> Recipe:
         raise MusiqError(
             f"--freeze {values['freeze']} would keep random weights: give --trunk-weights, or --start with a checkpoint."
         )
+    if values["window"] < 1 and values["compile"]:
+        raise MusiqError("--window and --compile exclude each other: each place would be compiled. Leave one out.")
     if values["fold"] and values["train_on"] != "train":
         raise MusiqError(
             f"--fold {values['fold']} says what validates, and with --train-on {values['train_on']} nothing does: give "
@@ -296,6 +300,13 @@ OPTIONS = (
         type=click.FloatRange(0, 1, max_open=True),
         default=0.0,
         help="How many of an image's tokens are left out in training, drawn anew for each step.",
+    ),
+    click.option(
+        "--window",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=1.0,
+        help="In training, what is above --freeze sees a window of this part of each side, drawn anew for each piece of "
+        "--accumulate; 1: everything.",
     ),
     click.option(
         "--loss",

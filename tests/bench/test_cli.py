@@ -267,6 +267,7 @@ def test_ctrl_c_while_a_process_starts_ends_the_run_at_once(place: Path, tmp_pat
     assert report_of(tmp_path / "out")["rows"][0]["status"] == "not measured (interrupted)"
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished_and_resume_measures_the_rest(place: Path, tmp_path: Path) -> None:
     models = ("--models", "exports/brightness.onnx", "--models", "exports/brighter.onnx")
     asked = ["--images", "photos", *models, "--calls", "6", "--seconds", "3", "--rounds", "1", "--warmup", "0"]

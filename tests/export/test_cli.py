@@ -18,6 +18,7 @@ from musiq_export.formats import find
 from tests.exporting import run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("onnx", "openvino", "torchscript", "pt2"), ("trt-rtx",)])
 def test_a_full_disk_ends_every_export_with_one_line_and_nothing_left(
     names: tuple[str, ...], small_checkpoint: Path, tmp_path: Path
@@ -147,6 +148,7 @@ def test_an_interrupted_export_leaves_nothing_behind(tiny_checkpoint: Path, tmp_
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_tunes_for_the_machine_at_hand_unless_told(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +173,7 @@ def test_the_command_tunes_for_the_machine_at_hand_unless_told(
     assert "tuned for a gpu; --tune-for cpu for the other" in output
 
 
+@pytest.mark.slow
 def test_a_folder_is_shown_as_a_table(every_float_file: Path) -> None:
     table = run("--table", every_float_file).output
     assert len(table.strip().splitlines()) == 2 + 12
@@ -178,7 +181,11 @@ def test_a_folder_is_shown_as_a_table(every_float_file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "locale", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+    "locale",
+    [
+        {"PYTHONIOENCODING": "latin-1"},
+        pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_terminal_without_the_mark_of_success_costs_no_build(
     small_checkpoint: Path, tmp_path: Path, locale: dict[str, str]

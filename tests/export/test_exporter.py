@@ -33,6 +33,7 @@ def test_the_record_tells_origin_content_and_check(tiny_checkpoint: Path, tiny_o
     assert {"musiq", "torch", "onnx"} <= set(record["versions"])
 
 
+@pytest.mark.slow
 def test_every_format_has_the_float_precision_inside_that_was_asked_for(every_float_file: Path) -> None:
     for name in ("onnx", "openvino", "torchscript", "pt2"):
         for precision, kind in (("fp32", "float32"), ("fp16", "float16"), ("bf16", "bfloat16")):

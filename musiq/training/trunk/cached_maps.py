@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 
 import click
@@ -22,12 +21,9 @@ from musiq.terminal import progress_bar
 from musiq.training import run_folder
 from musiq.training.dataloader import LabelledImages, is_mirrored, load_batches
 from musiq.training.run import Run, StopAskedError
-from musiq.training.trunk.stages import CutTrunk
+from musiq.training.trunk.stages import CutTrunk, scale_shapes
 
 FILE, STATE = "frozen-maps.bin", "frozen-maps.json"
-
-Shapes = list[list[tuple[int, ...]]]
-"""Of the maps of each scale, without the batch."""
 
 
 class CachedRows(Dataset[tuple[int, "Tensor | str"]]):
@@ -78,7 +74,7 @@ class CachedMaps:
         self._items = [*self._train, *(run.dataset.split("val") if recipe.train_on == "train" else [])]
         self._step = 2 if recipe.flip else 1
         self._path, self._state = run.folder / FILE, run.folder / STATE
-        length = sum(math.prod(shape) for scale in shapes_of(self._cut, model) for shape in scale)
+        length = sum(math.prod(shape) for scale in scale_shapes(self._cut, model) for shape in scale.maps)
         shape = len(self._train) * self._step + len(self._items) - len(self._train), length
         if run.is_main:
             self._begin(shape)
@@ -175,28 +171,3 @@ class CachedMaps:
         with self._run.accelerator.autocast():
             scales = self._cut.trunk.padded(self._model.pyramid(images))
             return torch.cat([x.flatten(1).float() for scale in scales for x in self._cut.maps(scale)], dim=1)
-
-
-def shapes_of(cut: CutTrunk, model: Musiq) -> Shapes:
-    """The shapes of the maps of an image of the model's size."""
-    device = next(model.parameters()).device
-    model.eval()
-    with torch.inference_mode():
-        image = torch.zeros(1, *model.spec.fixed_size, 3, dtype=torch.uint8, device=device)
-        return [[tuple(x.shape[1:]) for x in cut.maps(scale)] for scale in cut.trunk.padded(model.pyramid(image))]
-
-
-def accept_maps(model: Musiq) -> None:
-    """Let a model take rows of cached maps, float (B, L), as well as images."""
-    cut = CutTrunk.of(model)
-    shapes = shapes_of(cut, model)
-    plain: Callable[[Tensor], Tensor] = model.forward
-
-    def forward(given: Tensor) -> Tensor:
-        if given.dtype == torch.uint8:
-            return plain(given)
-        parts = iter(given.split([math.prod(shape) for scale in shapes for shape in scale], dim=1))
-        found = [cut.tokens([next(parts).unflatten(1, shape) for shape in scale]) for scale in shapes]
-        return model.rate_tokens(model.embed(torch.cat(found, dim=2).transpose(1, 2), []))
-
-    model.forward = forward  # type: ignore[method-assign, assignment]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from musiq.errors import MusiqError
-from musiq.model.network import Musiq, ResNetTrunk, TimmTrunk
+from musiq.model.network import Musiq, PatchTrunk, ResNetTrunk, TimmTrunk
 from musiq.spec import PATCH
 
 
@@ -69,7 +69,11 @@ def _run(steps: list[Step], x: Tensor) -> tuple[Tensor, list[Tensor]]:
     return x, found
 
 
-def _steps(trunk: ResNetTrunk | TimmTrunk) -> list[Step]:
+def _steps(trunk: ResNetTrunk | TimmTrunk | PatchTrunk) -> list[Step]:
+    if isinstance(trunk, PatchTrunk):
+        raise MusiqError(
+            "--window is for trunks over whole scales, and this model takes patches one by one: give --token-drop."
+        )
     net: Any = trunk.net
     if isinstance(trunk, ResNetTrunk):
         names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
@@ -83,6 +87,29 @@ def _steps(trunk: ResNetTrunk | TimmTrunk) -> list[Step]:
         read = dict(zip(net.return_layers, trunk.strides, strict=True))  # both in the network's order
         return [Step(module, read.get(name, 0)) for name, module in net.items()]
     raise MusiqError(
-        "--cache-frozen is for networks of stages one after another, such as EfficientNets, ResNets and ConvNeXts, not "
-        f"for this one of timm's ({kind}). Leave it out."
+        "--cache-frozen and --window are for networks of stages one after another, such as EfficientNets, ResNets and "
+        f"ConvNeXts, not for this one of timm's ({kind}). Leave them out."
     )
+
+
+@dataclass(frozen=True)
+class ScaleShapes:
+    """Of a scale of an image: its tokens as (rows, columns), and the maps of `CutTrunk.maps`, each (C, R, C')."""
+
+    tokens: tuple[int, int]
+    maps: list[tuple[int, ...]]
+
+
+def scale_shapes(cut: CutTrunk, model: Musiq) -> list[ScaleShapes]:
+    """The shapes of an image of the model's size, by scale."""
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.inference_mode():
+        image = torch.zeros(1, *model.spec.fixed_size, 3, dtype=torch.uint8, device=device)
+        scales = cut.trunk.padded(model.pyramid(image))
+        return [
+            ScaleShapes(
+                (scale.shape[2] // PATCH, scale.shape[3] // PATCH), [tuple(x.shape[1:]) for x in cut.maps(scale)]
+            )
+            for scale in scales
+        ]

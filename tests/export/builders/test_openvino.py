@@ -16,6 +16,7 @@ from musiq_export.request import LIMITS, Request
 from tests.recipe import lively_model, photo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_openvino_shifts_whole_patches_and_multiplies_nothing_by_one(precision: str, every_float_file: Path) -> None:
     openvino = pytest.importorskip("openvino")
@@ -33,6 +34,7 @@ def test_openvino_shifts_whole_patches_and_multiplies_nothing_by_one(precision: 
     assert not any((factor == 1).all() for factor in factors)
 
 
+@pytest.mark.slow
 def test_openvino_which_never_writes_attentions_weights_down_gets_it_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

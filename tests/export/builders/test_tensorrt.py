@@ -86,6 +86,7 @@ def test_large_models_become_engines_in_half_precision(preset: str, tmp_path: Pa
     assert (tmp_path / "e").stat().st_size > 1e6
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize(("precision", "opset"), [("fp32", 18), ("fp16", 23), ("bf16", 22)])
 def test_scales_as_inputs_leave_no_product_in_another_precision(
@@ -97,6 +98,7 @@ def test_scales_as_inputs_leave_no_product_in_another_precision(
     assert products == {f"CONVOLUTION {precision}", f"MATRIX_MULTIPLY {precision}"}
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_a_static_batch_needs_no_profile(tiny: Any, tmp_path: Path) -> None:
     request = dataclasses.replace(request_for(tiny, gpus=(89,)), batch=BatchRange(3, 3, 3))
@@ -114,7 +116,9 @@ def any_size_tiny() -> Any:
     [
         ("patches", "fp16", 18, (1, 0), BatchRange(), (16, 4096)),
         ("padded-patches", "fp32", 23, (8, 512), BatchRange(2, 2, 2), (8, 512)),
-        ("padded-patches", "bf16", 22, (128, 128), BatchRange(1, 3, 2), (128, 128)),
+        pytest.param(
+            *("padded-patches", "bf16", 22, (128, 128), BatchRange(1, 3, 2), (128, 128)), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_an_engine_of_patches_is_for_a_range_of_tokens(
@@ -150,6 +154,7 @@ def test_a_profile_over_tokens_is_fastest_at_those_of_a_usual_image(any_size_tin
     assert tensorrt.token_profile(dataclasses.replace(request, tokens=(usual + 1, 4096)))[1] == usual + 1
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_turing_gets_an_engine_whose_pyramid_is_fp16_too(tiny: Any, tmp_path: Path) -> None:
     built = tensorrt.build(request_for(tiny, gpus=(75, 86)), tmp_path / "e", "tensorrt_rtx")
@@ -168,6 +173,7 @@ class LayerNormalization(OpRun):
         return ((((wide - mean) / np.sqrt(variance + epsilon)) * scale + bias).astype(x.dtype),)
 
 
+@pytest.mark.slow
 def test_a_pyramid_in_fp16_scores_as_well_as_one_in_fp32(tiny: Any) -> None:
     graph, _ = to_onnx(request_for(tiny))
     halved = onnx.ModelProto.FromString(graph.SerializeToString())
@@ -206,6 +212,7 @@ def test_ctrl_c_stops_a_build_and_leaves_no_file(tiny: Any, tmp_path: Path, monk
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_an_engine_is_symmetric_in_int8_and_its_record_says_so(tiny: Any, photos: Path, tmp_path: Path) -> None:
     int8 = Int8Options(calibration.read(photos, 64, 96, print), Limits(50.0, 0.0))
@@ -216,6 +223,7 @@ def test_an_engine_is_symmetric_in_int8_and_its_record_says_so(tiny: Any, photos
     assert details.products > 0
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_what_tensorrt_says_of_a_failed_build_stands_in_the_error(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -115,6 +115,7 @@ def test_nan_is_never_set_aside() -> None:
     assert aside(found) == []
 
 
+@pytest.mark.slow
 def test_an_export_tells_what_it_set_aside(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def test_images_of_the_user_keep_their_sizes_up_to_a_bound_for_a_model_of_any_si
         images.read(tmp_path, None, None, 64)
 
 
+@pytest.mark.slow
 def test_the_check_uses_the_users_own_images(small_checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     given = ("--checkpoint", small_checkpoint, "--images", photos, "--format", "torchscript", "--out", tmp_path)
     result = run(*given)

@@ -61,6 +61,7 @@ def test_a_slower_file_is_kept_when_forced_and_says_so(
     assert sorted(path.parent.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_at_any_size_the_speed_is_that_at_the_most_usual_size(
     every_float_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

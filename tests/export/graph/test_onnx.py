@@ -69,7 +69,9 @@ def test_a_split_that_means_something_new_is_not_passed_off_as_an_old_one() -> N
 
 
 # As wide as the model are the heads of `resnet50-classic`.
-@pytest.mark.parametrize("head_dim", [PRESETS["tiny"].head_dim, PRESETS["tiny"].dim])
+@pytest.mark.parametrize(
+    "head_dim", [PRESETS["tiny"].head_dim, pytest.param(PRESETS["tiny"].dim, marks=pytest.mark.slow)]
+)
 def test_attention_in_parts_scores_the_same(head_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively_model("tiny", height=96, width=160, layers=2, head_dim=head_dim)
     monkeypatch.setattr(graph_attention, "WEIGHTS_AT_ONCE", 2**12)

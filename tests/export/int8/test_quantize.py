@@ -152,6 +152,7 @@ def test_without_calibration_images_int8_is_refused_before_any_work(tiny_checkpo
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_group_made_fragile_is_measured_as_the_worst_and_stays_fp32(photos: Path) -> None:
     model = simplify(lively_model("tiny"))
     with torch.no_grad():  # two opposite outliers through the GELU cancel in fp32, and leave the rest no steps in int8
@@ -173,6 +174,7 @@ def test_a_group_made_fragile_is_measured_as_the_worst_and_stays_fp32(photos: Pa
     assert details.products == 17 - kept
 
 
+@pytest.mark.slow
 def test_the_symmetric_kind_has_zero_points_of_0_and_no_quantised_bias(request_int8: Request) -> None:
     model, details = quantize.quantize(request_int8, symmetric=True)
     assert (details.activations, details.weight_bits) == ("int8 symmetric", 8)
@@ -185,6 +187,7 @@ def test_the_symmetric_kind_has_zero_points_of_0_and_no_quantised_bias(request_i
     assert not any(zero.any() for zero in zeros)
 
 
+@pytest.mark.slow
 def test_static_batches_and_pyramid_inputs_are_calibrated_too(request_int8: Request) -> None:
     assert request_int8.int8 is not None
     loose = replace(request_int8.int8, limits=Limits(50, 0.5))  # of random weights 7 bits, as without VNNI, keep less
@@ -196,11 +199,13 @@ def test_static_batches_and_pyramid_inputs_are_calibrated_too(request_int8: Requ
     assert (properties["musiq.precision"], properties["musiq.inputs"]) == ("int8", "pyramid")
 
 
+@pytest.mark.slow
 def test_several_formats_share_one_measuring(request_int8: Request) -> None:
     once = quantize.quantize(request_int8)
     assert quantize.quantize(replace(request_int8, whole_attention=True)) is once
 
 
+@pytest.mark.slow
 def test_weights_that_make_up_for_each_other_move_scores_less_than_the_nearest(
     request_int8: Request, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +238,7 @@ def test_weights_use_7_bits_where_asked_or_where_sums_could_overflow_here(
     assert quantize.weight_bits(asked, symmetric) == bits
 
 
+@pytest.mark.slow
 def test_every_part_of_the_dense_layer_is_int8_from_one_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traced, "PATCHES_AT_ONCE", 35)  # of 69: two parts
     model = simplify(lively_model("tiny", layers=1))

@@ -212,6 +212,7 @@ def test_joined_shares_keep_their_mean_rating(tmp_path: Path) -> None:
         join(parts, ["one", "two"])
 
 
+@pytest.mark.slow
 def test_two_datasets_that_rate_one_quality_on_two_scales_train_to_one_ranking(two: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     import train

@@ -127,6 +127,7 @@ class WithPlace(BatchScorer):
         return rows | {"pid": np.full(count, os.getpid()), "threads": np.full(count, self.scorer.workers)}
 
 
+@pytest.mark.slow
 def test_an_actor_pool_of_ray_data_gives_the_scores_of_a_local_scorer(cluster: str, top: Path) -> None:
     scored = ray.data.from_items([{"path": path, "id": id} for id, path in enumerate(photos(top))]).map_batches(
         WithPlace,

@@ -16,6 +16,7 @@ from tests.musiq.runtimes.conftest import FORMATS
 from tests.recipe import photo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("options", [("--inputs", "pyramid"), ("--batch", "2"), ("--batch", "2..3")], ids="-".join)
 def test_other_inputs_and_fixed_batches_score_any_number_of_images_alike(

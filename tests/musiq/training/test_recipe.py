@@ -77,6 +77,7 @@ def test_a_trunk_of_timms_takes_the_place_of_the_presets_and_begins_with_its_wei
         (("--trunk", "patch"), "is none of timm's"),
         (("--trunk", "timm:resnet18", "--start", "x.pth"), "is for a new model"),
         (("--preset", "musiq", "--freeze", 8), "would keep random weights"),
+        (("--window", "0.5", "--compile"), "--window and --compile exclude each other"),
         (("--fold", "1/5", "--train-on", "train+val"), "says what validates, and .* nothing does"),
     ],
 )

@@ -82,12 +82,13 @@ def two_steps(run: Run) -> tuple[Musiq, list[float], list[float]]:
     return learner.model, losses, scored.scores
 
 
+@pytest.mark.parametrize("window", [1.0, 0.5])
 def test_what_is_frozen_stays_what_it_was_and_cached_maps_train_the_same_model(
-    tmp_path: Path, dataset: Dataset
+    window: float, tmp_path: Path, dataset: Dataset
 ) -> None:
     import timm
 
-    recipe = recipe_of(tmp_path)
+    recipe = recipe_of(tmp_path, window=window)
     model, losses, scores = two_steps(run_of(recipe, dataset, tmp_path / "plain", cached=False))
     began, now = timm.create_model("resnet18").state_dict(), model.trunk.net.state_dict()  # type: ignore[union-attr, operator]
     began.update(torch.load(tmp_path / "weights.pth", weights_only=True))
