@@ -42,6 +42,9 @@ Quantized = tuple["onnx.ModelProto", Int8Details]
 _known: WeakKeyDictionary[CalibrationImages, dict[tuple[Any, ...], Quantized]] = WeakKeyDictionary()
 """What was measured with which images, so that several formats of one export share the minutes that it takes."""
 
+_measured_before: WeakKeyDictionary[CalibrationImages, dict[tuple[Any, ...], Sensitivity]] = WeakKeyDictionary()
+"""What int8 costs the same layers in a graph of another form, as for another runtime."""
+
 
 def quantize(request: Request, symmetric: bool = False) -> Quantized:
     """The int8 graph of `request`.
@@ -206,9 +209,13 @@ def _sensitivity(request: Request, quantizer: Quantizer) -> Sensitivity:
     def scores(names: Collection[str], count: int) -> Scores:
         return _scores(request, quantizer.graph(names), images[:count], in_floats)
 
+    others = _measured_before.setdefault(options.calibration, {})
+    key = request.model, options.limits, quantizer.bits, quantizer.symmetric, frozenset(quantizer.groups)
     with progress_bar("measuring what int8 costs", len(quantizer.groups)) as bar:
         reference = _scores(request, quantizer.plain, images)
-        return choose(quantizer.groups, scores, reference, request.model.spec, options.limits, bar.advance)
+        spec, known = request.model.spec, others.get(key)
+        others[key] = choose(quantizer.groups, scores, reference, spec, options.limits, bar.advance, known)
+    return others[key]
 
 
 def _scores(request: Request, model: onnx.ModelProto, images: Sequence[Images], in_floats: bool = False) -> Scores:

@@ -7,6 +7,7 @@ sparing it. That the rest together is good enough is then measured, and not conc
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import numpy as np
 
@@ -43,6 +44,7 @@ def choose(
     spec: Spec,
     limits: Limits,
     advance: Callable[[], object],
+    known: Sensitivity | None = None,
 ) -> Sensitivity:
     """Keep as few of the costliest groups in fp32 as needed for the rest to score within `limits` less a margin, found
     by halving.
@@ -54,6 +56,8 @@ def choose(
         spec: Says the score range.
         limits: Of the differences and the rank correlation.
         advance: Called after each group.
+        known: What was found for the same groups in another form of the graph, whose costs differ by the rounding of
+            floats alone: they are not measured again, and what was chosen is taken if it scores within the limits here.
 
     Returns:
         What each group costs, and which stay in fp32.
@@ -61,8 +65,12 @@ def choose(
     Raises:
         RefusedError: Where no group may be int8.
     """
-    costs = {}
-    for name in groups:
+    costs = dict(known.groups) if known else {}
+    if known:
+        found = scores([name for name in groups if name not in known.kept_fp32], len(reference))
+        if good_enough(found, reference, spec, limits):
+            return replace(known, together=cost(found, reference))
+    for name in groups if not known else ():
         costs[name] = cost(scores([name], ALONE), reference[:ALONE])
         advance()
     order = sorted(groups, key=lambda name: -costs[name].mean_difference)

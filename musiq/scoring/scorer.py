@@ -7,10 +7,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import accumulate
 from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -214,9 +215,10 @@ class Scorer:
             score = self.score_video(cast(VideoSource, source)).score
             assert score is not None
             return score
-        (row,) = self._score_batch(ImageBatch([self._prepared(0, Part("", source))]))
-        if row.score is None:
-            raise ImageError(row.error)
+        with _named(source):
+            (row,) = self._score_batch(ImageBatch([self._prepared(0, Part("", source))]))
+            if row.score is None:
+                raise ImageError(row.error)
         return row.score
 
     def score_video(self, source: VideoSource, frames: str | int | None = None) -> Row:
@@ -236,9 +238,10 @@ class Scorer:
             MusiqError: There is no such choice of frames.
         """
         choice = self._videos.choice if frames is None else FrameChoice.parse(frames)
-        (row,) = joined(self._rows([Clip(source, choice)]), per_frame=False)
-        if row.score is None:
-            raise ImageError(row.error)
+        with _named(source):
+            (row,) = joined(self._rows([Clip(source, choice)]), per_frame=False)
+            if row.score is None:
+                raise ImageError(row.error)
         return row
 
     def score_many(
@@ -358,6 +361,15 @@ class Scorer:
 
     def _in_two(self, runtime: Runtime, images: Images | list[Images], loads: list[int], first: int) -> list[_Outcome]:
         return self._run(runtime, images[:first], loads[:first]) + self._run(runtime, images[first:], loads[first:])
+
+
+@contextmanager
+def _named(source: Source | VideoSource) -> Iterator[None]:
+    """Errors say which image or video they are of, where it was given by a name."""
+    try:
+        yield
+    except ImageError as problem:
+        raise ImageError(f"{source}: {problem}" if isinstance(source, str | Path) else str(problem)) from problem
 
 
 class _Outcome(NamedTuple):

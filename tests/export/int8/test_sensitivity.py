@@ -32,3 +32,25 @@ def test_as_few_of_the_costliest_groups_are_kept_as_the_rest_needs() -> None:
     assert together == [("worse", "bad", "fair", "good"), ("fair", "good"), ("bad", "fair", "good")]
     with pytest.raises(MusiqError, match="Nothing of this model can be int8"):
         choose(errors, lambda groups, count: -reference[:count], reference, spec, LIMITS["int8"], lambda: None)
+
+
+def test_the_same_groups_in_another_form_of_the_graph_are_not_measured_again() -> None:
+    reference = np.linspace(0, 100, 24, dtype=np.float32)
+    errors = {"good": 0.1, "bad": 20.0, "fair": 1.0}
+    spec = lively_model("tiny", score_range=(0.0, 100.0)).spec
+    asked: list[tuple[str, ...]] = []
+
+    def scores(groups: Any, count: int) -> Any:
+        asked.append(tuple(groups))
+        return (reference + sum(errors[name] for name in groups))[:count]
+
+    first = choose(errors, scores, reference, spec, LIMITS["int8"], lambda: None)
+    asked.clear()
+    again = choose(errors, scores, reference, spec, LIMITS["int8"], lambda: None, first)
+    assert again == first
+    assert asked == [("good", "fair")]
+    asked.clear()
+    errors["fair"] = 9.0  # what was chosen is no good there
+    other = choose(errors, scores, reference, spec, LIMITS["int8"], lambda: None, first)
+    assert other.kept_fp32 == ("bad", "fair")
+    assert [groups for groups in asked if len(groups) == 1] == [("good",)]

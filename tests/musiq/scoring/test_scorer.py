@@ -338,6 +338,16 @@ def test_a_folder_is_no_image_and_the_error_says_how_its_images_are_found(tmp_pa
         scorer.score(tmp_path)
 
 
+def test_what_cannot_be_scored_is_named_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    with Scorer(Mean()) as scorer:
+        for source in (path, str(path)):
+            with pytest.raises(ImageError, match=rf"^{path}: Cannot read the file: there is no such file or folder\."):
+                scorer.score(source)
+        with pytest.raises(ImageError, match=r"^The file is empty\."):
+            scorer.score(b"")
+
+
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(MusiqError, match=r"missing\.onnx"):
         Scorer(tmp_path / "missing.onnx")
