@@ -40,10 +40,9 @@ $(VENV)/.for-release: setup.cfg pyproject.toml | $(BIN)/python
 demo: $(VENV)/.for-demo
 	$(BIN)/musiq-score $(PHOTOS) --model lite-clive --out $(DEMO)/scores.csv
 	$(BIN)/python -m musiq.datasets.synthetic --out $(DEMO)/data --versions 2
-	$(BIN)/musiq-export --checkpoint lite-clive --format onnx --format openvino --images $(PHOTOS) \
-		--out $(DEMO)/exports --name lite-clive
-	$(BIN)/musiq-export --checkpoint lite-clive --format onnx --format openvino --images $(PHOTOS) --precision int8 \
-		--calibration-images $(DEMO)/data/val --out $(DEMO)/exports --name lite-clive-int8 || test $$? = 1
+	$(BIN)/musiq-export --checkpoint lite-clive --format onnx --format openvino --precision fp32 --precision int8 \
+		--images $(PHOTOS) --calibration-images $(DEMO)/data/val --out $(DEMO)/exports --name lite-clive || test $$? = 1
+	test -f $(DEMO)/exports/lite-clive.onnx && test -f $(DEMO)/exports/lite-clive.xml
 	$(BIN)/musiq-bench --images $(PHOTOS) --labels $(PHOTOS)/labels.csv --models $(DEMO)/exports --checkpoint lite-clive \
 		--max-images 0 --calls 50 --out $(DEMO)/reports
 	$(BIN)/python train.py --preset tiny --labels $(DEMO)/data/labels.csv --out $(DEMO)/run --resume --epochs 2 \

@@ -20,7 +20,7 @@ from musiq.datasets.load import DataOptions, Origin, open_dataset
 from musiq.errors import ImageError, check_installed
 from musiq.images.decode import prepare
 from musiq.presets import PRESETS
-from musiq.terminal import Command, progress_bar
+from musiq.terminal import Command, FiniteRange, progress_bar
 from musiq.training import run_folder
 from musiq.training.losses import parse
 from musiq.training.recipe import Recipe, recipe_from, recipe_options
@@ -151,9 +151,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     metavar="[auto|DIR]",
     help="Go on with the run in DIR, or (auto) in --out, or the newest one that can be read; its own settings apply.",
 )
-@click.option(
-    "--save-every", type=click.FloatRange(0), default=10.0, help="Minutes between saved states within an epoch."
-)
+@click.option("--save-every", type=FiniteRange(0), default=10.0, help="Minutes between saved states within an epoch.")
 @click.pass_context
 def main(context: click.Context, /, **options: Any) -> None:
     """Train a MUSIQ model on images with quality labels, higher being better.

@@ -14,7 +14,7 @@ import click
 
 from musiq.errors import MusiqError, check_installed
 from musiq.published import checkpoint_path, model_path
-from musiq.terminal import Command
+from musiq.terminal import Command, FiniteRange
 
 from .compare.reports import compare_and_exit
 from .compare.thresholds import SpeedThreshold, Thresholds, failing
@@ -67,7 +67,7 @@ PATH = click.Path(path_type=Path)
 )
 @click.option("--batch", type=click.IntRange(1), multiple=True, default=[1], help="Again for more.")
 @click.option("--calls", type=click.IntRange(1), default=100, help="Timed calls of each row, at least.")
-@click.option("--seconds", type=click.FloatRange(0), default=3, help="Timed seconds, at least.")
+@click.option("--seconds", type=FiniteRange(0), default=3, help="Timed seconds, at least.")
 @click.option("--rounds", type=click.IntRange(1), default=3, help="Turns in which rows are measured.")
 @click.option("--warmup", type=click.IntRange(0), default=10, help="Untimed calls in each round, and 1 s.")
 @click.option("--max-images", type=click.IntRange(0), default=200, help="Images scored; 0 for all.")
@@ -84,7 +84,7 @@ PATH = click.Path(path_type=Path)
     show_default="what this process may use",
     help="CPU threads of each runtime.",
 )
-@click.option("--timeout", type=click.FloatRange(1), default=3600, help="Seconds for a row's round.")
+@click.option("--timeout", type=FiniteRange(1), default=3600, help="Seconds for a row's round.")
 @click.option("--out", type=PATH, default="reports", help="Where reports, plots and measured.jsonl go.")
 @click.option("--plan", is_flag=True, help="Say what would be measured and about how long it takes, and end.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out: its finished rounds are not measured again.")

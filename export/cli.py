@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from musiq.errors import MusiqError, RefusedError, check_installed, is_memory_sh
 from musiq.files import check_utf8, special_kind
 from musiq.published import checkpoint_path
 from musiq.spec import FIXED_SIDES, Spec
-from musiq.terminal import Command
+from musiq.terminal import Command, FiniteRange
 
 from .exporter import export, verify
 from .formats import FORMATS, check_possible, find
@@ -36,14 +35,6 @@ FORMAT_HELP = (
     ", ".join(f"{name} ({format.note})" if format.note else name for name, format in FORMATS.items())
     + "; repeatable; 'all' for every file that can be built here."
 )
-
-
-class Limit(click.FloatRange):
-    """A finite number within a range, which NaN is not either."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        return number if math.isfinite(number) else self.fail(f"{number} is no limit.", param, ctx)
 
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -103,11 +94,11 @@ class Limit(click.FloatRange):
 @click.option("--max-images", type=click.IntRange(1), default=64, help="How many of them.")
 @click.option(
     "--max-difference",
-    type=Limit(0),
+    type=FiniteRange(0),
     show_default="by precision",
     help="Largest allowed, in % of the score range; where a checkpoint knows none, of the spread of the scores.",
 )
-@click.option("--min-srcc", type=Limit(0, 1), show_default="by precision", help="Least allowed rank correlation.")
+@click.option("--min-srcc", type=FiniteRange(0, 1), show_default="by precision", help="Least allowed rank correlation.")
 @click.option(
     "--calibration-images",
     type=click.Path(path_type=Path),

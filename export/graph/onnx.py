@@ -7,6 +7,7 @@ import io
 import math
 import warnings
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from musiq.errors import MusiqError
 from musiq.version import __version__
@@ -16,6 +17,8 @@ from ..request import Request, feed
 if TYPE_CHECKING:
     import onnx
 
+    from musiq.model.network import Musiq
+
 GELU_OPSET = 20
 """The first opset with an operator Gelu."""
 
@@ -23,17 +26,42 @@ EXPORTER_OPSET = 18
 """The oldest that PyTorch's exporter writes."""
 
 
+KEPT_BYTES = 2**29
+"""Of graphs of one model at most, the newest ones."""
+
+_traced: WeakKeyDictionary[Musiq, dict[tuple[Any, ...], bytes]] = WeakKeyDictionary()
+
+
 def float_onnx(request: Request) -> onnx.ModelProto:
-    """The traced model in fp32, fp16 or bf16, with the Spec in its metadata."""
+    """The traced model in fp32, fp16 or bf16, with the Spec in its metadata.
+
+    A graph is traced once for all formats and precisions that have it, which takes most of the time that a small model's
+    export does: int8 begins with that of fp32.
+    """
     import onnx
 
-    model: onnx.ModelProto = _trace(request).model_proto
-    _forget_origin(model)
+    known, key = _traced.setdefault(request.model, {}), graph_key(request)
+    if key not in known:
+        traced: onnx.ModelProto = _trace(request).model_proto
+        _forget_origin(traced)
+        known[key] = traced.SerializeToString()
+    model = onnx.ModelProto.FromString(known[key])
+    while sum(map(len, known.values())) > KEPT_BYTES:
+        del known[next(iter(known))]
     if request.opset < EXPORTER_OPSET:
         lower(model, request.opset)
     onnx.helper.set_model_props(model, feed(request).metadata(request.precision))
     model.producer_name, model.producer_version, model.doc_string = "musiq", __version__, ""
     return model
+
+
+def graph_key(request: Request) -> tuple[Any, ...]:
+    """What of a request shows in the graph: where two have the same model and the same of these, their graphs are one."""
+    from .attention import has_parts
+
+    spec, batch, tokens = request.model.spec, request.batch, request.tokens
+    form = request.tuned_for, has_parts(request), request.whole_attention and spec.any_size
+    return request.precision, request.inputs, batch, tokens, request.opset, form
 
 
 def _trace(request: Request) -> Any:

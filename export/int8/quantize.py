@@ -22,7 +22,7 @@ from musiq.runtimes.onnxruntime import import_onnxruntime
 from musiq.terminal import progress_bar
 from musiq.version import __version__
 
-from ..graph.onnx import float_onnx
+from ..graph.onnx import float_onnx, graph_key
 from ..request import CalibrationImages, Images, Request, Scores, feed
 from . import calibration
 from .gptq import Products, Weights, compensated, measure_inputs
@@ -60,13 +60,9 @@ def quantize(request: Request, symmetric: bool = False) -> Quantized:
     Raises:
         MusiqError: Without calibration images, and where nothing can be int8 within the limits.
     """
-    from ..graph.attention import has_parts
-
     options = calibration.options_of(request)
     known = _known.setdefault(options.calibration, {})
-    graph = request.model, request.inputs, request.batch, request.opset, request.tuned_for, has_parts(request)
-    parts_of_any_size = request.model.spec.any_size and request.whole_attention
-    key = *graph, parts_of_any_size, options.limits, options.weight_bits, symmetric
+    key = request.model, graph_key(request), options.limits, options.weight_bits, symmetric
     if key not in known:
         known[key] = _measured(request, symmetric)
     return known[key]

@@ -14,6 +14,7 @@ import click
 from musiq.errors import MusiqError
 from musiq.presets import PRESETS
 from musiq.spec import FIXED_SIDES, SIDES, STRIDES, Spec
+from musiq.terminal import FiniteRange
 from musiq.training.losses import MARGIN, NAMES
 
 # What a preset needs so that nothing else has to be given. The tiny one's are tuned on the demo's images; the others
@@ -196,7 +197,7 @@ def read_config(context: click.Context, _: click.Parameter, path: Path | None) -
 
 
 FILE = click.Path(exists=False, dir_okay=False, path_type=Path)
-FACTOR = click.FloatRange(0)
+FACTOR = FiniteRange(0)
 
 OPTIONS = (
     click.option("--preset", type=click.Choice(list(PRESETS)), default="resnet50", help="The model."),
@@ -268,42 +269,40 @@ OPTIONS = (
         help="Pass a GPU's part of a batch in so many pieces: the same step in less memory. Losses over pairs need their "
         "outputs first, a second forward pass.",
     ),
-    click.option("--lr", type=click.FloatRange(0, min_open=True), help=f"Peak rate.  [default: {by_preset('lr')}]"),
+    click.option("--lr", type=FiniteRange(0, min_open=True), help=f"Peak rate.  [default: {by_preset('lr')}]"),
     click.option("--trunk-lr", type=FACTOR, default=1.0, help="Factor of --lr for the trunk."),
     click.option("--head-lr", type=FACTOR, default=1.0, help="Factor of --lr for the head."),
     click.option(
         "--layer-decay",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=FiniteRange(0, 1, min_open=True),
         default=1.0,
         help="Factor of --lr from each transformer layer to the one before it, down to the trunk.",
     ),
     click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", help="sgd has momentum 0.9."),
-    click.option("--weight-decay", type=click.FloatRange(0), default=0.01, help="Not of norms and biases."),
-    click.option(
-        "--warmup", type=click.FloatRange(0, 1), default=0.05, help="Part of all steps; a cosine to zero follows."
-    ),
-    click.option("--clip", type=click.FloatRange(0), default=1.0, help="Largest norm of a gradient; 0: any."),
+    click.option("--weight-decay", type=FiniteRange(0), default=0.01, help="Not of norms and biases."),
+    click.option("--warmup", type=FiniteRange(0, 1), default=0.05, help="Part of all steps; a cosine to zero follows."),
+    click.option("--clip", type=FiniteRange(0), default=1.0, help="Largest norm of a gradient; 0: any."),
     click.option(
         "--ema",
-        type=click.FloatRange(0, 1, max_open=True),
+        type=FiniteRange(0, 1, max_open=True),
         default=0.0,
         help="Keep and score a running average of the weights with this decay, such as 0.999; 0: the weights.",
     ),
     click.option(
         "--drop-path",
-        type=click.FloatRange(0, 1, max_open=True),
+        type=FiniteRange(0, 1, max_open=True),
         default=0.0,
         help="Stochastic depth: how often the last layer's branches are left out, earlier ones less.",
     ),
     click.option(
         "--token-drop",
-        type=click.FloatRange(0, 1, max_open=True),
+        type=FiniteRange(0, 1, max_open=True),
         default=0.0,
         help="How many of an image's tokens are left out in training, drawn anew for each step.",
     ),
     click.option(
         "--window",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=FiniteRange(0, 1, min_open=True),
         default=1.0,
         help="In training, what is above --freeze sees a window of this part of each side, drawn anew for each piece of "
         "--accumulate; 1: everything.",
@@ -312,7 +311,7 @@ OPTIONS = (
         "--loss",
         help=f"{', '.join(NAMES)} or l1+0.5*ranking and the like.  [default: {by_preset('loss')}; with shares emd]",
     ),
-    click.option("--margin", type=click.FloatRange(0), default=MARGIN, help="Of ranking, in the labels' deviations."),
+    click.option("--margin", type=FiniteRange(0), default=MARGIN, help="Of ranking, in the labels' deviations."),
     click.option("--flip/--no-flip", default=True, help="Mirror half of the images, anew in each epoch."),
     click.option(
         "--batch-norm",

@@ -86,6 +86,13 @@ def test_options_that_do_not_go_together_are_refused(words: tuple[object, ...], 
         recipe_of(*words)
 
 
+@pytest.mark.parametrize("option", ["--lr", "--window", "--token-drop", "--ema", "--margin", "--clip"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_what_is_no_finite_number_is_refused(option: str, value: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"is no finite number|is not in the range"):
+        recipe_of(option, value)
+
+
 def test_a_value_that_an_option_does_not_take_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text("lr = -1\n")
     with pytest.raises(click.BadParameter, match=r"-1\.0 is not in the range"):
