@@ -31,7 +31,7 @@ def test_the_demo_scores_exports_compares_and_trains(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "reports" / "report.json").read_text())
     assert report["labels"]["n"] == 100
     found = {(row["format"], row["precision"]): row for row in report["rows"]}
-    assert len(found) == 5  # PyTorch, and ONNX and OpenVINO in fp32 and int8
+    assert len(found) == len(report["rows"]) == 5  # PyTorch, and ONNX and OpenVINO in fp32 and int8
     for (_, precision), row in found.items():
         if row["status"] == "ok":
             assert row["srcc"] > 0.75, "people would not agree"

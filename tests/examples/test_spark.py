@@ -66,6 +66,7 @@ def expected(top: Path, model: str = "mean.onnx") -> dict[str, tuple[float | Non
         return {Path(row.path).name: (row.score, row.size, row.error) for row in rows}
 
 
+@pytest.mark.slow
 def test_the_example_scores_a_folder_as_a_local_scorer_does(top: Path) -> None:
     command = [sys.executable, str(EXAMPLE), str(top / "photos"), str(top / "mean.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **LOCAL}, timeout=300, cwd=top)

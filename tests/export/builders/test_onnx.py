@@ -89,6 +89,7 @@ def test_opset_23_has_one_operator_for_attention_and_the_same_scores(small_check
     assert "Softmax" not in {node.op_type for node in nodes}
 
 
+@pytest.mark.slow
 def test_opset_17_gives_a_file_for_older_runtimes_with_the_same_scores(small_checkpoint: Path, tmp_path: Path) -> None:
     model = exported_in(17, "fp32", small_checkpoint, tmp_path / "old.onnx")
     onnx.checker.check_model(model, full_check=True)

@@ -61,6 +61,7 @@ def test_the_check_uses_the_users_own_images(small_checkpoint: Path, photos: Pat
     assert "[✓] SRCC 1.0000 ≥ 0.9999" in result.output
 
 
+@pytest.mark.slow
 def test_a_check_at_any_size_has_the_users_images_beside_the_generated_ones(
     small_checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

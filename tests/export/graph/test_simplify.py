@@ -14,8 +14,12 @@ from musiq_export.graph.simplify import FoldedAttention, gflop, simplify
 from musiq_export.request import Request
 from tests.recipe import lively_model, photo
 
+SLOW = ("resnet50", "resnet50-classic")
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PRESETS]
+)
 def test_a_simplified_model_scores_the_same_to_1e_9_in_float64(preset: str) -> None:
     layers = min(PRESETS[preset].layers, 2)  # the last, and one that is not
     model = lively_model(preset, height=75, width=101, layers=layers).double()
