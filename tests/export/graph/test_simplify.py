@@ -66,7 +66,9 @@ def test_folding_saves_the_work_that_it_promises() -> None:
     assert 77 < gflop(simplify(musiq)) < 78  # 16.9 of them attention's products
 
 
-@pytest.mark.parametrize(("preset", "fused"), [("musiq", "FastGelu"), ("resnet50", "BiasGelu")])
+@pytest.mark.parametrize(
+    ("preset", "fused"), [("musiq", "FastGelu"), pytest.param("resnet50", "BiasGelu", marks=pytest.mark.slow)]
+)
 def test_onnx_runtime_makes_one_operator_of_each_gelu(preset: str, fused: str, tmp_path: Path) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     graph = float_onnx(Request(simplify(lively_model(preset, height=64, width=64, layers=2))))
@@ -92,6 +94,7 @@ def test_half_precision_keeps_the_pyramid_in_fp32_and_norms_compute_in_it() -> N
     torch.testing.assert_close(found.double(), exact, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_half_precision_norms_are_single_operators_that_onnx_computes_in_fp32() -> None:
     # Four of two layers; the others of `musiq` are its patch trunk's and the one at the end.
     for preset, count in (("musiq", 15), ("resnet50-classic", 4)):

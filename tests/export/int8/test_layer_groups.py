@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from musiq.model.network import Musiq
@@ -14,6 +15,7 @@ from musiq_export.int8.layer_groups import groups_of
 from musiq_export.request import Request
 
 
+@pytest.mark.slow
 def test_resnet_groups_are_its_stages_and_hold_what_stands_between_convolutions() -> None:
     spec = replace(PRESETS["resnet50"], height=64, width=64, layers=2)
     model = Musiq(spec)

@@ -257,6 +257,7 @@ def test_every_part_of_the_dense_layer_is_int8_from_one_weight(monkeypatch: pyte
     assert np.abs(found - expected).max() > 1e-4  # it is no fp32
 
 
+@pytest.mark.slow
 def test_a_graph_for_any_size_is_int8_where_it_learns_and_exact_where_it_resizes(
     any_size_export: tuple[Path, Result], small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

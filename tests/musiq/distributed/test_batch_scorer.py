@@ -239,6 +239,7 @@ def test_the_engine_scores_a_mixed_folder_as_a_local_scorer_does(cluster: str, t
         RayScorer(model, ScorerOptions(resize="cover"))
 
 
+@pytest.mark.slow
 def test_shards_and_files_in_one_command_are_rows_in_order(cluster: str, top: Path, tmp_path: Path) -> None:
     data = {f"{number}.png": saved(scene(number), "png") for number in range(70)}
     (tmp_path / "in").mkdir()

@@ -22,8 +22,12 @@ from musiq.pyramid import resize_matrix
 from tests.golden_any_size import GOLDEN, TOLERANCE
 from tests.recipe import lively_model, photo
 
+SLOW = pytest.mark.slow
 
-@pytest.mark.parametrize("name", ["google/1", "google/10", "pyiqa/1", "pyiqa/10"])
+
+@pytest.mark.parametrize(
+    "name", [pytest.param("google/1", marks=SLOW), "google/10", pytest.param("pyiqa/1", marks=SLOW), "pyiqa/10"]
+)
 def test_a_foreign_checkpoint_scores_each_size_as_its_own_implementation_does(
     foreign: Callable[[str], Path], name: str
 ) -> None:
@@ -41,7 +45,11 @@ TINY_SIZES = [(1, 1), (1, 40), (33, 47), (250, 333), (333, 250), (48, 700), (801
 
 @pytest.mark.parametrize(
     ("preset", "height", "width"),
-    [*(("tiny", *size) for size in TINY_SIZES), ("resnet50", 1, 1), ("resnet50", 96, 141), ("resnet50", 180, 33)],
+    [
+        *(("tiny", *size) for size in TINY_SIZES),
+        ("resnet50", 96, 141),
+        *(pytest.param("resnet50", *size, marks=SLOW) for size in ((1, 1), (180, 33))),
+    ],
 )
 def test_any_size_scores_as_the_model_made_for_that_size(preset: str, height: int, width: int) -> None:
     model = any_size_model(preset)

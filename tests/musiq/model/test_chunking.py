@@ -32,6 +32,7 @@ def test_parts_give_every_patch_its_features_in_order_and_are_nearly_the_same_si
         assert max(sizes) - min(sizes) < len(sizes)
 
 
+@pytest.mark.slow
 def test_a_resnet_takes_few_images_at_once_where_a_cpu_scores_and_all_where_it_learns_or_makes_a_graph(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

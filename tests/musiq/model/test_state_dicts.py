@@ -72,7 +72,7 @@ WRAPPED: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", WRAPPED)
-@pytest.mark.parametrize("name", ["pyiqa/10", "classic"])
+@pytest.mark.parametrize("name", ["pyiqa/10", pytest.param("classic", marks=pytest.mark.slow)])
 def test_what_training_frameworks_put_around_a_state_dict_is_taken_off(
     foreign: Callable[[str], Path], tmp_path: Path, kind: str, name: str
 ) -> None:
