@@ -6,9 +6,8 @@ import hashlib
 import sys
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from musiq_export.cli import main
-from musiq_export.request import EngineOptions, Request
+from musiq_export.request import Request
 
 
 def run(*arguments: object) -> Result:
@@ -47,8 +46,7 @@ def traced_once() -> Iterator[None]:
         yield
         return
     # All that is traced is imported before the first names are taken.
-    from musiq_export.graph import simplify, traced  # noqa: F401
-    from musiq_export.graph.attention import has_parts
+    from musiq_export.graph import attention, simplify, traced  # noqa: F401
 
     rooms = ("musiq.model.", "musiq.pyramid", "musiq.patches", "musiq_export.graph.")
     modules = [module for name, module in sorted(sys.modules.items()) if name.startswith(rooms)]
@@ -57,9 +55,7 @@ def traced_once() -> Iterator[None]:
 
     def once(request: Request) -> Any:
         values = [value for each in modules for name, value in vars(each).items() if not name.startswith("__")]
-        whole = request.whole_attention and request.model.spec.any_size and request.tuned_for == "cpu"
-        asked = replace(request, model=cast(Any, None), int8=None, engine=EngineOptions(), whole_attention=whole)
-        key = _content(request.model), repr(asked), has_parts(request), tuple(map(id, values))
+        key = _content(request.model), graph_onnx.graph_key(request), tuple(map(id, values))
         if key in known:
             return SimpleNamespace(model_proto=onnx.ModelProto.FromString(known[key]))
         program = trace(request)

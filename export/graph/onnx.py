@@ -25,11 +25,11 @@ GELU_OPSET = 20
 EXPORTER_OPSET = 18
 """The oldest that PyTorch's exporter writes."""
 
-
 KEPT_BYTES = 2**29
 """Of graphs of one model at most, the newest ones."""
 
 _traced: WeakKeyDictionary[Musiq, dict[tuple[Any, ...], bytes]] = WeakKeyDictionary()
+"""Graphs by `graph_key`."""
 
 
 def float_onnx(request: Request) -> onnx.ModelProto:
@@ -60,7 +60,8 @@ def graph_key(request: Request) -> tuple[Any, ...]:
     from .attention import has_parts
 
     spec, batch, tokens = request.model.spec, request.batch, request.tokens
-    form = request.tuned_for, has_parts(request), request.whole_attention and spec.any_size
+    whole = request.whole_attention and spec.any_size and request.tuned_for == "cpu"
+    form = request.tuned_for, has_parts(request), whole
     return request.precision, request.inputs, batch, tokens, request.opset, form
 
 
